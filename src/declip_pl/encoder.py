@@ -1,0 +1,247 @@
+"""The frozen image encoders: CLIP ViT, CLIP RN50, and the two side by side.
+
+An encoder turns a normalised photo into the feature map of one named layer and runs nothing
+beyond that layer. It never changes: no gradients, always in eval mode, absent from checkpoints.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import CLIPVisionModel
+from transformers.utils import logging
+
+from declip_pl.errors import UserError
+from declip_pl.resnet import load_resnet
+from declip_pl.weights import Weights, resolve, resolve_resnet
+
+# A bar for each tensor and a note on each text weight left out; the summary names the source.
+logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+
+FUSED_RESNET_LAYER = "layer3"
+"""The RN50 layer of the fusion, whatever the ViT's layer is (public implementation)."""
+
+
+class Features(NamedTuple):
+    """What an encoder sees in a batch of photos.
+
+    Attributes:
+        grid: ``[B, C, h, w]`` feature map, one vector for each patch.
+        cls: ``[B, C]`` class token of the same layer, or None where the encoder has none.
+    """
+
+    grid: Tensor
+    cls: Tensor | None
+
+
+class _Frozen(nn.Module):
+    """A module that no optimiser, no ``train()`` call and no backward pass can change."""
+
+    def freeze(self) -> None:
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "_Frozen":
+        """Stay in eval mode: Lightning and users call ``train()`` on whole networks."""
+        return super().train(False)
+
+
+class Encoder(Protocol):
+    """What decoders and checkpoints need to know of an encoder."""
+
+    name: str
+    """Short name for folders, for example ``clip-vit-base-patch16``."""
+    layer: str
+    source: str
+    """Where the weights came from, in words."""
+    channels: int
+    grid_size: int
+    """Side of the feature map."""
+    always_resizes: bool
+    """Whether published decoders for it end in a resize even where that changes nothing."""
+
+    def __call__(self, pixels: Tensor) -> Features:
+        """Encode ``[B, 3, S, S]`` normalised pixels."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the frozen weights."""
+
+
+class ViTEncoder(_Frozen):
+    """Blocks 0 to N of a HuggingFace CLIP vision tower.
+
+    ``layerN`` counts transformer blocks from 0 and is the output of block N before the final
+    layer norm (``hidden_states[N + 1]`` of a ``CLIPVisionModel``), as in the paper's tables.
+
+    Args:
+        encoder: A hub id such as ``openai/clip-vit-large-patch14``, or a local folder.
+        layer: ``layer0`` to the last block.
+        image_size: Side of the input in pixels; position embeddings are interpolated where it
+            is not the size the model was trained at.
+
+    Raises:
+        UserError: If the weights can't be found or the layer does not exist.
+    """
+
+    always_resizes = False
+
+    def __init__(self, encoder: str, layer: str, image_size: int = 224) -> None:
+        super().__init__()
+        weights = resolve(encoder)
+        self.model = _load_vit(weights)
+        config = self.model.config
+        number = _block_number(encoder, layer, config.num_hidden_layers)
+        self.model.encoder.layers = self.model.encoder.layers[: number + 1]
+        # Only the pooled embedding passes through it, and no decoder reads that.
+        self.model.post_layernorm = nn.Identity()  # type: ignore[assignment]
+        patch = int(config.patch_size)  # type: ignore[arg-type]
+        if image_size % patch:
+            raise UserError(
+                f"image size {image_size} is no multiple of the {patch} px patches of {encoder}"
+            )
+        self.name = Path(encoder).name
+        self.layer = layer
+        self.source = weights.source
+        self.channels = config.hidden_size
+        self.grid_size = image_size // patch
+        self._interpolate = image_size != config.image_size
+        self.freeze()
+
+    @torch.no_grad()
+    def forward(self, pixels: Tensor) -> Features:
+        """Encode ``[B, 3, S, S]`` normalised pixels into ``[B, C, S/patch, S/patch]``."""
+        tokens = self.model(
+            pixels, interpolate_pos_encoding=self._interpolate
+        ).last_hidden_state  # [B, 1 + h * w, C]
+        # Left as a view: in memory it already is channels-last, the faster layout for convolutions.
+        grid = tokens[:, 1:].transpose(1, 2).unflatten(2, (self.grid_size, self.grid_size))
+        return Features(grid, tokens[:, 0])
+
+
+class ResNetEncoder(_Frozen):
+    """CLIP's RN50 up to one of ``layer1`` ... ``layer4`` (256, 512, 1024, 2048 channels).
+
+    Args:
+        encoder: ``RN50`` (from the hub) or ``RN50:FILE`` (a safetensors file or a state dict
+            with OpenAI's key names).
+        layer: ``layer1`` to ``layer4``.
+        image_size: Side of the input in pixels, a multiple of 32.
+
+    Raises:
+        UserError: If the weights can't be found or the layer does not exist.
+    """
+
+    always_resizes = True
+
+    def __init__(self, encoder: str, layer: str, image_size: int = 224) -> None:
+        super().__init__()
+        stages = {"layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}
+        if layer not in stages:
+            raise UserError(f"RN50 has no {layer!r}; choose one of {', '.join(stages)}")
+        path, self.source = resolve_resnet(encoder)
+        self.model = load_resnet(path, layer)
+        self.name = "rn50"
+        self.layer = layer
+        self.channels = 64 * stages[layer]
+        self.grid_size = image_size // stages[layer]
+        self.freeze()
+
+    @torch.no_grad()
+    def forward(self, pixels: Tensor) -> Features:
+        """Encode ``[B, 3, S, S]`` normalised pixels into ``[B, C, S/stride, S/stride]``."""
+        return Features(self.model(pixels), None)
+
+
+class FusionEncoder(_Frozen):
+    """A ViT layer and RN50 ``layer3``, resized bilinearly to the ViT's grid, concatenated.
+
+    Args:
+        encoder: Both encoders joined by a plus sign: ``openai/clip-vit-large-patch14+RN50``.
+        layer: The ViT's layer.
+        image_size: Side of the input in pixels.
+    """
+
+    always_resizes = True
+
+    def __init__(self, encoder: str, layer: str, image_size: int = 224) -> None:
+        super().__init__()
+        vit, resnet = encoder.split("+", 1)
+        self.vit = ViTEncoder(vit, layer, image_size)
+        self.resnet = ResNetEncoder(resnet, FUSED_RESNET_LAYER, image_size)
+        self.name = f"{self.vit.name}+{self.resnet.name}"
+        self.layer = layer
+        self.source = f"{self.vit.source} + {self.resnet.source}"
+        self.channels = self.vit.channels + self.resnet.channels
+        self.grid_size = self.vit.grid_size
+        self.freeze()
+
+    @torch.no_grad()
+    def forward(self, pixels: Tensor) -> Features:
+        """Encode ``[B, 3, S, S]`` normalised pixels into ``[B, C_vit + C_rn50, h, w]``."""
+        patches = self.vit(pixels).grid
+        resnet = F.interpolate(self.resnet(pixels).grid, size=patches.shape[-2:], mode="bilinear")
+        return Features(torch.cat([patches, resnet], dim=1), None)
+
+
+def build_encoder(encoder: str, layer: str, image_size: int = 224) -> Encoder:
+    """Return the frozen encoder of that name, with nothing built beyond ``layer``.
+
+    Args:
+        encoder: ``openai/clip-vit-large-patch14`` (a hub id), a local folder, ``RN50``,
+            ``RN50:FILE``, or a ViT and an RN50 joined by ``+``.
+        layer: The paper's name of the feature layer, for example ``layer20``.
+        image_size: Side of the square input in pixels.
+
+    Raises:
+        UserError: If the weights or the layer can't be found.
+    """
+    if "+RN50" in encoder:
+        return FusionEncoder(encoder, layer, image_size)
+    if encoder.startswith("RN50"):
+        return ResNetEncoder(encoder, layer, image_size)
+    return ViTEncoder(encoder, layer, image_size)
+
+
+def fingerprint(encoder: Encoder) -> str:
+    """Return a SHA-256 over the names and values of an encoder's weights.
+
+    Two encoders share it exactly when they compute the same features, so it tells whether a
+    decoder belongs to an encoder.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _load_vit(weights: Weights) -> CLIPVisionModel:
+    # transformers would fill in whatever is missing with random numbers and only warn.
+    try:
+        loaded: Any = CLIPVisionModel.from_pretrained(
+            weights.path, dtype=torch.float32, output_loading_info=True
+        )
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"{weights.path} can't be loaded as a CLIP vision tower: {error}"
+        ) from error
+    model: CLIPVisionModel = loaded[0]
+    missing = sorted(loaded[1]["missing_keys"])
+    if missing:
+        raise UserError(
+            f"{weights.path} is no CLIP vision tower: {len(missing)} weights are missing, "
+            f"for example {missing[0]}"
+        )
+    return model
+
+
+def _block_number(encoder: str, layer: str, blocks: int) -> int:
+    number = layer.removeprefix("layer")
+    if layer == number or not number.isdecimal() or int(number) >= blocks:
+        raise UserError(f"{encoder} has no {layer!r}; choose one of layer0 to layer{blocks - 1}")
+    return int(number)

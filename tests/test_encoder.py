@@ -1,0 +1,157 @@
+"""The frozen encoders: the paper's layer numbers, and that nothing ever changes them."""
+
+import shutil
+
+import pytest
+import torch
+from conftest import make_clip
+from safetensors.torch import save_file
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+)
+
+from declip_pl.encoder import ViTEncoder, build_encoder, fingerprint
+from declip_pl.errors import UserError
+from declip_pl.network import DeCLIP, image_logit, image_score
+from declip_pl.resnet import CLIPResNet
+
+
+@pytest.fixture(scope="module")
+def rn50(tmp_path_factory):
+    """A file of random RN50 weights with OpenAI's names."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("rn50") / "rn50.safetensors"
+    state = {f"visual.{name}": value for name, value in CLIPResNet("layer4").state_dict().items()}
+    save_file(state, path)
+    return path
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_layer_n_is_hidden_state_n_plus_one(clip, number):
+    pixels = torch.randn(2, 3, 64, 64)
+    full = CLIPVisionModel.from_pretrained(clip).eval()
+    with torch.no_grad():
+        expected = full(pixels, output_hidden_states=True).hidden_states[number + 1]
+    features = build_encoder(str(clip), f"layer{number}", 64)(pixels)
+    assert features.grid.shape == (2, 64, 4, 4)
+    torch.testing.assert_close(features.cls, expected[:, 0])
+    torch.testing.assert_close(features.grid.flatten(2).transpose(1, 2), expected[:, 1:])
+
+
+def test_last_layer_is_taken_before_the_final_norm(clip):
+    """The hidden state and not the normed output, which is what users of CLIP usually read."""
+    encoder = build_encoder(str(clip), "layer3", 64)
+    assert encoder.grid_size == 4 and encoder.channels == 64
+    full = CLIPVisionModel.from_pretrained(clip).eval()
+    torch.nn.init.constant_(full.post_layernorm.weight, 7.0)  # would show if it were applied
+    pixels = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = full(pixels).last_hidden_state[:, 0]
+    torch.testing.assert_close(encoder(pixels).cls, expected)
+
+
+def test_patches_keep_their_place(clip):
+    """Changing the photo's top right corner changes the top right patch most."""
+    encoder = build_encoder(str(clip), "layer0", 64)
+    photo = torch.zeros(1, 3, 64, 64)
+    corner = photo.clone()
+    corner[..., :16, 48:] = torch.randn(16, 16)
+    change = (encoder(corner).grid - encoder(photo).grid).norm(dim=1)[0]
+    assert divmod(int(change.argmax()), 4) == (0, 3)
+
+
+def test_the_hubs_whole_clip_models_load(tmp_path):
+    """What the hub holds is image and text tower together, under other names."""
+    vision = CLIPVisionConfig(hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+                              num_attention_heads=2, image_size=64, patch_size=16)  # fmt: skip
+    text = CLIPTextConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=1,
+                          num_attention_heads=2, vocab_size=100)  # fmt: skip
+    whole = CLIPModel(CLIPConfig(vision_config=vision.to_dict(), text_config=text.to_dict()))
+    whole.eval().save_pretrained(tmp_path / "clip")
+    pixels = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = whole.vision_model(pixels, output_hidden_states=True).hidden_states[1][:, 0]
+    torch.testing.assert_close(
+        build_encoder(str(tmp_path / "clip"), "layer0", 64)(pixels).cls, expected
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [({"x": torch.zeros(2)}, "71 weights are missing"), (None, "can't be loaded")],
+)
+def test_weights_that_do_not_fit_are_never_filled_in(clip, tmp_path, content, message):
+    folder = shutil.copytree(clip, tmp_path / "bad")
+    if content:
+        save_file(content, folder / "model.safetensors", metadata={"format": "pt"})
+    else:
+        (folder / "model.safetensors").write_bytes(b"cut short")
+    with pytest.raises(UserError, match=message):
+        build_encoder(str(folder), "layer0", 64)
+
+
+def test_no_block_beyond_the_layer_is_built(clip):
+    assert len(ViTEncoder(str(clip), "layer1", 64).model.encoder.layers) == 2
+
+
+def test_other_input_sizes_interpolate_position_embeddings(clip):
+    assert build_encoder(str(clip), "layer1", 96)(torch.randn(1, 3, 96, 96)).grid.shape[-1] == 6
+    with pytest.raises(UserError, match="no multiple of the 16 px patches"):
+        build_encoder(str(clip), "layer1", 100)
+
+
+@pytest.mark.parametrize("layer", ["layer4", "layer-1", "20", "layers", ""])
+def test_layers_that_do_not_exist(clip, layer):
+    with pytest.raises(UserError, match="choose one of layer0 to layer3"):
+        build_encoder(str(clip), layer, 64)
+
+
+def test_frozen_whatever_is_called(clip, rn50):
+    network = DeCLIP.build(f"{clip}+RN50:{rn50}", "layer1", "linear", 64)
+    before = {k: v.clone() for k, v in network.encoder.state_dict().items()}
+    network.train()
+    assert network.training and network.decoder.training
+    assert not any(module.training for module in network.encoder.modules())
+    optimiser = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(2):
+        network(torch.randn(2, 3, 64, 64)).square().mean().backward()
+        optimiser.step()
+    after = network.encoder.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not any(p.requires_grad for p in network.encoder.parameters())
+
+
+def test_resnet_encoder(rn50):
+    encoder = build_encoder(f"RN50:{rn50}", "layer3", 64)
+    features = encoder(torch.randn(1, 3, 64, 64))
+    assert features.grid.shape == (1, 1024, 4, 4) and features.cls is None
+    assert (encoder.channels, encoder.grid_size, encoder.name) == (1024, 4, "rn50")
+    with pytest.raises(UserError, match="choose one of layer1"):
+        build_encoder(f"RN50:{rn50}", "layer20", 64)
+
+
+def test_fusion_concatenates_vit_and_resized_resnet(clip, rn50):
+    pixels = torch.randn(1, 3, 64, 64)
+    fused = build_encoder(f"{clip}+RN50:{rn50}", "layer1", 64)(pixels).grid
+    vit = build_encoder(str(clip), "layer1", 64)(pixels).grid
+    resnet = build_encoder(f"RN50:{rn50}", "layer3", 64)(pixels).grid
+    assert fused.shape == (1, 64 + 1024, 4, 4)
+    torch.testing.assert_close(fused, torch.cat([vit, resnet], 1))
+
+
+def test_fingerprint_tells_encoders_apart(clip, tmp_path):
+    same = fingerprint(build_encoder(str(clip), "layer1", 64))
+    assert same == fingerprint(build_encoder(str(clip), "layer1", 64))
+    assert same != fingerprint(build_encoder(str(clip), "layer2", 64))
+    other = make_clip(tmp_path / "other", seed=1)
+    assert same != fingerprint(build_encoder(str(other), "layer1", 64))
+
+
+def test_pooling():
+    logits = torch.tensor([[[[0.0, 2.0], [-2.0, 4.0]]]])
+    assert image_logit(logits).tolist() == [1.0]
+    torch.testing.assert_close(image_score(logits), logits.sigmoid().mean().reshape(1))
