@@ -1,0 +1,282 @@
+"""Localization and detection metrics: pure functions, then thin torchmetrics ``Metric``s.
+
+Shapes and units are the same everywhere: probabilities ``[B, H, W]`` float in [0, 1], masks
+``[B, H, W]`` bool with True = fake, scores ``[B]`` float in percent. Where a score is not defined
+for an image (no fake pixel to rank, say) its entry is NaN; means leave such images out and say
+how many images they are made of.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional.classification import binary_auroc, binary_average_precision
+
+THRESHOLD = 0.5
+ERODE, DILATE = 15, 11
+"""Sides of the filters that make the no-care border (TruFor's protocol, used by the paper)."""
+
+LOCALIZATION = ("iou", "f1_plain", "f1_plain_best", "f1_fixed", "f1_best", "ap")
+"""Per-image scores: IoU and F1 at 0.5, F1 at the image's best threshold, the same two with a
+no-care border (the paper's code), pixel average precision."""
+
+
+def iou(probabilities: Tensor, masks: Tensor, threshold: float = THRESHOLD) -> Tensor:
+    """Intersection over union of each image in percent; empty against empty is 100."""
+    predicted = probabilities > threshold
+    union = (predicted | masks).sum((1, 2))
+    return _percent((predicted & masks).sum((1, 2)), union)
+
+
+def f1(probabilities: Tensor, masks: Tensor, threshold: float = THRESHOLD) -> Tensor:
+    """F1 of each image in percent; empty against empty is 100."""
+    return _f1(probabilities > threshold, masks, torch.ones_like(masks))
+
+
+def f1_border(probabilities: Tensor, masks: Tensor, threshold: float = THRESHOLD) -> Tensor:
+    """F1 of each image in percent, the mask's border not counted (``f1_fixed`` of the paper).
+
+    NaN where the mask has fake pixels but erosion leaves none.
+    """
+    fake, counted = _without_border(masks)
+    scores = _f1(probabilities > threshold, fake, counted)
+    return scores.masked_fill(_any(masks) & ~_any(fake), torch.nan)
+
+
+def best_f1(probabilities: Tensor, masks: Tensor) -> Tensor:
+    """F1 at each image's own best threshold in percent; NaN where the mask is empty."""
+    return _rank(probabilities).curve(masks, torch.ones_like(masks)).best_f1()
+
+
+def best_f1_border(probabilities: Tensor, masks: Tensor) -> Tensor:
+    """:func:`best_f1` without the mask's border (``f1_best`` of the paper).
+
+    NaN where erosion leaves no fake pixel.
+    """
+    return _rank(probabilities).curve(*_without_border(masks)).best_f1()
+
+
+def average_precision(probabilities: Tensor, masks: Tensor) -> Tensor:
+    """Pixel average precision of each image in percent; NaN where the mask is empty."""
+    return _rank(probabilities).curve(masks, torch.ones_like(masks)).average_precision()
+
+
+def localization_scores(probabilities: Tensor, masks: Tensor) -> dict[str, Tensor]:
+    """All scores of :data:`LOCALIZATION` for each image, with one sort of its pixels.
+
+    Args:
+        probabilities: ``[B, H, W]`` in [0, 1].
+        masks: ``[B, H, W]`` bool, True = fake.
+
+    Returns:
+        ``[B]`` percentages by name; NaN where a score is not defined for an image.
+
+    Raises:
+        ValueError: If a probability is NaN or outside [0, 1], or the shapes differ.
+    """
+    if probabilities.shape != masks.shape:
+        raise ValueError(f"probabilities {probabilities.shape} against masks {masks.shape}")
+    if not ((probabilities >= 0) & (probabilities <= 1)).all():  # False for NaN too
+        raise ValueError("expected probabilities in [0, 1]; found NaN or values outside")
+    ranking = _rank(probabilities)
+    plain = ranking.curve(masks, torch.ones_like(masks))
+    bordered = ranking.curve(*_without_border(masks))
+    return {
+        "iou": iou(probabilities, masks),
+        "f1_plain": f1(probabilities, masks),
+        "f1_plain_best": plain.best_f1(),
+        "f1_fixed": f1_border(probabilities, masks),
+        "f1_best": bordered.best_f1(),
+        "ap": plain.average_precision(),
+    }
+
+
+def best_accuracy_threshold(scores: Tensor, labels: Tensor) -> float:
+    """Return the threshold with the most correct decisions ``score > threshold``.
+
+    It lies half-way between two neighbouring scores (or at 0 or 1); the lowest of equally good
+    ones is taken.
+
+    Args:
+        scores: ``[N]`` image scores in [0, 1].
+        labels: ``[N]`` 1 = fake, 0 = real.
+    """
+    ends = scores.new_tensor([0.0, 1.0])
+    levels = torch.unique(torch.cat([scores, ends]))
+    candidates = torch.cat([ends[:1], (levels[:-1] + levels[1:]) / 2, ends[1:]])
+    correct = ((scores > candidates[:, None]) == labels.bool()).sum(1)
+    return float(candidates[correct.argmax()])
+
+
+class LocalizationMetrics(Metric):
+    """Means over images of :data:`LOCALIZATION`, in percent.
+
+    Predictions are resized bilinearly to each mask's own size, as in the paper's evaluation. Use
+    one object for each data set: nothing is pooled over pixels, but images are averaged.
+    """
+
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros(len(LOCALIZATION)), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(len(LOCALIZATION)), dist_reduce_fx="sum")
+
+    def update(self, probabilities: Tensor, masks: Sequence[Tensor]) -> None:
+        """Add a batch.
+
+        Args:
+            probabilities: ``[B, 1, h, w]`` in [0, 1].
+            masks: B bool masks ``[H, W]``, True = fake, each of its own size.
+        """
+        by_size: dict[torch.Size, list[int]] = defaultdict(list)
+        for index, mask in enumerate(masks):
+            by_size[mask.shape].append(index)
+        for size, indices in by_size.items():
+            resized = resize_to(probabilities[indices], size).squeeze(1)
+            scores = localization_scores(resized, torch.stack([masks[i] for i in indices]))
+            table = torch.stack([scores[name] for name in LOCALIZATION])
+            self.total += table.nansum(1)
+            self.count += table.isfinite().sum(1)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return each mean, and under ``NAME_n`` how many images it is made of.
+
+        A score that is defined for no image has its count, 0, but no mean.
+        """
+        result = {f"{name}_n": count for name, count in zip(LOCALIZATION, self.count, strict=True)}
+        for name, total in zip(LOCALIZATION, self.total, strict=True):
+            if result[f"{name}_n"]:
+                result[name] = total / result[f"{name}_n"]
+        return result
+
+
+class DetectionMetrics(Metric):
+    """Image-level AP, AUROC and accuracy of fakes against reals, in percent.
+
+    Attributes:
+        threshold: A threshold chosen on validation data; ``accuracy_tuned`` is measured at it.
+    """
+
+    full_state_update = False
+    scores: list[Tensor] | Tensor
+    labels: list[Tensor] | Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threshold: float | None = None
+        self.add_state("scores", [], dist_reduce_fx="cat")
+        self.add_state("labels", [], dist_reduce_fx="cat")
+
+    def update(self, scores: Tensor, labels: Tensor) -> None:
+        """Add ``[B]`` image scores in [0, 1] and their ``[B]`` labels (1 = fake, 0 = real)."""
+        assert isinstance(self.scores, list) and isinstance(self.labels, list)
+        self.scores.append(scores)
+        self.labels.append(labels.long())
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return ``ap``, ``auroc``, ``accuracy`` (at 0.5), ``n`` and ``best_threshold``.
+
+        The dictionary is empty while one of the two classes is missing.
+        """
+        scores, labels = _cat(self.scores), _cat(self.labels)
+        if labels.numel() == 0 or labels.min() == labels.max():
+            return {}
+        result = {
+            "ap": 100 * binary_average_precision(scores, labels),
+            "auroc": 100 * binary_auroc(scores, labels),
+            "accuracy": _accuracy(scores, labels, THRESHOLD),
+            "n": torch.tensor(len(labels)),
+            "best_threshold": torch.tensor(best_accuracy_threshold(scores, labels)),
+        }
+        if self.threshold is not None:
+            result["accuracy_tuned"] = _accuracy(scores, labels, self.threshold)
+        return result
+
+
+def resize_to(probabilities: Tensor, size: torch.Size) -> Tensor:
+    """Resize ``[B, 1, h, w]`` maps bilinearly to ``size``, antialiased where they shrink."""
+    if probabilities.shape[-2:] == size:
+        return probabilities
+    return F.interpolate(probabilities, size=size, mode="bilinear", antialias=True).clamp(0, 1)
+
+
+class _Curve(NamedTuple):
+    """Counts at every threshold of every image, from the highest to the lowest probability.
+
+    ``hits`` and ``predicted`` are ``[B, N]`` counts of true and of all positives when everything
+    up to that rank is called fake; ``is_threshold`` marks the last rank of equal probabilities,
+    the only ranks that a threshold can reach; ``positives`` is ``[B]``.
+    """
+
+    hits: Tensor
+    predicted: Tensor
+    is_threshold: Tensor
+    positives: Tensor
+
+    def best_f1(self) -> Tensor:
+        scores = 200 * self.hits / (self.predicted + self.positives[:, None]).clamp(min=1)
+        best = scores.masked_fill(~self.is_threshold, 0).amax(1)
+        return best.masked_fill(self.positives == 0, torch.nan)
+
+    def average_precision(self) -> Tensor:
+        precision = self.hits / self.predicted.clamp(min=1)
+        at_threshold = self.hits.masked_fill(~self.is_threshold, 0)
+        reached = F.pad(at_threshold.cummax(1).values[:, :-1], (1, 0))
+        gained = (self.hits - reached).masked_fill(~self.is_threshold, 0)
+        return 100 * (gained * precision).sum(1) / self.positives  # 0 / 0 = NaN: undefined
+
+
+class _Ranking(NamedTuple):
+    """The pixels of every image in falling order of probability: ``[B, N]`` each."""
+
+    order: Tensor
+    is_threshold: Tensor
+
+    def curve(self, fake: Tensor, counted: Tensor) -> _Curve:
+        hits = (fake & counted).flatten(1).gather(1, self.order).cumsum(1, dtype=torch.int32)
+        predicted = counted.flatten(1).gather(1, self.order).cumsum(1, dtype=torch.int32)
+        return _Curve(hits, predicted, self.is_threshold, hits[:, -1])
+
+
+def _rank(probabilities: Tensor) -> _Ranking:
+    values, order = probabilities.flatten(1).sort(dim=1, descending=True)
+    is_threshold = F.pad(values[:, 1:] < values[:, :-1], (0, 1), value=True)
+    return _Ranking(order, is_threshold)
+
+
+def _without_border(masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the eroded masks and which pixels count: eroded fakes and what is surely real."""
+    values = masks.float().unsqueeze(1)
+    eroded = -F.max_pool2d(-values, ERODE, stride=1, padding=ERODE // 2)
+    dilated = F.max_pool2d(values, DILATE, stride=1, padding=DILATE // 2)
+    fake = eroded.squeeze(1).bool()
+    return fake, fake | ~dilated.squeeze(1).bool()
+
+
+def _f1(predicted: Tensor, fake: Tensor, counted: Tensor) -> Tensor:
+    hits = (predicted & fake & counted).sum((1, 2))
+    return _percent(2 * hits, (predicted & counted).sum((1, 2)) + (fake & counted).sum((1, 2)))
+
+
+def _percent(part: Tensor, whole: Tensor) -> Tensor:
+    return torch.where(whole > 0, 100 * part / whole.clamp(min=1), 100.0)
+
+
+def _accuracy(scores: Tensor, labels: Tensor, threshold: float) -> Tensor:
+    return 100 * ((scores > threshold) == labels.bool()).float().mean()
+
+
+def _any(masks: Tensor) -> Tensor:
+    return masks.flatten(1).any(1)
+
+
+def _cat(values: list[Tensor] | Tensor) -> Tensor:
+    # A list while images come in; one tensor after torchmetrics has gathered all processes.
+    return torch.cat(values) if isinstance(values, list) and values else torch.as_tensor(values)

@@ -1,0 +1,198 @@
+"""Each metric on hand-made cases and against an independent implementation."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import maximum_filter, minimum_filter
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    f1_score,
+    jaccard_score,
+    roc_auc_score,
+)
+
+from declip_pl import metrics as m
+from declip_pl.metrics import LOCALIZATION, DetectionMetrics, LocalizationMetrics
+
+
+def box(size=64, top=10, left=10, side=30):
+    mask = torch.zeros(size, size, dtype=torch.bool)
+    mask[top : top + side, left : left + side] = True
+    return mask
+
+
+@pytest.fixture(params=["continuous", "ties"])
+def case(request):
+    torch.manual_seed(0)
+    masks = torch.stack([box(), box(side=20), box(top=0, left=0, side=40)])
+    maps = 0.3 * masks + 0.7 * torch.rand(masks.shape)
+    return (maps * 8).round() / 8 if request.param == "ties" else maps, masks
+
+
+def test_iou_and_f1_equal_scikit_learn(case):
+    maps, masks = case
+    for index in range(len(masks)):
+        truth, guess = masks[index].flatten(), maps[index].flatten() > 0.5
+        assert m.iou(maps, masks)[index] == pytest.approx(100 * jaccard_score(truth, guess))
+        assert m.f1(maps, masks)[index] == pytest.approx(100 * f1_score(truth, guess))
+
+
+def test_average_precision_equals_scikit_learn(case):
+    maps, masks = case
+    expected = [
+        100 * average_precision_score(t.flatten(), p.flatten())
+        for p, t in zip(maps, masks, strict=True)
+    ]
+    assert m.average_precision(maps, masks).tolist() == pytest.approx(expected)
+
+
+def test_best_f1_is_the_maximum_over_all_thresholds(case):
+    maps, masks = case
+    for guess, truth, best in zip(maps, masks, m.best_f1(maps, masks), strict=True):
+        tried = [f1_score(truth.flatten(), (guess >= t).flatten()) for t in guess.unique()[::7]]
+        exact = max(f1_by_counts(guess >= t, truth, torch.ones_like(truth)) for t in guess.unique())
+        assert best == pytest.approx(100 * exact)
+        assert best >= 100 * max(tried) - 1e-4
+
+
+def f1_by_counts(guess, truth, counted):
+    hits = (guess & truth & counted).sum().item()
+    return 2 * hits / ((guess & counted).sum().item() + (truth & counted).sum().item())
+
+
+def without_border(mask):
+    """TruFor's protocol, with SciPy's filters."""
+    eroded = minimum_filter(mask.numpy().astype(np.uint8), 15, mode="constant", cval=1)
+    dilated = maximum_filter(mask.numpy().astype(np.uint8), 11, mode="constant", cval=0)
+    fake = torch.from_numpy(eroded.astype(bool))
+    return fake, fake | torch.from_numpy(dilated == 0)
+
+
+def test_border_f1_equals_an_implementation_with_scipy(case):
+    maps, masks = case
+    fixed, best = m.f1_border(maps, masks), m.best_f1_border(maps, masks)
+    for index in range(len(masks)):
+        fake, counted = without_border(masks[index])
+        guess = maps[index]
+        assert fixed[index] == pytest.approx(100 * f1_by_counts(guess > 0.5, fake, counted))
+        values = guess.unique()
+        exact = max(f1_by_counts(guess >= t, fake, counted) for t in values)
+        assert best[index] == pytest.approx(100 * exact)
+
+
+def test_hand_made_iou():
+    mask = torch.tensor([[[True, True, False, False]]])
+    half = torch.tensor([[[0.9, 0.1, 0.9, 0.1]]])
+    assert m.iou(half, mask).item() == pytest.approx(100 / 3)
+    assert m.f1(half, mask).item() == pytest.approx(50)
+    assert m.average_precision(half, mask).item() == pytest.approx(50)
+    assert m.iou(torch.full((1, 1, 4), 0.5), mask).item() == 0  # 0.5 itself is not fake
+
+
+@pytest.mark.parametrize("answer", [0.0, 1.0, 0.3])
+def test_constant_maps_have_every_score(answer):
+    masks = box()[None]
+    scores = m.localization_scores(torch.full((1, 64, 64), answer), masks)
+    share = 100 * masks.float().mean().item()
+    assert scores["ap"].item() == pytest.approx(share)
+    assert scores["iou"].item() == pytest.approx(share if answer > 0.5 else 0)
+    assert all(score.isfinite().all() for score in scores.values())
+
+
+def test_empty_masks():
+    empty = torch.zeros(2, 64, 64, dtype=torch.bool)
+    maps = torch.stack([torch.zeros(64, 64), torch.eye(64)])
+    scores = m.localization_scores(maps, empty)
+    assert scores["iou"].tolist() == scores["f1_plain"].tolist() == scores["f1_fixed"].tolist()
+    assert scores["iou"].tolist() == [100, 0]
+    for undefined in ("ap", "f1_plain_best", "f1_best"):
+        assert scores[undefined].isnan().all()
+
+
+def test_tiny_masks_have_no_border_score_and_do_not_poison_the_mean():
+    metric = LocalizationMetrics()
+    masks = torch.stack([box(), box(side=5)])
+    metric.update(masks.float().unsqueeze(1), list(masks))
+    result = metric.compute()
+    assert result["f1_fixed"] == 100 and result["f1_fixed_n"] == 1
+    assert result["iou"] == 100 and result["iou_n"] == 2
+
+
+def test_metric_averages_images_not_pixels():
+    """Pooled over pixels the IoU would be about 97; the mean over images is 50."""
+    big, small = torch.ones(64, 64, dtype=torch.bool), box(side=10)
+    metric = LocalizationMetrics()
+    metric.update(torch.stack([big.float(), torch.zeros(64, 64)])[:, None], [big, small])
+    assert metric.compute()["iou"] == pytest.approx(50)
+
+
+def test_metric_accepts_masks_of_different_sizes():
+    metric = LocalizationMetrics()
+    maps = torch.nn.functional.interpolate(box().float()[None, None], (256, 256)).repeat(3, 1, 1, 1)
+    large = torch.nn.functional.interpolate(box().float()[None, None], (300, 200))[0, 0] > 0.5
+    metric.update(maps, [box(), large, box()])
+    result = metric.compute()
+    assert result["iou_n"] == 3 and result["iou"] > 95
+
+
+def test_metric_means_do_not_depend_on_batches():
+    torch.manual_seed(1)
+    masks = torch.stack([box(side=side) for side in range(20, 26)])
+    maps = torch.rand(6, 1, 64, 64)
+    whole, parts = LocalizationMetrics(), LocalizationMetrics()
+    whole.update(maps, list(masks))
+    for index in range(6):
+        parts.update(maps[index : index + 1], [masks[index]])
+    for name in LOCALIZATION:
+        assert whole.compute()[name] == pytest.approx(float(parts.compute()[name]), rel=1e-5)
+
+
+def test_metric_without_a_defined_image_reports_zero_and_no_mean():
+    metric = LocalizationMetrics()
+    metric.update(torch.zeros(1, 1, 8, 8), [torch.zeros(8, 8, dtype=torch.bool)])
+    assert metric.compute()["ap_n"] == 0 and "ap" not in metric.compute()
+
+
+@pytest.mark.parametrize("value", [float("nan"), -0.1, 1.1])
+def test_nan_and_logits_are_refused(value):
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        m.localization_scores(torch.full((1, 4, 4), value), torch.ones(1, 4, 4, dtype=torch.bool))
+
+
+def test_detection_equals_scikit_learn():
+    torch.manual_seed(0)
+    labels = (torch.rand(80) > 0.4).long()
+    scores = ((0.2 * labels + 0.8 * torch.rand(80)) * 20).round() / 20
+    metric = DetectionMetrics()
+    metric.update(scores[:30], labels[:30])
+    metric.update(scores[30:], labels[30:])
+    metric.threshold = 0.4
+    result = metric.compute()
+    assert result["ap"] == pytest.approx(100 * average_precision_score(labels, scores), rel=1e-5)
+    assert result["auroc"] == pytest.approx(100 * roc_auc_score(labels, scores), rel=1e-5)
+    assert result["accuracy"] == pytest.approx(100 * accuracy_score(labels, scores > 0.5))
+    assert result["accuracy_tuned"] == pytest.approx(100 * accuracy_score(labels, scores > 0.4))
+    assert result["n"] == 80
+
+
+def test_detection_needs_both_classes():
+    metric = DetectionMetrics()
+    assert metric.compute() == {}
+    metric.update(torch.rand(3), torch.ones(3))
+    assert metric.compute() == {}
+
+
+def test_threshold_separates_what_can_be_separated():
+    scores, labels = torch.tensor([0.1, 0.2, 0.6, 0.7]), torch.tensor([0, 0, 1, 1])
+    assert m.best_accuracy_threshold(scores, labels) == pytest.approx(0.4)
+
+
+def test_threshold_has_the_best_accuracy_of_all():
+    torch.manual_seed(3)
+    labels = (torch.rand(50) > 0.5).long()
+    scores = torch.rand(50)
+    best = m.best_accuracy_threshold(scores, labels)
+    reached = ((scores > best) == labels.bool()).float().mean()
+    grid = torch.linspace(0, 1, 2001)
+    assert reached >= max(((scores > t) == labels.bool()).float().mean() for t in grid)
