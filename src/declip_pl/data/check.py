@@ -1,0 +1,137 @@
+"""The preflight check: all that is wrong with a data set, at once and by file name."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from declip_pl.data.layout import (
+    DOLOS_HELP,
+    REAL,
+    SPLITS,
+    Split,
+    decode,
+    image_files,
+    pair,
+)
+from declip_pl.errors import UserError
+
+SHOWN = 20
+"""Findings of one kind that are printed before the rest is only counted."""
+
+
+@dataclass
+class Report:
+    """What a check found.
+
+    Attributes:
+        images: Files decoded.
+        errors: What would spoil training or evaluation, one line each.
+        warnings: What is handled but deserves a look, one line each.
+    """
+
+    images: int = 0
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """Return the findings as text, at most :data:`SHOWN` lines of each kind."""
+        lines = [f"{self.images} files decoded"]
+        for kind, found in (("error", self.errors), ("warning", self.warnings)):
+            lines += [f"{kind}: {line}" for line in found[:SHOWN]]
+            lines += [f"... and {len(found) - SHOWN} more {kind}s"] if len(found) > SHOWN else []
+        return "\n".join(lines)
+
+    def raise_errors(self) -> None:
+        """Raise a UserError that lists everything if there is any error."""
+        if self.errors:
+            raise UserError(f"the data are not usable ({len(self.errors)} errors):\n{self}")
+
+
+@dataclass(frozen=True)
+class _Finding:
+    error: str | None = None
+    warnings: tuple[str, ...] = ()
+    fake_share: float | None = None
+
+
+def check_data(
+    root: Path,
+    names: Sequence[str],
+    fake_value: int,
+    splits: Sequence[Split] = SPLITS,
+    progress: bool = True,
+) -> Report:
+    """Decode every file of some generators and report everything that is wrong.
+
+    Errors: a photo without mask or the reverse, files that can't be decoded to the end, splits
+    without images, masks that look inverted (more than half of all pixels fake). Warnings: masks
+    that are not binary (they are cut half-way), masks without fake pixels, masks of another
+    aspect ratio than their image.
+
+    Args:
+        root: Folder that holds ``fake/`` and ``real/``.
+        names: Generators, or ``real``.
+        fake_value: Grey value of fake pixels in the masks.
+        splits: Splits to check.
+        progress: Show a progress bar.
+    """
+    report = Report()
+    pairs: list[tuple[Path, Path | None]] = []
+    for name in names:
+        for split in splits:
+            pairs += _listing(root, name, split, report)
+    shares: list[float] = []
+    with ThreadPoolExecutor() as pool:  # PIL decodes outside the interpreter lock
+        findings = pool.map(partial(_check_pair, fake_value), pairs)
+        for found in tqdm(findings, "checking data", len(pairs), disable=not progress):
+            report.errors += [found.error] if found.error else []
+            report.warnings += found.warnings
+            shares += [found.fake_share] if found.fake_share is not None else []
+    report.images = len(pairs) + sum(mask is not None for _, mask in pairs)
+    if shares and np.mean(shares) > 0.5:  # noqa: PLR2004 - more fake than real
+        report.errors.append(
+            f"{root}: {100 * np.mean(shares):.0f} % of all pixels are fake if grey value "
+            f"{fake_value} means fake: the masks look inverted; set data.convention"
+        )
+    return report
+
+
+def _listing(root: Path, name: str, split: Split, report: Report) -> list[tuple[Path, Path | None]]:
+    found: list[tuple[Path, Path | None]]
+    if name == REAL:
+        folder = root / REAL / split
+        found = [(path, None) for path in image_files(folder)]
+    else:
+        folder = root / "fake" / name / "images" / split
+        pairs, problems = pair(folder, root / "fake" / name / "masks" / split)
+        found = [(image, mask) for image, mask in pairs]
+        report.errors += problems
+    if not found:
+        report.errors.append(f"{folder}: no image; {DOLOS_HELP}")
+    return found
+
+
+def _check_pair(fake_value: int, pair: tuple[Path, Path | None]) -> _Finding:
+    image, mask = pair
+    try:
+        height, width = decode(image, "RGB").shape[:2]
+        if mask is None:
+            return _Finding()
+        grey = decode(mask, "L")
+    except UserError as error:
+        return _Finding(error=str(error))
+    share = float(((grey > 127) == (fake_value > 0)).mean())  # noqa: PLR2004 - half of 255
+    warnings = []
+    if not np.isin(grey, (0, 255)).all():
+        warnings.append(f"{mask}: not binary, {len(np.unique(grey))} grey values; cut half-way")
+    if share == 0:
+        warnings.append(f"{mask}: no fake pixel")
+    # One pixel of rounding in either size is no other aspect ratio.
+    if abs(grey.shape[0] * width - grey.shape[1] * height) > max(height, width):
+        warnings.append(f"{mask}: {grey.shape[::-1]} px, another aspect ratio than its image")
+    return _Finding(warnings=tuple(warnings), fake_share=share)

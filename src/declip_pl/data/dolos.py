@@ -1,0 +1,176 @@
+"""The data module of Dolos and of everything in its layout (mini, the benchmark)."""
+
+from itertools import chain
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from declip_pl.data.check import check_data
+from declip_pl.data.dataset import EpochSampler, Item, LocalizationDataset, collate
+from declip_pl.data.layout import (
+    FAKE_VALUE,
+    REAL,
+    SPLITS,
+    Convention,
+    Sample,
+    Split,
+    file_list_hash,
+    read_mask,
+    samples,
+    select_generators,
+    source_root,
+)
+from declip_pl.data.transforms import AntialiasedResize, Augmentation, build_transform
+from declip_pl.decoder import OUTPUT_SIZE
+
+
+class DolosDataModule(L.LightningDataModule):
+    """The images of one generator subset (or several) in Dolos' layout.
+
+    Training sees the train split of the chosen generators; validation their valid splits as one
+    set; testing each generator's test split as a set of its own. Where there are real photos,
+    testing adds them for image-level detection, together with the valid split that its threshold
+    is chosen on. Weak supervision also trains and validates on the real photos.
+
+    Args:
+        root: Folder that holds ``fake/`` and ``real/``, or the folder above (``dolos_data``).
+        generator: Any folder under ``fake/``; several joined by ``+``; ``all``; ``all-but-NAME``
+            (leave one out).
+        source: Which part of Dolos, where ``root`` holds several: ``celebahq`` or ``ffhq``.
+        convention: Whose mask polarity the data follow (Dolos: black = fake).
+        image_size: Side in pixels that photos are squashed to.
+        augmentation: Augmentation of training photos.
+        batch_size: Photos in a batch, on each device.
+        num_workers: Processes that decode photos.
+        supervision: ``full`` (masks) or ``weak`` (image labels, reals against fakes).
+        check: Decode every file before training and refuse to start if one is damaged.
+        seed: Decides the order of the training photos and their augmentation.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        generator: str,
+        source: str = "celebahq",
+        convention: Convention = "dolos",
+        image_size: int = 224,
+        augmentation: Augmentation = "none",
+        batch_size: int = 64,
+        num_workers: int = 2,
+        supervision: str = "full",
+        check: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.root = source_root(Path(root), source)
+        self.generator = generator
+        self.generators = select_generators(self.root, generator)
+        self.fake_value = FAKE_VALUE[convention]
+        self.image_size = image_size
+        self.augmentation = augmentation
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.supervision = supervision
+        self.check = check
+        self.seed = seed
+        self.has_reals = (self.root / REAL).is_dir()
+
+    @property
+    def weak(self) -> bool:
+        """Whether training uses image labels only."""
+        return self.supervision == "weak"
+
+    def prepare_data(self) -> None:
+        """Decode every file once (the preflight check).
+
+        Raises:
+            UserError: If a file is damaged or lacks its partner; all of them are listed.
+        """
+        if self.check:  # once: Lightning calls this before training and again before testing
+            self.check = False
+            names = [*self.generators, *([REAL] if self.has_reals else [])]
+            report = check_data(self.root, names, self.fake_value)
+            report.raise_errors()
+            print(f"data: {self.root}, {report}")
+
+    def train_set(self) -> LocalizationDataset:
+        """Return the training photos, with masks at the size of the network's output."""
+        transform = build_transform(self.image_size, OUTPUT_SIZE, self.augmentation)
+        files = self.files("train", *self.generators, *([REAL] if self.weak else []))
+        return LocalizationDataset("train", files, transform, self.fake_value, self.seed)
+
+    def valid_sets(self, with_reals: bool) -> list[LocalizationDataset]:
+        """Return the valid splits of the chosen generators as one set, and the real photos."""
+        sets = [self.evaluation_set(f"valid/{self.generator}", "valid", *self.generators)]
+        if with_reals:
+            sets.append(self.evaluation_set(f"valid/{REAL}", "valid", REAL))
+        return sets
+
+    def test_sets(self) -> list[LocalizationDataset]:
+        """Return one set for each generator, the real photos, and the validation sets."""
+        names = [*self.generators, *([REAL] if self.has_reals else [])]
+        sets = [self.evaluation_set(f"test/{name}", "test", name) for name in names]
+        return sets + self.valid_sets(with_reals=self.has_reals)
+
+    def evaluation_set(self, name: str, split: Split, *generators: str) -> LocalizationDataset:
+        """Return photos with masks at their own size, without augmentation.
+
+        Each device takes every n-th photo. Lightning's own sampler would repeat photos to even
+        out the shares, and the repeats would count twice in the means.
+        """
+        world, rank = self._share()
+        files = self.files(split, *generators)[rank::world]
+        return LocalizationDataset(name, files, build_transform(self.image_size), self.fake_value)
+
+    def files(self, split: Split, *generators: str) -> list[Sample]:
+        """List the samples of some generators (or ``real``) in a split."""
+        return [sample for name in generators for sample in samples(self.root, name, split)]
+
+    def fingerprint(self) -> str:
+        """Return a hash of the relative paths and sizes of the generators' files."""
+        splits = (self.files(split, *self.generators) for split in SPLITS)
+        return file_list_hash(self.root, list(chain.from_iterable(splits)))
+
+    def train_masks(self) -> Tensor:
+        """Return the masks of the manipulated training photos, ``[N, 256, 256]`` bool."""
+        files = self.files("train", *self.generators)
+        resize = AntialiasedResize(self.image_size, OUTPUT_SIZE)
+        masks = [resize.apply_to_mask(read_mask(s.mask, self.fake_value)) for s in files if s.mask]
+        return torch.from_numpy(np.stack(masks)).bool()
+
+    def train_dataloader(self) -> DataLoader[Item]:
+        """Return shuffled batches, in an order that depends on the seed and the epoch only."""
+        data = self.train_set()
+        sampler = EpochSampler(data, *self._share(), shuffle=True, seed=self.seed)
+        return self._loader(data, sampler=sampler)
+
+    def val_dataloader(self) -> list[DataLoader[Item]]:
+        """Return the validation sets."""
+        return [self._loader(data) for data in self.valid_sets(self.weak)]
+
+    def test_dataloader(self) -> list[DataLoader[Item]]:
+        """Return the test sets and the validation sets that thresholds are chosen on."""
+        return [self._loader(data) for data in self.test_sets()]
+
+    def predict_dataloader(self) -> list[DataLoader[Item]]:
+        """Return the test sets."""
+        sets = [self.evaluation_set(f"test/{name}", "test", name) for name in self.generators]
+        return [self._loader(data) for data in sets]
+
+    def _share(self) -> tuple[int, int]:
+        """Return how many devices share the work and which one this is."""
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+
+    def _loader(self, data: Dataset[Item], **options: object) -> DataLoader[Item]:
+        return DataLoader(
+            data,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+            **options,  # type: ignore[arg-type]
+        )

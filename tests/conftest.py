@@ -1,0 +1,123 @@
+"""Small trees in the real layout and tiny CLIP models; nothing here needs a network."""
+
+import os
+from pathlib import Path
+
+# No test talks to W&B's servers or the hub unless it says so itself.
+os.environ["WANDB_MODE"] = "disabled"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPVisionConfig, CLIPVisionModel
+
+from declip_pl import cli
+
+torch.set_num_threads(1)  # tests run in parallel processes
+
+GENERATORS = ("lama", "ldm")
+COUNTS = {"train": 8, "valid": 4, "test": 4}
+
+
+def make_clip(folder: Path, seed: int = 0, **options) -> Path:
+    """Save a random CLIP vision tower: 4 blocks, width 64, 4 x 4 patches at 64 px."""
+    torch.manual_seed(seed)
+    defaults = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "image_size": 64,
+        "patch_size": 16,
+    }
+    CLIPVisionModel(CLIPVisionConfig(**defaults | options)).save_pretrained(folder)
+    return folder
+
+
+def make_photo(rng: np.random.Generator, size: int = 96) -> np.ndarray:
+    """Return a smooth random photo ``[size, size, 3]`` uint8."""
+    small = Image.fromarray(rng.integers(0, 255, (6, 6, 3), dtype=np.uint8))
+    return np.asarray(small.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def make_tree(root: Path, generators=GENERATORS, counts=COUNTS) -> Path:
+    """Write photos with a dark, noisy box in Dolos' layout: black boxes in the masks are fake."""
+    rng = np.random.default_rng(0)
+    for split, count in counts.items():
+        for index in range(count):
+            photo = make_photo(rng)
+            _save(root / "real" / split / f"{index}.png", photo)
+            for generator in generators:
+                mask = np.full(photo.shape[:2], 255, np.uint8)
+                top, left = rng.integers(0, 56, 2)
+                mask[top : top + 40, left : left + 40] = 0
+                noise = rng.integers(0, 60, photo.shape, dtype=np.uint8)
+                fake = np.where(mask[..., None] == 0, noise, photo)
+                folder = root / "fake" / generator
+                _save(folder / "images" / split / f"{index}.png", fake)
+                _save(folder / "masks" / split / f"{index}.png", mask)
+    return root
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory) -> Path:
+    return make_clip(tmp_path_factory.mktemp("clip") / "tiny-clip")
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory) -> Path:
+    """A data set that no test changes."""
+    return make_tree(tmp_path_factory.mktemp("data") / "dolos")
+
+
+@pytest.fixture
+def own_tree(tmp_path) -> Path:
+    """A data set that a test may damage."""
+    return make_tree(tmp_path / "dolos")
+
+
+@pytest.fixture
+def fit_arguments(tree, clip, tmp_path):
+    """Arguments of a short training run on the tiny model, as a user would type them."""
+
+    def arguments(**changes) -> list[str]:
+        options = {
+            "run.root": tmp_path / "outputs",
+            "data.root": tree,
+            "data.generator": "ldm",
+            "data.batch_size": 4,
+            "data.num_workers": 0,
+            "model.encoder": clip,
+            "model.layer": "layer1",
+            "model.decoder": "linear",
+            "model.image_size": 64,
+            "trainer.max_epochs": 2,
+            "trainer.accelerator": "cpu",
+            "trainer.enable_progress_bar": "false",
+            "trainer.logger": "false",
+        }
+        options |= {key.replace("__", "."): value for key, value in changes.items()}
+        return ["fit", *(f"--{key}={value}" for key, value in options.items())]
+
+    return arguments
+
+
+@pytest.fixture
+def error_of(capsys):
+    """Run the command line on arguments that must fail and return its one error message."""
+
+    def run(*args: str) -> str:
+        with pytest.raises(SystemExit) as exit_:
+            cli.main(list(args))
+        assert exit_.value.code not in (0, None)
+        return f"{exit_.value.code} {capsys.readouterr().err}"
+
+    return run

@@ -1,0 +1,246 @@
+"""Layout, pairing, polarity, transforms, checks, and the data module."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import COUNTS, make_photo, make_tree
+from PIL import Image
+
+from declip_pl.data.check import check_data
+from declip_pl.data.dataset import LocalizationDataset, collate
+from declip_pl.data.dolos import DolosDataModule
+from declip_pl.data.layout import (
+    FAKE_VALUE,
+    image_files,
+    read_mask,
+    samples,
+    select_generators,
+    source_root,
+)
+from declip_pl.data.transforms import CLIP_MEAN, CLIP_STD, AntialiasedResize, build_transform
+from declip_pl.errors import UserError
+
+
+def module(root, **changes):
+    options = {"generator": "ldm", "image_size": 64, "batch_size": 4, "num_workers": 0}
+    return DolosDataModule(str(root), **options | changes)
+
+
+def test_samples_pair_by_relative_path_whatever_the_suffix(own_tree):
+    folder = own_tree / "fake/ldm"
+    for number, suffix in enumerate([".JPG", ".webp", ".Png", ".tiff"]):
+        image = folder / "images/train" / f"{number}.png"
+        Image.open(image).save(image.with_suffix(suffix))
+        image.unlink()
+    inner = folder / "images/train/inner"
+    inner.mkdir()
+    (folder / "masks/train/inner").mkdir()
+    (folder / "images/train/7.png").rename(inner / "7.png")
+    (folder / "masks/train/7.png").rename(folder / "masks/train/inner/7.PNG")
+    found = samples(own_tree, "ldm", "train")
+    assert len(found) == COUNTS["train"]
+    assert {s.image.suffix for s in found} >= {".JPG", ".webp", ".Png", ".tiff"}
+    assert all(s.image.stem == s.mask.stem for s in found)
+
+
+def test_root_may_be_the_source_or_the_folder_above(tmp_path):
+    make_tree(tmp_path / "dolos/ffhq", counts={"train": 1})
+    assert source_root(tmp_path / "dolos", "ffhq") == tmp_path / "dolos/ffhq"
+    assert source_root(tmp_path / "dolos/ffhq") == tmp_path / "dolos/ffhq"
+    with pytest.raises(UserError, match="expected Dolos' layout"):
+        source_root(tmp_path / "dolos", "celebahq")
+    with pytest.raises(UserError, match="there is no folder"):
+        source_root(tmp_path / "nowhere")
+
+
+def test_choice_of_generators(tree):
+    assert select_generators(tree, "ldm") == ["ldm"]
+    assert select_generators(tree, "ldm+lama") == ["ldm", "lama"]
+    assert select_generators(tree, "all") == ["lama", "ldm"]
+    assert select_generators(tree, "all-but-ldm") == ["lama"]
+    for typo in ("typo", "ldm+typo", "all-but-typo"):
+        with pytest.raises(UserError, match=r"no generator 'typo'.*found: lama, ldm"):
+            select_generators(tree, typo)
+
+
+def test_polarity_is_the_convention_of_the_data_set(tmp_path):
+    mask = np.full((8, 8), 255, np.uint8)
+    mask[:2] = 0
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    black = read_mask(tmp_path / "mask.png", FAKE_VALUE["dolos"])
+    white = read_mask(tmp_path / "mask.png", FAKE_VALUE["autosplice"])
+    assert black[:2].all() and not black[2:].any()
+    assert (black + white == 1).all()
+
+
+def test_one_bit_masks(tmp_path):
+    mask = np.ones((8, 8), bool)
+    mask[:2] = False
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    assert read_mask(tmp_path / "mask.png", 0).sum() == 16
+
+
+@pytest.mark.parametrize(("size", "side"), [((300, 211), 64), ((40, 40), 64), ((64, 64), 64)])
+def test_resize_equals_pil_antialiased_bilinear(size, side):
+    photo = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
+    resized = AntialiasedResize(side)(image=photo)["image"]
+    expected = Image.fromarray(photo).resize((side, side), Image.Resampling.BILINEAR)
+    assert np.array_equal(resized, np.asarray(expected))
+    # and PIL's is what "antialiased bilinear" says: a triangle filter as wide as the scale
+    tensor = torch.from_numpy(photo).permute(2, 0, 1)[None].float()
+    reference = torch.nn.functional.interpolate(
+        tensor, (side, side), mode="bilinear", antialias=True
+    )[0].permute(1, 2, 0)
+    assert np.abs(resized - reference.numpy()).max() <= 1.01
+
+
+def test_transform_normalises_with_clip_statistics_and_keeps_masks_binary():
+    photo = np.full((100, 80, 3), 128, np.uint8)
+    mask = (np.random.default_rng(0).random((50, 40)) > 0.5).astype(np.uint8)
+    result = build_transform(64, mask_size=256)(image=photo, mask=mask)
+    expected = (128 / 255 - torch.tensor(CLIP_MEAN)) / torch.tensor(CLIP_STD)
+    torch.testing.assert_close(result["image"][:, 0, 0], expected, atol=1e-5, rtol=1e-5)
+    assert result["mask"].shape == (256, 256)
+    assert set(result["mask"].unique().tolist()) == {0, 1}
+    kept = build_transform(64)(image=photo, mask=mask)["mask"]
+    assert torch.equal(kept, torch.from_numpy(mask))
+
+
+@pytest.mark.parametrize("name", ["blur", "jitter", "jpeg", "all"])
+def test_augmentations_change_the_photo_reproducibly_and_never_the_mask(name):
+    photo, mask = make_photo(np.random.default_rng(0)), np.eye(96, dtype=np.uint8)
+    plain, transform = build_transform(64)(image=photo, mask=mask), build_transform(64, None, name)
+
+    def apply(seed):
+        transform.set_random_seed(seed)
+        return transform(image=photo, mask=mask)
+
+    first, again, other = apply(1), apply(1), apply(2)
+    assert torch.equal(first["image"], again["image"])
+    assert not torch.equal(first["image"], other["image"])
+    assert not torch.equal(first["image"], plain["image"])
+    assert torch.equal(first["mask"], plain["mask"])
+
+
+def test_dataset_item_and_batch(tree):
+    data = LocalizationDataset("x", samples(tree, "ldm", "test"), build_transform(64), 0)
+    item = data[0]
+    assert item["image"].shape == (3, 64, 64)
+    assert item["mask"].dtype == torch.bool and item["mask"].sum() == 40 * 40
+    assert item["label"] == 1
+    batch = collate([data[0], data[1]])
+    assert batch["image"].shape == (2, 3, 64, 64)
+    assert len(batch["mask"]) == len(batch["path"]) == 2
+    real = LocalizationDataset("x", samples(tree, "real", "test"), build_transform(64), 0)[0]
+    assert real["label"] == 0 and not real["mask"].any()
+
+
+def test_masks_mark_the_pixels_that_were_changed(tree):
+    """End to end polarity: where the mask says fake, the fake differs from its real photo."""
+    for real, fake in zip(samples(tree, "real", "test"), samples(tree, "ldm", "test"), strict=True):
+        changed = (np.asarray(Image.open(real.image)) != np.asarray(Image.open(fake.image))).any(2)
+        marked = read_mask(fake.mask, FAKE_VALUE["dolos"]).astype(bool)
+        assert changed[marked].mean() > 0.99 and not changed[~marked].any()
+
+
+def test_a_clean_data_set_has_no_findings(tree):
+    report = check_data(tree, ["ldm", "real"], 0, progress=False)
+    assert report.errors == report.warnings == []
+    assert report.images == 3 * sum(COUNTS.values())  # photo, mask, real photo
+
+
+def test_check_lists_everything_at_once(own_tree):
+    images, masks = own_tree / "fake/ldm/images/train", own_tree / "fake/ldm/masks/train"
+    (masks / "0.png").unlink()
+    (images / "1.png").unlink()
+    (images / "2.png").write_bytes((images / "2.png").read_bytes()[:900])
+    (masks / "3.png").write_text("not an image")
+    Image.fromarray(np.full((96, 96), 255, np.uint8)).save(masks / "4.png")
+    Image.fromarray(np.arange(96 * 96, dtype=np.uint8).reshape(96, 96)).save(masks / "5.png")
+    Image.open(masks / "6.png").resize((96, 40)).save(masks / "6.png")
+    (own_tree / "fake/ldm/images/valid").rename(own_tree / "elsewhere")
+    report = check_data(own_tree, ["ldm", "lama"], 0, progress=False)
+    errors, warnings = "\n".join(report.errors), "\n".join(report.warnings)
+    assert "train/0.png: no mask" in errors
+    assert "train/1.png: no image" in errors
+    assert "images/train/2.png: can't be decoded" in errors
+    assert "masks/train/3.png: can't be decoded" in errors
+    assert "images/valid: no image" in errors
+    assert "masks/train/4.png: no fake pixel" in warnings
+    assert "masks/train/5.png: not binary, 256 grey values" in warnings
+    assert "masks/train/6.png: (96, 40) px, another aspect ratio" in warnings
+    assert "lama" not in errors + warnings
+    with pytest.raises(UserError, match=r"2\.png"):
+        report.raise_errors()
+
+
+def test_inverted_masks_are_suspicious(tree):
+    report = check_data(tree, ["ldm"], fake_value=255, progress=False)
+    assert len(report.errors) == 1 and "look inverted" in report.errors[0]
+
+
+def test_a_damaged_photo_never_trains_silently(own_tree):
+    image = own_tree / "fake/ldm/images/train/2.png"
+    image.write_bytes(image.read_bytes()[:900])
+    data = module(own_tree, check=False).train_set()
+    with pytest.raises(UserError, match=r"2\.png: can't be decoded"):
+        [data[index] for index in range(len(data))]
+
+
+def test_files_of_a_folder_are_those_with_a_usual_suffix(tmp_path):
+    for name in ("b.JPEG", "a.png", "notes.txt", ".DS_Store", "c.TIF"):
+        (tmp_path / name).touch()
+    assert [p.name for p in image_files(tmp_path)] == ["a.png", "b.JPEG", "c.TIF"]
+
+
+def test_sets_of_the_data_module(tree):
+    data = module(tree, generator="lama+ldm")
+    assert len(data.train_set()) == 2 * COUNTS["train"]
+    assert data.train_set()[0]["mask"].shape == (256, 256)
+    names = [s.name for s in data.test_sets()]
+    assert names == ["test/lama", "test/ldm", "test/real", "valid/lama+ldm", "valid/real"]
+    assert [s.name for s in data.valid_sets(with_reals=False)] == ["valid/lama+ldm"]
+    assert [loader.dataset.name for loader in data.predict_dataloader()] == [
+        "test/lama",
+        "test/ldm",
+    ]
+
+
+def test_weak_supervision_trains_on_reals_too(tree):
+    data = module(tree, supervision="weak")
+    labels = [data.train_set()[i]["label"] for i in range(len(data.train_set()))]
+    assert sum(labels) == COUNTS["train"] and len(labels) == 2 * COUNTS["train"]
+    assert len(data.val_dataloader()) == 2
+
+
+def test_without_real_photos_there_is_no_real_set(own_tree):
+    shutil.rmtree(own_tree / "real")
+    assert [s.name for s in module(own_tree).test_sets()] == ["test/ldm", "valid/ldm"]
+
+
+def test_training_order_depends_on_seed_and_epoch_only(tree):
+    def order(seed, epoch):
+        loader = module(tree, seed=seed).train_dataloader()
+        loader.sampler.set_epoch(epoch)
+        return [path for batch in loader for path in batch["path"]]
+
+    assert order(0, 0) == order(0, 0) != order(0, 1) != order(1, 1)
+    assert sorted(order(0, 0)) == sorted(order(0, 1))
+
+
+def test_fingerprint_follows_the_files(own_tree):
+    before = module(own_tree).fingerprint()
+    assert module(own_tree).fingerprint() == before
+    path = own_tree / "fake/ldm/images/test/0.png"
+    path.rename(path.with_name("renamed.png"))
+    mask = own_tree / "fake/ldm/masks/test/0.png"
+    mask.rename(mask.with_name("renamed.png"))
+    assert module(own_tree).fingerprint() != before
+
+
+def test_train_masks(tree):
+    masks = module(tree).train_masks()
+    assert masks.shape == (COUNTS["train"], 256, 256)
+    assert masks.float().mean().item() == pytest.approx((40 / 96) ** 2, rel=0.05)
