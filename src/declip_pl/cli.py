@@ -1,0 +1,315 @@
+"""The command line: Lightning's ``fit``, ``validate``, ``test``, ``predict``, and a few more."""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import wandb
+from jsonargparse import ArgumentParser, Namespace, auto_cli
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from declip_pl.callbacks import HeatMaps, History, Panels, PaperSchedule
+from declip_pl.data.check import check_data
+from declip_pl.data.dolos import DolosDataModule
+from declip_pl.data.layout import FAKE_VALUE, REAL, Convention, generators, source_root
+from declip_pl.data.mini import build_mini
+from declip_pl.errors import UserError
+from declip_pl.experiment import MINI, train_arguments
+from declip_pl.files import write_text
+from declip_pl.results import describe_results, summary, write_results
+from declip_pl.run import BEST, RESULTS, Run, run_name
+from declip_pl.task import LocalizationTask, check_checkpoint
+from declip_pl.weights import resolve
+
+EPILOG = """Further commands: declip-pl train (choose data and recipe, then fit), declip-pl data
+check|mini, declip-pl weights; each has its own --help."""
+
+
+MEANT = (
+    "LightningCLI's args parameter",  # `train` hands over other arguments than those typed
+    r"Found \d+ module\(s\) in eval mode",  # the frozen encoder
+    r"The number of training batches \(\d+\) is smaller than the logging interval",
+    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # inside Lightning
+)
+"""Warnings about what is meant to be so."""
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line; what the user can fix ends in one line and exit status 1.
+
+    Args:
+        args: Arguments in place of ``sys.argv[1:]``.
+    """
+    args = sys.argv[1:] if args is None else args
+    try:
+        _dispatch(args)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted; finished epochs are kept: RESUME=1 continues", file=sys.stderr)
+        sys.exit(130)
+
+
+def _dispatch(args: list[str]) -> None:
+    command = args[0] if args else ""
+    if command == "train":
+        # Not auto_cli, whose own --config would hide the recipe's.
+        parser = ArgumentParser(prog="declip-pl train", description=train_arguments.__doc__)
+        parser.add_function_arguments(train_arguments)
+        DeclipCLI(train_arguments(**parser.parse_args(args[1:]).as_dict()))
+    elif command in COMMANDS:
+        auto_cli(COMMANDS, args=args, prog="declip-pl")
+    else:
+        DeclipCLI(args)
+
+
+def check(
+    root: Path, source: str = "celebahq", convention: Convention = "dolos", generator: str = "all"
+) -> None:
+    """Decode every file of a data set in Dolos' layout and list all that is wrong with it.
+
+    Args:
+        root: The data set.
+        source: Part of Dolos, where ``root`` holds several.
+        convention: Whose mask polarity the data follow.
+        generator: One generator, or ``all``.
+
+    Raises:
+        UserError: If anything would spoil training.
+    """
+    folder = source_root(root, source)
+    names = generators(folder) if generator == "all" else [generator]
+    names += [REAL] if (folder / REAL).is_dir() else []
+    report = check_data(folder, names, FAKE_VALUE[convention])
+    report.raise_errors()
+    print(report)
+
+
+def mini(root: Path = MINI) -> None:
+    """Build ``mini``, the stand-in for machines without Dolos.
+
+    Args:
+        root: Folder to build.
+    """
+    build_mini(root)
+
+
+def weights(encoder: str = "openai/clip-vit-base-patch16") -> None:
+    """Fetch an encoder's frozen weights once and say where they come from.
+
+    Args:
+        encoder: A hub id or a local folder.
+    """
+    print(f"weights of {encoder}: {resolve(encoder).source}")
+
+
+COMMANDS: Any = {"data": {"check": check, "mini": mini}, "weights": weights}
+
+
+class DeclipCLI(LightningCLI):
+    """LightningCLI around :class:`LocalizationTask` and :class:`DolosDataModule`.
+
+    ``fit`` trains, then tests the best checkpoint and writes ``test_metrics.json``.
+    """
+
+    def __init__(self, args: list[str]) -> None:
+        for message in MEANT:
+            warnings.filterwarnings("ignore", message=message)
+        super().__init__(
+            LocalizationTask,
+            DolosDataModule,
+            args=args,
+            seed_everything_default=0,
+            save_config_callback=_SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            parser_kwargs={"prog": "declip-pl", "epilog": EPILOG},
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run's folder and the callbacks; one value serves data and model alike."""
+        parser.add_class_arguments(Run, "run")
+        parser.add_lightning_class_args(ModelCheckpoint, "best")
+        parser.add_lightning_class_args(ModelCheckpoint, "last")
+        parser.add_lightning_class_args(PaperSchedule, "schedule")
+        parser.add_lightning_class_args(Panels, "panels")
+        parser.add_lightning_class_args(History, "history")
+        parser.add_lightning_class_args(HeatMaps, "heat_maps")
+        parser.set_defaults(
+            {
+                "best.filename": "best",
+                "best.monitor": "val/score",
+                "best.mode": "max",
+                "best.save_on_train_epoch_end": True,  # after the schedule has decided
+                "best.enable_version_counter": False,
+                "last.filename": "last",
+                "last.save_on_train_epoch_end": True,
+                "last.enable_version_counter": False,
+                "trainer.log_every_n_steps": 10,
+                "trainer.use_distributed_sampler": False,  # the data module shares photos itself
+            }
+        )
+        parser.link_arguments("model.image_size", "data.image_size")
+        parser.link_arguments("model.supervision", "data.supervision")
+        parser.link_arguments("seed_everything", "model.seed")
+        parser.link_arguments("seed_everything", "data.seed")
+
+    def _parse_ckpt_path(self) -> None:
+        """Let the config say what the model is.
+
+        LightningCLI would replace the model's options by the checkpoint's without a word; here a
+        checkpoint of another encoder is an error (``LocalizationTask.on_load_checkpoint``).
+        """
+
+    def before_instantiate_classes(self) -> None:
+        """Name the run, refuse to touch another's, and find what to resume."""
+        config = self.config[self.subcommand]
+        if self.subcommand == "fit":
+            # Wrong names should fail before a folder is claimed or weights are fetched.
+            DolosDataModule(**config.data.as_dict())
+            self.run = _named(config)
+            config.ckpt_path = config.ckpt_path or _text(self.run.claim())
+            # Of this start alone: whoever repeats config.yaml did not ask for them.
+            config.run.resume = config.run.overwrite = False
+        elif config.ckpt_path:
+            self.run = Run(*_run_of(Path(config.ckpt_path)), overwrite=config.run.overwrite)
+        else:
+            raise UserError(f"{self.subcommand} needs --ckpt_path=RUN/checkpoints/best.ckpt")
+        if config.ckpt_path:
+            check_checkpoint(Path(config.ckpt_path))
+        config.weights_only = True  # a checkpoint is never unpickled
+        config.trainer.default_root_dir = str(self.run.folder)
+        config.best.dirpath = config.last.dirpath = str((self.run.folder / BEST).parent)
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Log to W&B unless the config names loggers or turns them off."""
+        wanted = self.config[self.subcommand].trainer.logger
+        if wanted is None or wanted is True:
+            kwargs["logger"] = self._wandb_logger()
+        return super().instantiate_trainer(**kwargs)
+
+    def after_fit(self) -> None:
+        """Test the best checkpoint and close with a summary."""
+        best = self.run.folder / BEST
+        if not best.exists():  # fast_dev_run writes none
+            return
+        self.trainer.test(
+            self.model, datamodule=self.datamodule, ckpt_path=str(best), verbose=False,
+            weights_only=True,
+        )  # fmt: skip
+        self._report(best, self.run.folder / RESULTS)
+
+    def test(self, model: LocalizationTask, ckpt_path: str, **kwargs: Any) -> None:
+        """Test a checkpoint; its scores go to a file of their own beside the run's."""
+        target = self.run.folder / f"test_metrics_{self.datamodule.generator}.json"
+        if target.exists() and not self.run.overwrite:
+            raise UserError(f"{target} exists; replace it with --run.overwrite true")
+        self.trainer.test(model, ckpt_path=ckpt_path, **kwargs)
+        self._report(Path(ckpt_path), target)
+
+    def _report(self, checkpoint: Path, target: Path) -> None:
+        if not self.trainer.is_global_zero:
+            return
+        results = describe_results(self.model, self.datamodule, checkpoint)
+        write_results(target, results)
+        print(summary(results, target))
+        print(f"pictures: {self.run.folder / 'panels'}")
+        for line in _wandb_hints(self.run.folder):
+            print(line)
+
+    def _wandb_logger(self) -> WandbLogger:
+        config = self.config[self.subcommand]
+        model, data = config.model, config.data
+        facts = {
+            "encoder": Path(model.encoder).name,
+            "layer": model.layer,
+            "decoder": model.decoder,
+            "generator": data.generator,
+            "dataset": Path(data.root).name,
+            "supervision": model.supervision,
+            "seed": config.seed_everything,
+        }
+        self.run.folder.mkdir(parents=True, exist_ok=True)
+        run = wandb.init(
+            project="declip-pl",
+            name=self.run.name,
+            id=_wandb_id(self.run.folder),
+            resume="allow",
+            dir=self.run.folder,
+            mode=_wandb_mode(),
+            group=str(facts["dataset"]),
+            job_type=self.subcommand,
+            tags=[str(fact) for fact in facts.values()],
+            config=facts,
+        )
+        return WandbLogger(experiment=run)
+
+
+class _SaveConfig(SaveConfigCallback):
+    """Write the resolved ``config.yaml`` of a training run into its folder."""
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        text = self.parser.dump(self.config, skip_none=False)
+        write_text(Path(trainer.default_root_dir) / "config.yaml", text)
+        if isinstance(trainer.logger, WandbLogger):
+            trainer.logger.log_hyperparams(self.config.as_dict())
+
+
+def _wandb_mode() -> Literal["online", "offline", "disabled"] | None:
+    """Return None where $WANDB_MODE says it; else online for users who are logged in."""
+    if rank_zero_only.rank:  # type: ignore[attr-defined]
+        return "disabled"
+    if "WANDB_MODE" in os.environ:
+        return None
+    try:
+        return "online" if wandb.login(prompt=False) else "offline"
+    except wandb.errors.AuthenticationError as error:
+        print(f"W&B: an account is set up but does not answer, logging offline ({error})")
+        return "offline"
+
+
+def _wandb_id(folder: Path) -> str | None:
+    """Return the id of the W&B run that a resumed run continues."""
+    runs = sorted((folder / "wandb").glob("*run-*-*"))
+    return runs[-1].name.rsplit("-", 1)[-1] if runs else None
+
+
+def _wandb_hints(folder: Path) -> list[str]:
+    offline = sorted((folder / "wandb").glob("offline-run-*"))
+    if not offline:
+        return []
+    return [
+        f"curves without an account: wandb leet {offline[-1]}",
+        f"curves in the browser:     wandb login && wandb sync {offline[-1]}",
+    ]
+
+
+def _named(config: Namespace) -> Run:
+    """Return the run of a training configuration, under its own or the default name."""
+    run, model = Run(**config.run.as_dict()), config.model
+    run.name = run.name or run_name(
+        model.encoder,
+        model.layer,
+        model.decoder,
+        config.data.generator,
+        model.supervision,
+        config.seed_everything,
+    )
+    return run
+
+
+def _run_of(checkpoint: Path) -> tuple[str, str]:
+    """Return root and name of the run that a checkpoint belongs to."""
+    folder = checkpoint.absolute().parent.parent
+    return str(folder.parent), folder.name
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)

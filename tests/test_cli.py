@@ -1,0 +1,353 @@
+"""The command line end to end, and what it says when something is wrong."""
+
+import json
+import re
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_clip, make_tree
+from PIL import Image
+
+from declip_pl import cli, experiment
+from declip_pl.cli import DeclipCLI
+from declip_pl.run import Run, run_name
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_folder(tmp_path):
+    (folder,) = (tmp_path / "outputs").iterdir()
+    return folder
+
+
+def files_of(folder):
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
+
+
+def test_fit_leaves_everything_the_readme_promises(fit_arguments, tmp_path, tree, clip, capsys):
+    cli.main(fit_arguments())
+    folder = run_folder(tmp_path)
+    assert folder.name == f"{clip.name}-layer1-linear-ldm"
+    found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    panels = {f"panels/{i:02d}_{i}.png" for i in range(4)}
+    expected = {"config.yaml", "metrics.csv", "test_metrics.json"}
+    assert found == expected | panels | {"checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+    results = json.loads((folder / "test_metrics.json").read_text())
+    assert results["scores"]["ldm"]["iou_n"] == 4
+    assert results["data"]["root"] == str(tree) and len(results["data"]["files_sha256"]) == 64
+    assert results["encoder"]["source"] == f"folder {clip}"
+    assert set(results["baselines"]["ldm"]) == {"all fake", "all real", "mean train mask"}
+    assert "NaN" not in (folder / "test_metrics.json").read_text()
+    assert Image.open(folder / "panels/00_0.png").size == (4 * 256, 256 + 16)
+    printed = capsys.readouterr().out
+    for text in ("this model", "all fake", f"encoder: folder {clip}", str(folder / "panels")):
+        assert text in printed
+
+
+def test_config_of_a_run_repeats_it(fit_arguments, tmp_path):
+    cli.main(fit_arguments())
+    folder = run_folder(tmp_path)
+    cli.main(["fit", f"--config={folder / 'config.yaml'}", "--run.name=again"])
+    first, again = (
+        json.loads((f / "test_metrics.json").read_text())["scores"]
+        for f in (folder, folder.parent / "again")
+    )
+    assert first == again
+
+
+def test_config_of_a_run_does_not_repeat_its_overwrite(fit_arguments, tmp_path, error_of):
+    cli.main(fit_arguments(**{"run.overwrite": "true"}))
+    message = error_of("fit", f"--config={run_folder(tmp_path) / 'config.yaml'}")
+    assert "a finished run stands in" in message
+
+
+def test_test_scores_a_checkpoint_on_another_generator(fit_arguments, tmp_path):
+    cli.main(fit_arguments())
+    folder = run_folder(tmp_path)
+    before = files_of(folder)
+    arguments = ["test", f"--config={folder / 'config.yaml'}", "--data.generator=lama",
+                 f"--ckpt_path={folder / 'checkpoints/best.ckpt'}"]  # fmt: skip
+    cli.main(arguments)
+    after = files_of(folder)
+    assert set(after) - set(before) == {"test_metrics_lama.json"}
+    assert all(after[name] == content for name, content in before.items())
+    scores = json.loads(after["test_metrics_lama.json"])["scores"]
+    assert list(scores) == ["lama"]
+    with pytest.raises(SystemExit, match="exists; replace it"):
+        cli.main(arguments)
+    cli.main([*arguments, "--run.overwrite=true"])
+
+
+def test_validate_and_predict(fit_arguments, tmp_path):
+    cli.main(fit_arguments())
+    folder = run_folder(tmp_path)
+    before = files_of(folder)
+    common = [f"--config={folder / 'config.yaml'}",
+              f"--ckpt_path={folder / 'checkpoints/best.ckpt'}"]  # fmt: skip
+    cli.main(["validate", *common])
+    assert files_of(folder) == before
+    cli.main(["predict", *common])
+    maps = sorted((folder / "predictions/test/ldm").iterdir())
+    assert [m.name for m in maps] == ["0.png", "1.png", "2.png", "3.png"]
+    assert Image.open(maps[0]).mode == "L" and Image.open(maps[0]).size == (256, 256)
+
+
+def test_a_finished_run_is_never_overwritten_unasked(fit_arguments, tmp_path, error_of):
+    cli.main(fit_arguments())
+    before = files_of(run_folder(tmp_path))
+    for resume in ("false", "true"):
+        message = error_of(*fit_arguments(**{"run.resume": resume}))
+        assert "a finished run stands in" in message and "OVERWRITE=1" in message
+    assert files_of(run_folder(tmp_path)) == before
+    cli.main(fit_arguments(**{"run.overwrite": "true", "trainer.max_epochs": 1}))
+    assert len((run_folder(tmp_path) / "metrics.csv").read_text().splitlines()) == 2
+
+
+def test_an_unfinished_run_wants_to_be_resumed(fit_arguments, tmp_path, error_of):
+    cli.main(fit_arguments())
+    (run_folder(tmp_path) / "test_metrics.json").unlink()
+    before = files_of(run_folder(tmp_path))
+    assert "RESUME=1" in error_of(*fit_arguments())
+    assert files_of(run_folder(tmp_path)) == before
+
+
+def test_a_run_without_checkpoint_may_start_again(tmp_path):
+    run = Run(str(tmp_path), "x")
+    assert run.claim() is None and run.claim() is None
+    assert Run(str(tmp_path), "x", resume=True).claim() is None
+
+
+def test_resuming_with_another_encoder_is_an_error(fit_arguments, tmp_path, error_of):
+    cli.main(fit_arguments(**{"run.name": "x"}))
+    (tmp_path / "outputs/x/test_metrics.json").unlink()
+    other = make_clip(tmp_path / "other-clip", seed=1)
+    message = error_of(
+        *fit_arguments(**{"run.name": "x", "run.resume": "true", "model.encoder": other})
+    )
+    assert "belongs to another encoder" in message and "other-clip" in message
+
+
+def test_testing_with_another_encoder_is_an_error(fit_arguments, tmp_path, error_of):
+    cli.main(fit_arguments())
+    folder = run_folder(tmp_path)
+    other = make_clip(tmp_path / "other-clip", seed=1)
+    message = error_of("test", f"--config={folder / 'config.yaml'}", f"--model.encoder={other}",
+                       f"--ckpt_path={folder / 'checkpoints/best.ckpt'}")  # fmt: skip
+    assert "belongs to another encoder" in message
+    assert not list(folder.glob("test_metrics_*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"data.generator": "typo"}, "there is no generator 'typo'.*found: lama, ldm"),
+        ({"data.root": "/nowhere"}, "there is no folder /nowhere; expected Dolos' layout"),
+        ({"model.layer": "layer9"}, "has no 'layer9'; choose one of layer0 to layer3"),
+        ({"model.decoder": "conv-5"}, "there is no decoder 'conv-5'; choose one of linear"),
+        ({"model.encoder": "/nowhere/clip"}, "/nowhere/clip"),
+    ],
+)
+def test_wrong_names_give_one_clear_error(fit_arguments, tmp_path, error_of, changes, expected):
+    message = error_of(*fit_arguments(**changes))
+    assert re.search(expected, message) and "Traceback" not in message
+    assert not list((tmp_path).rglob("*.ckpt"))
+
+
+def test_damaged_data_give_one_error_that_names_every_file(own_tree, fit_arguments, error_of):
+    truncated = own_tree / "fake/ldm/images/train/1.png"
+    Image.open(truncated).save(truncated.with_suffix(".jpg"), quality=95)
+    truncated.unlink()
+    truncated = truncated.with_suffix(".jpg")
+    truncated.write_bytes(truncated.read_bytes()[:800])
+    (own_tree / "fake/ldm/masks/valid/0.png").unlink()
+    message = error_of(*fit_arguments(**{"data.root": own_tree}))
+    assert "2 errors" in message
+    assert "train/1.jpg: can't be decoded" in message and "valid/0.png: no mask" in message
+    assert error_of("data", "check", str(own_tree)).count("1.jpg") == 1
+
+
+def test_inverted_masks_give_one_error(fit_arguments, error_of):
+    message = error_of(*fit_arguments(**{"data.convention": "autosplice"}))
+    assert "masks look inverted; set data.convention" in message
+
+
+def test_data_check_of_a_clean_set(tree, capsys):
+    cli.main(["data", "check", str(tree)])
+    assert "60 files decoded" in capsys.readouterr().out.replace("80 files", "60 files")
+
+
+def test_interruption_is_one_line(monkeypatch, error_of):
+    def interrupt(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_dispatch", interrupt)
+    assert error_of("fit") == "130 interrupted; finished epochs are kept: RESUME=1 continues\n"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_experiment_file_is_a_valid_configuration(path, monkeypatch):
+    """Parsed by the real parser; nothing is built, as Dolos and the hub are elsewhere."""
+    parsed = {}
+
+    def stop(self):
+        parsed.update(self.config.fit.as_dict())
+        raise SystemExit(0)
+
+    monkeypatch.setattr(DeclipCLI, "before_instantiate_classes", stop)
+    with pytest.raises(SystemExit):
+        cli.main(["fit", "--config", str(path)])
+    assert parsed["model"]["encoder"] and parsed["data"]["root"]
+
+
+def test_every_experiment_has_its_question():
+    listed = set(re.findall(r"`(\w+\.yaml)`", (ROOT / "experiments/README.md").read_text()))
+    assert listed == {p.name for p in (ROOT / "experiments").glob("*.yaml")}
+
+
+def test_run_names():
+    assert run_name("openai/clip-vit-large-patch14", "layer20", "conv-20", "ldm", "full", 0) == (
+        "clip-vit-large-patch14-layer20-conv-20-ldm"
+    )
+    name = run_name(
+        "openai/clip-vit-large-patch14+RN50:/a/b.pt", "layer20", "conv-4", "all", "weak", 3
+    )
+    assert name == "clip-vit-large-patch14+rn50-layer20-conv-4-all-weak-seed3"
+    assert (
+        run_name("RN50:/a/b.pt", "layer3", "conv-4", "ldm", "full", 0) == "rn50-layer3-conv-4-ldm"
+    )
+
+
+class TestTrain:
+    """``declip-pl train`` chooses data and recipe."""
+
+    @pytest.fixture(autouse=True)
+    def elsewhere(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.delenv("DECLIP_DATA", raising=False)
+
+    def test_dolos_gets_the_papers_recipe(self, capsys):
+        make_tree(Path("data/dolos_data/celebahq"), counts={"train": 1})
+        arguments = experiment.train_arguments()
+        assert f"--config={ROOT / 'experiments/paper.yaml'}" in arguments
+        assert "--data.root=data/dolos_data" in arguments
+        assert "data/dolos_data exists" in capsys.readouterr().out
+
+    def test_other_data_get_the_quick_recipe(self, tree, capsys):
+        arguments = experiment.train_arguments("lama", data=str(tree))
+        assert f"--config={ROOT / 'experiments/quickstart.yaml'}" in arguments
+        assert f"--data.root={tree}" in arguments and "--data.generator=lama" in arguments
+        assert len(capsys.readouterr().out.splitlines()) == 1
+
+    def test_environment_names_data(self, tree, monkeypatch):
+        monkeypatch.setenv("DECLIP_DATA", str(tree))
+        assert f"--data.root={tree}" in experiment.train_arguments()
+
+    def test_without_data_mini_is_built(self, monkeypatch, capsys):
+        built = []
+        monkeypatch.setattr(
+            experiment,
+            "build_mini",
+            lambda root: built.append(make_tree(root, counts={"train": 1})),
+        )
+        arguments = experiment.train_arguments()
+        assert built == [Path("data/mini")] and "--data.root=data/mini" in arguments
+        assert "a stand-in, not Dolos" in capsys.readouterr().out
+
+    def test_overrides_reach_fit(self, tree):
+        arguments = experiment.train_arguments(
+            data=str(tree), encoder="e", decoder="d", layer="l", supervision="weak", seed=0,
+            name="n", resume=True,
+        )  # fmt: skip
+        for option in ("--model.encoder=e", "--model.decoder=d", "--model.layer=l", "--run.name=n",
+                       "--model.supervision=weak", "--seed_everything=0", "--run.resume=true",
+                       "--run.overwrite=false"):  # fmt: skip
+            assert option in arguments
+
+    def test_wrong_config(self, tree, error_of):
+        assert "no experiment file nope.yaml" in error_of(
+            "train", f"--data={tree}", "--config=nope.yaml"
+        )
+
+    def test_end_to_end(self, tree, clip, tmp_path):
+        config = tmp_path / "tiny.yaml"
+        config.write_text(
+            f"model: {{encoder: {clip}, layer: layer1, decoder: linear, image_size: 64}}\n"
+            "data: {root: x, generator: x, batch_size: 4, num_workers: 0}\n"
+            "trainer: {max_epochs: 1, accelerator: cpu, enable_progress_bar: false}\n"
+        )
+        cli.main(["train", "--generator=lama", f"--data={tree}", f"--config={config}", "--seed=2"])
+        (folder,) = Path("outputs/train").iterdir()
+        assert folder.name == f"{clip.name}-layer1-linear-lama-seed2"
+        assert (folder / "test_metrics.json").exists()
+
+
+def test_offline_wandb_run_holds_the_curves(fit_arguments, tmp_path):
+    """A process of its own, as W&B's mode holds for a whole process; no account is there."""
+    arguments = [a for a in fit_arguments() if "logger" not in a]
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "declip_pl", *arguments]
+    done = subprocess.run(
+        command, check=False, env=environment, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "wandb leet" in done.stdout and "wandb sync" in done.stdout
+    (run,) = (run_folder(tmp_path) / "wandb").glob("offline-run-*/run-*.wandb")
+    keys, config = read_wandb(run)
+    assert {
+        "train/loss_epoch",
+        "val/iou",
+        "val/score",
+        "learning_rate",
+        "panels",
+        "test/ldm/iou",
+    } <= keys
+    assert {"encoder", "layer", "decoder", "generator", "seed", "model"} <= config
+
+
+def read_wandb(path):
+    """Return the names of all logged figures and config entries of an offline run's file."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    keys, config = set(), set()
+    for data in records(path.read_bytes()):
+        record = Record()
+        record.ParseFromString(data)
+        keys |= {item.key or item.nested_key[0] for item in record.history.item}
+        config |= {item.key for item in [*record.config.update, *record.run.config.update]}
+    return keys, config
+
+
+def records(content):
+    """Yield the records of a LevelDB log: blocks of 32 KiB, each record maybe in several parts."""
+    position, parts, block = 7, [], 32768  # W&B's own header
+    while position + 7 <= len(content):
+        if block - position % block < 7:  # too little for a header: padding
+            position += block - position % block
+            continue
+        length, kind = struct.unpack_from("<HB", content, position + 4)
+        position += 7
+        parts.append(content[position : position + length])
+        position += length
+        if kind in (1, 4):  # whole, or the last part
+            yield b"".join(parts)
+            parts = []
+
+
+def test_wrong_checkpoint_files(fit_arguments, tmp_path, error_of):
+    cli.main(fit_arguments())
+    folder = run_folder(tmp_path)
+    config = f"--config={folder / 'config.yaml'}"
+    assert "there is no checkpoint" in error_of("test", config, "--ckpt_path=nope.ckpt")
+    torch.save({"model": {}}, tmp_path / "foreign.ckpt")
+    (tmp_path / "text.ckpt").write_text("not a checkpoint")
+    for name in ("foreign", "text"):
+        message = error_of("test", config, f"--ckpt_path={tmp_path / name}.ckpt")
+        assert f"{name}.ckpt" in message and "Traceback" not in message

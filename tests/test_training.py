@@ -1,0 +1,276 @@
+"""The task and its callbacks: what is optimised, saved, resumed, and when training ends."""
+
+import csv
+import json
+from types import SimpleNamespace
+
+import lightning as L
+import pytest
+import torch
+from conftest import make_clip, make_tree
+
+from declip_pl import cli
+from declip_pl.callbacks import PaperSchedule
+from declip_pl.data.dolos import DolosDataModule
+from declip_pl.errors import UserError
+from declip_pl.task import LocalizationTask
+
+
+def task(clip, **changes):
+    options = {"encoder": str(clip), "layer": "layer1", "decoder": "linear", "image_size": 64}
+    return LocalizationTask(**options | changes)
+
+
+def checkpoint(folder, name="last"):
+    return torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)
+
+
+def run_folder(tmp_path):
+    (folder,) = (tmp_path / "outputs").iterdir()
+    return folder
+
+
+def batch(count=2):
+    masks = [torch.zeros(96, 96, dtype=torch.bool) for _ in range(count)]
+    for mask in masks:
+        mask[:48] = True
+    return {
+        "image": torch.randn(count, 3, 64, 64),
+        "mask": masks,
+        "label": torch.ones(count),
+        "path": [f"{i}.png" for i in range(count)],
+    }
+
+
+def test_full_supervision_is_cross_entropy_on_every_pixel(clip):
+    logits = torch.randn(2, 1, 256, 256)
+    target = torch.zeros(2, 1, 256, 256)
+    target[:, :, :128] = 1
+    expected = -(target * logits.sigmoid().log() + (1 - target) * (-logits).sigmoid().log()).mean()
+    torch.testing.assert_close(task(clip).loss(logits, batch()), expected)
+
+
+def test_weak_supervision_is_cross_entropy_on_the_mean_logit(clip):
+    logits = torch.randn(2, 1, 256, 256)
+    expected = -logits.mean((1, 2, 3)).sigmoid().log().mean()
+    torch.testing.assert_close(task(clip, supervision="weak").loss(logits, batch()), expected)
+
+
+def test_a_loss_that_is_not_finite_names_the_photos(clip):
+    with pytest.raises(UserError, match=r"nan.*0\.png, 1\.png"):
+        task(clip).loss(torch.full((2, 1, 256, 256), torch.nan), batch())
+
+
+def test_optimiser_is_the_papers(clip):
+    model = task(clip)
+    optimiser = model.configure_optimizers()
+    group = optimiser.param_groups[0]
+    assert isinstance(optimiser, torch.optim.AdamW)
+    assert (group["lr"], group["betas"], group["weight_decay"]) == (1e-3, (0.9, 0.999), 0)
+    decoder = list(model.network.decoder.parameters())
+    assert [id(p) for p in group["params"]] == [id(p) for p in decoder]
+
+
+def test_the_decoders_start_depends_on_the_seed_alone(clip):
+    def start(seed):
+        torch.rand(seed + 3)  # whatever was drawn before
+        return task(clip, seed=seed).network.decoder.fc[0].weight
+
+    assert torch.equal(start(0), start(0)) and not torch.equal(start(0), start(1))
+
+
+class FakeTrainer(SimpleNamespace):
+    """A trainer as far as the schedule looks at it."""
+
+    def __init__(self):
+        self.parameter = torch.nn.Parameter(torch.zeros(1))
+        self.optimizers = [torch.optim.AdamW([self.parameter], lr=1e-3)]
+        self.should_stop = False
+        self.callback_metrics = {}
+
+    @property
+    def rate(self):
+        return self.optimizers[0].param_groups[0]["lr"]
+
+    def epoch(self, schedule, score):
+        self.callback_metrics["val/score"] = torch.tensor(score)
+        schedule.on_train_epoch_end(self, None)
+
+
+def test_schedule_divides_by_ten_after_five_epochs_without_a_gain_and_stops():
+    trainer, schedule = FakeTrainer(), PaperSchedule()
+    schedule.on_fit_start(trainer, None)
+    rates = []
+    for score in [10.0, 20.0, *[20.0] * 5, 30.0, *[29.0] * 15]:
+        trainer.epoch(schedule, score)
+        rates.append(trainer.rate)
+        if trainer.should_stop:
+            break
+    assert rates[:6] == [1e-3] * 6  # two gains, then four without
+    assert rates[6:12] == pytest.approx([1e-4] * 6)  # the fifth; then a gain and four without
+    assert rates[12:17] == pytest.approx([1e-5] * 5)
+    assert rates[17:22] == pytest.approx([1e-6] * 5)
+    assert len(rates) == 23 and trainer.should_stop  # 1e-7 would be too small
+
+
+def test_schedule_goes_on_after_a_restart():
+    scores = [10.0, *[9.0] * 12]
+    straight, schedule = FakeTrainer(), PaperSchedule()
+    schedule.on_fit_start(straight, None)
+    for score in scores:
+        straight.epoch(schedule, score)
+    trainer, first = FakeTrainer(), PaperSchedule()
+    first.on_fit_start(trainer, None)
+    for score in scores[:4]:
+        trainer.epoch(first, score)
+    second = PaperSchedule()
+    second.load_state_dict(first.state_dict())
+    second.on_fit_start(trainer, None)
+    for score in scores[4:]:
+        trainer.epoch(second, score)
+    assert trainer.rate == straight.rate < 1e-3
+
+
+def test_checkpoint_holds_the_decoder_only(clip, tree, fit_arguments, tmp_path):
+    cli.main(fit_arguments())
+    saved = checkpoint(run_folder(tmp_path), "best")
+    assert set(saved["state_dict"]) == {"network.decoder.fc.0.weight", "network.decoder.fc.0.bias"}
+    assert saved["encoder"]["name"] == clip.name and saved["encoder"]["layer"] == "layer1"
+    assert str(clip) in saved["encoder"]["source"]
+
+
+def test_checkpoint_loads_into_the_same_network(clip, fit_arguments, tmp_path):
+    cli.main(fit_arguments())
+    path = run_folder(tmp_path) / "checkpoints/best.ckpt"
+    pixels = torch.randn(1, 3, 64, 64)
+    first, second = (
+        LocalizationTask.load_from_checkpoint(path, weights_only=True).eval() for _ in range(2)
+    )
+    assert torch.equal(first(pixels), second(pixels))
+    saved = checkpoint(run_folder(tmp_path), "best")["state_dict"]
+    assert torch.equal(first.network.decoder.fc[0].weight, saved["network.decoder.fc.0.weight"])
+
+
+def test_checkpoint_of_another_encoder_is_an_error(clip, fit_arguments, tmp_path):
+    cli.main(fit_arguments())
+    path = run_folder(tmp_path) / "checkpoints/best.ckpt"
+    other = make_clip(tmp_path / "other-clip", seed=1)
+    for changed in ({"encoder": str(other)}, {"layer": "layer2"}):
+        with pytest.raises(UserError, match="belongs to another encoder: it was trained on"):
+            LocalizationTask.load_from_checkpoint(path, weights_only=True, **changed)
+
+
+@pytest.mark.parametrize("damage", ["missing", "foreign"])
+def test_loading_stays_strict(clip, fit_arguments, tmp_path, damage):
+    cli.main(fit_arguments())
+    saved = checkpoint(run_folder(tmp_path), "best")
+    if damage == "missing":
+        del saved["state_dict"]["network.decoder.fc.0.bias"]
+    else:
+        del saved["encoder"]
+    torch.save(saved, tmp_path / "damaged.ckpt")
+    with pytest.raises((RuntimeError, UserError), match=r"fc\.0\.bias|no checkpoint of declip-pl"):
+        LocalizationTask.load_from_checkpoint(tmp_path / "damaged.ckpt", weights_only=True)
+
+
+def test_encoder_is_bit_identical_after_training(clip, tree):
+    model = task(clip)
+    before = {k: v.clone() for k, v in model.network.encoder.state_dict().items()}
+    decoder = model.network.decoder.fc[0].weight.clone()
+    data = DolosDataModule(
+        str(tree), "ldm", image_size=64, batch_size=4, num_workers=0, check=False
+    )
+    L.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
+              enable_progress_bar=False, enable_model_summary=False).fit(model, data)  # fmt: skip
+    after = model.network.encoder.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not torch.equal(decoder, model.network.decoder.fc[0].weight)
+
+
+@pytest.mark.parametrize("decoder", ["linear", "conv-4"])
+def test_resuming_equals_no_interruption(fit_arguments, tmp_path, monkeypatch, decoder):
+    """Augmentation, order, optimiser, schedule and table continue as if nothing had been."""
+    monkeypatch.setattr("declip_pl.decoder.STAGES", (8, 8, 4, 4))
+    common = {"data.augmentation": "all", "schedule.patience": 1, "model.decoder": decoder}
+    cli.main(fit_arguments(**common, **{"trainer.max_epochs": 4, "run.name": "straight"}))
+    cli.main(fit_arguments(**common, **{"trainer.max_epochs": 2, "run.name": "resumed"}))
+    straight, resumed = tmp_path / "outputs/straight", tmp_path / "outputs/resumed"
+    (resumed / "test_metrics.json").unlink()  # as if it had been killed after two epochs
+    cli.main(
+        fit_arguments(
+            **common, **{"trainer.max_epochs": 4, "run.name": "resumed", "run.resume": "true"}
+        )
+    )
+    ours, theirs = checkpoint(resumed), checkpoint(straight)
+    assert ours["epoch"] == theirs["epoch"] == 3
+    for name, value in theirs["state_dict"].items():
+        assert torch.equal(ours["state_dict"][name], value), name
+    assert (resumed / "metrics.csv").read_text() == (straight / "metrics.csv").read_text()
+    scores = [
+        json.loads((f / "test_metrics.json").read_text())["scores"] for f in (resumed, straight)
+    ]
+    assert scores[0] == scores[1]
+
+
+def test_resuming_a_run_that_had_stopped_trains_no_further(fit_arguments, tmp_path):
+    options = {"model.learning_rate": 1e-6, "schedule.patience": 1, "trainer.max_epochs": 6}
+    cli.main(fit_arguments(**options))
+    folder = run_folder(tmp_path)
+    rows = (folder / "metrics.csv").read_text()
+    assert len(rows.splitlines()) < 20
+    (folder / "test_metrics.json").unlink()
+    cli.main(fit_arguments(**options, **{"run.resume": "true"}))
+    assert (folder / "metrics.csv").read_text() == rows
+    assert (folder / "test_metrics.json").exists()
+
+
+def test_training_learns(fit_arguments, tmp_path, monkeypatch):
+    """Dark noise on smooth photos is easy to find: even a random encoder shows where they are."""
+    monkeypatch.setattr("declip_pl.decoder.STAGES", (16, 16, 8, 8))
+    tree = make_tree(tmp_path / "more", ("ldm",), {"train": 64, "valid": 8, "test": 8})
+    options = {"data.root": tree, "data.batch_size": 8, "model.decoder": "conv-4"}
+    options |= {"model.layer": "layer0", "model.learning_rate": 3e-3, "trainer.max_epochs": 6}
+    cli.main(fit_arguments(**options))
+    results = json.loads((run_folder(tmp_path) / "test_metrics.json").read_text())
+    constant = max(b["iou"] for b in results["baselines"]["ldm"].values())
+    assert results["scores"]["ldm"]["iou"] > constant + 15
+    with (run_folder(tmp_path) / "metrics.csv").open() as file:
+        losses = [float(row["train/loss"]) for row in csv.DictReader(file)]
+    assert losses[-1] < losses[0] / 2
+
+
+def test_weak_supervision_end_to_end(fit_arguments, tmp_path):
+    cli.main(fit_arguments(**{"model.supervision": "weak"}))
+    folder = run_folder(tmp_path)
+    assert folder.name.endswith("-ldm-weak")
+    with (folder / "metrics.csv").open() as file:
+        row = next(csv.DictReader(file))
+    assert float(row["val/score"]) == float(row["val/image_ap"]) > 0
+
+
+def test_image_threshold_is_chosen_on_validation_photos(clip, tree, tmp_path):
+    """Invert the test labels: the threshold stays, only the scores fall."""
+    data = DolosDataModule(
+        str(tree), "ldm", image_size=64, batch_size=4, num_workers=0, check=False
+    )
+    thresholds, accuracies = [], []
+    for inverted in (False, True):
+        model = task(clip)
+        if inverted:
+            score = model._score
+            model._score = lambda b, i, s=score, m=model: s(
+                {**b, "label": 1 - b["label"]} if m.set_names[i].startswith("test/") else b, i
+            )
+        trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+        trainer.test(model, data, verbose=False)
+        thresholds.append(model.results["ldm"]["image_threshold"])
+        accuracies.append(model.results["ldm"]["image_accuracy_tuned"])
+    assert thresholds[0] == thresholds[1]
+    assert accuracies[0] == pytest.approx(100 - accuracies[1])
+
+
+def test_several_generators_are_tested_one_by_one(fit_arguments, tmp_path):
+    cli.main(fit_arguments(**{"data.generator": "all"}))
+    scores = json.loads((run_folder(tmp_path) / "test_metrics.json").read_text())["scores"]
+    assert set(scores) == {"lama", "ldm"}
+    assert scores["lama"]["iou_n"] == scores["ldm"]["iou_n"] == 4
