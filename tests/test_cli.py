@@ -312,6 +312,22 @@ def test_offline_wandb_run_holds_the_curves(fit_arguments, tmp_path):
     assert {"encoder", "layer", "decoder", "generator", "seed", "model"} <= config
 
 
+def test_two_processes_score_as_one_does(fit_arguments, tmp_path):
+    """Distributed evaluation counts every photo once and gathers before it averages."""
+    cli.main(fit_arguments(**{"data.generator": "all"}))
+    folder = run_folder(tmp_path)
+    alone = json.loads((folder / "test_metrics.json").read_text())["scores"]
+    command = [sys.executable, "-m", "declip_pl", "test", f"--config={folder / 'config.yaml'}",
+               f"--ckpt_path={folder / 'checkpoints/best.ckpt'}", "--trainer.devices=2",
+               "--trainer.strategy=ddp", "--data.batch_size=3"]  # fmt: skip
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    together = json.loads((folder / "test_metrics_all.json").read_text())["scores"]
+    assert together.keys() == alone.keys()
+    for generator, scores in alone.items():
+        assert together[generator] == pytest.approx(scores, abs=1e-3)
+
+
 def read_wandb(path):
     """Return the names of all logged figures and config entries of an offline run's file."""
     from wandb.proto.wandb_internal_pb2 import Record

@@ -35,6 +35,7 @@ MEANT = (
     "LightningCLI's args parameter",  # `train` hands over other arguments than those typed
     r"Found \d+ module\(s\) in eval mode",  # the frozen encoder
     r"The number of training batches \(\d+\) is smaller than the logging interval",
+    r"It is recommended to use `self.log\(.*sync_dist=True",  # the metrics have gathered already
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # inside Lightning
 )
 """Warnings about what is meant to be so."""
@@ -215,6 +216,7 @@ class DeclipCLI(LightningCLI):
     def _report(self, checkpoint: Path, target: Path) -> None:
         if not self.trainer.is_global_zero:
             return
+        wandb.finish(quiet=True)  # else its farewell would push the summary off the screen
         results = describe_results(self.model, self.datamodule, checkpoint)
         write_results(target, results)
         print(summary(results, target))

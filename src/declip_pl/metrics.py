@@ -8,7 +8,7 @@ how many images they are made of.
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -117,14 +117,17 @@ class LocalizationMetrics(Metric):
 
     Predictions are resized bilinearly to each mask's own size, as in the paper's evaluation. Use
     one object for each data set: nothing is pooled over pixels, but images are averaged.
+
+    Args:
+        options: Of torchmetrics' ``Metric``.
     """
 
     full_state_update = False
     total: Tensor
     count: Tensor
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self.add_state("total", torch.zeros(len(LOCALIZATION)), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros(len(LOCALIZATION)), dist_reduce_fx="sum")
 

@@ -98,7 +98,8 @@ def baselines(data: DolosDataModule) -> dict[str, dict[str, dict[str, float]]]:
     names = ("all fake", "all real", "mean train mask")
     scores: dict[str, dict[str, dict[str, float]]] = {}
     for generator in data.generators:
-        metrics = {name: LocalizationMetrics() for name in names}
+        # Only one process writes results, so there is nobody to gather from.
+        metrics = {name: LocalizationMetrics(sync_on_compute=False) for name in names}
         masks = data.evaluation_set(generator, "test", generator).masks()
         for mask in tqdm(masks, f"baselines on {generator}", leave=False):
             for metric, answer in zip(metrics.values(), constant, strict=True):

@@ -4,6 +4,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from lightning.pytorch.utilities import rank_zero_only
+
 from declip_pl.errors import UserError
 
 RESULTS = "test_metrics.json"
@@ -42,6 +44,9 @@ class Run:
                 or if it is finished and there is nothing to resume.
         """
         last = self.folder / LAST
+        if rank_zero_only.rank:  # type: ignore[attr-defined]
+            # Of several processes the first has claimed the folder for all.
+            return last if last.exists() and self.resume and not self.overwrite else None
         if self.overwrite:
             shutil.rmtree(self.folder, ignore_errors=True)
         elif (self.folder / RESULTS).exists():

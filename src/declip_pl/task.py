@@ -82,7 +82,8 @@ class LocalizationTask(L.LightningModule):
     def training_step(self, batch: Batch) -> Tensor:
         """Return the loss of a batch."""
         loss = self.loss(self(batch["image"]), batch)
-        self.log("train/loss", loss, prog_bar=True, on_epoch=True, batch_size=len(batch["path"]))
+        size = len(batch["path"])
+        self.log("train/loss", loss, prog_bar=True, on_epoch=True, sync_dist=True, batch_size=size)
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.log("learning_rate", rate, on_step=False, on_epoch=True, batch_size=1)
         return loss

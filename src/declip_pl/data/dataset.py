@@ -1,6 +1,7 @@
 """Samples as tensors, and batches of them."""
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import Any, TypedDict
 
 import albumentations as A
@@ -95,6 +96,12 @@ class LocalizationDataset(Dataset[Item]):
             label=float(sample.mask is not None),
             path=self.path(index),
         )
+
+    def every(self, step: int, start: int) -> "LocalizationDataset":
+        """Return the same set with every ``step``-th photo from ``start`` on."""
+        part = copy(self)
+        part.samples = self.samples[start::step]
+        return part
 
     def path(self, index: int) -> str:
         """Return the file of a photo."""

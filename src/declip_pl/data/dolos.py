@@ -117,13 +117,8 @@ class DolosDataModule(L.LightningDataModule):
         return sets + self.valid_sets(with_reals=self.has_reals)
 
     def evaluation_set(self, name: str, split: Split, *generators: str) -> LocalizationDataset:
-        """Return photos with masks at their own size, without augmentation.
-
-        Each device takes every n-th photo. Lightning's own sampler would repeat photos to even
-        out the shares, and the repeats would count twice in the means.
-        """
-        world, rank = self._share()
-        files = self.files(split, *generators)[rank::world]
+        """Return photos with masks at their own size, without augmentation."""
+        files = self.files(split, *generators)
         return LocalizationDataset(name, files, build_transform(self.image_size), self.fake_value)
 
     def files(self, split: Split, *generators: str) -> list[Sample]:
@@ -150,16 +145,22 @@ class DolosDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> list[DataLoader[Item]]:
         """Return the validation sets."""
-        return [self._loader(data) for data in self.valid_sets(self.weak)]
+        return [self._evaluation_loader(data) for data in self.valid_sets(self.weak)]
 
     def test_dataloader(self) -> list[DataLoader[Item]]:
         """Return the test sets and the validation sets that thresholds are chosen on."""
-        return [self._loader(data) for data in self.test_sets()]
+        return [self._evaluation_loader(data) for data in self.test_sets()]
 
     def predict_dataloader(self) -> list[DataLoader[Item]]:
         """Return the test sets."""
         sets = [self.evaluation_set(f"test/{name}", "test", name) for name in self.generators]
-        return [self._loader(data) for data in sets]
+        return [self._evaluation_loader(data) for data in sets]
+
+    def _evaluation_loader(self, data: LocalizationDataset) -> DataLoader[Item]:
+        # Each device takes every n-th photo. Lightning's own sampler would repeat photos to even
+        # out the shares, and the repeats would count twice in the means.
+        world, rank = self._share()
+        return self._loader(data.every(world, rank))
 
     def _share(self) -> tuple[int, int]:
         """Return how many devices share the work and which one this is."""
