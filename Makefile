@@ -6,14 +6,16 @@ BIN := $(VENV)/bin
 GEN ?= ldm
 ENCODER_FOR_WEIGHTS = $(or $(ENCODER),openai/clip-vit-base-patch16)
 
-# NAME=value on make's command line becomes --option=value of declip-pl train.
+# OPTION=value on make's command line becomes --option=value of declip-pl train. A run's name is
+# RUN, because WSL exports NAME to every process.
 TRAIN_OPTIONS = --generator='$(GEN)' \
   $(if $(DATA),--data='$(DATA)') $(if $(SOURCE),--source='$(SOURCE)') \
   $(if $(CONFIG),--config='$(CONFIG)') $(if $(ENCODER),--encoder='$(ENCODER)') \
   $(if $(DECODER),--decoder='$(DECODER)') $(if $(LAYER),--layer='$(LAYER)') \
   $(if $(SUPERVISION),--supervision='$(SUPERVISION)') $(if $(SEED),--seed='$(SEED)') \
-  $(if $(NAME),--name='$(NAME)') $(if $(RESUME),--resume=true) \
-  $(if $(OVERWRITE),--overwrite=true)
+  $(if $(CONVENTION),--convention='$(CONVENTION)') $(if $(RUN),--name='$(RUN)') \
+  $(if $(filter 1 true yes,$(RESUME)),--resume=true) \
+  $(if $(filter 1 true yes,$(OVERWRITE)),--overwrite=true)
 
 .DEFAULT_GOAL := help
 .PHONY: help train data weights test lint clean
@@ -21,7 +23,7 @@ TRAIN_OPTIONS = --generator='$(GEN)' \
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
 	@echo "  options of train: GEN=ldm DATA=folder SOURCE=celebahq|ffhq CONFIG=file ENCODER= DECODER= LAYER="
-	@echo "                    SUPERVISION=full|weak SEED=0 NAME=run RESUME=1 OVERWRITE=1"
+	@echo "                    SUPERVISION=full|weak CONVENTION=dolos|autosplice SEED=0 RUN=name RESUME=1 OVERWRITE=1"
 
 train: $(VENV)/.installed  ## train a localizer on one generator and test it: make train GEN=ldm
 	@$(BIN)/declip-pl train $(TRAIN_OPTIONS)

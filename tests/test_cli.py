@@ -1,10 +1,13 @@
 """The command line end to end, and what it says when something is wrong."""
 
 import json
+import os
 import re
+import signal
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -96,6 +99,30 @@ def test_validate_and_predict(fit_arguments, tmp_path):
     maps = sorted((folder / "predictions/test/ldm").iterdir())
     assert [m.name for m in maps] == ["0.png", "1.png", "2.png", "3.png"]
     assert Image.open(maps[0]).mode == "L" and Image.open(maps[0]).size == (256, 256)
+    with pytest.raises(SystemExit, match="exists; replace it"):
+        cli.main(["predict", *common])
+    cli.main(["predict", *common, "--run.overwrite=true"])
+
+
+def test_validating_elsewhere_leaves_the_runs_pictures(fit_arguments, tmp_path):
+    cli.main(fit_arguments())
+    folder = run_folder(tmp_path)
+    before = files_of(folder)
+    easier = make_tree(tmp_path / "easier", ("ldm",))
+    for mask in (easier / "fake/ldm/masks/valid").iterdir():
+        Image.new("L", (96, 96), 0).save(mask)  # all fake: a random decoder scores higher
+    cli.main(["validate", f"--config={folder / 'config.yaml'}", f"--data.root={easier}",
+              f"--ckpt_path={folder / 'checkpoints/best.ckpt'}"])  # fmt: skip
+    assert files_of(folder) == before
+
+
+def test_a_checkpoint_outside_a_run_is_refused(fit_arguments, tmp_path, error_of):
+    cli.main(fit_arguments())
+    folder = run_folder(tmp_path)
+    stray = tmp_path / "stray.ckpt"
+    stray.write_bytes((folder / "checkpoints/best.ckpt").read_bytes())
+    message = error_of("test", f"--config={folder / 'config.yaml'}", f"--ckpt_path={stray}")
+    assert "lies in no run; expected RUN/checkpoints/NAME.ckpt" in message
 
 
 def test_a_finished_run_is_never_overwritten_unasked(fit_arguments, tmp_path, error_of):
@@ -109,6 +136,56 @@ def test_a_finished_run_is_never_overwritten_unasked(fit_arguments, tmp_path, er
     assert len((run_folder(tmp_path) / "metrics.csv").read_text().splitlines()) == 2
 
 
+def test_a_finished_run_is_not_continued_from_a_checkpoint_either(
+    fit_arguments, tmp_path, error_of
+):
+    cli.main(fit_arguments())
+    before = files_of(run_folder(tmp_path))
+    last = run_folder(tmp_path) / "checkpoints/last.ckpt"
+    assert "a finished run stands in" in error_of(*fit_arguments(ckpt_path=last))
+    assert files_of(run_folder(tmp_path)) == before
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [{"model.encoder": "openai/clip-vit-large-patch14"}, {"model.layer": "layer9"},
+     {"data.convention": "autosplice"}],
+)  # fmt: skip
+def test_overwriting_begins_only_when_nothing_is_wrong(fit_arguments, tmp_path, error_of, mistake):
+    cli.main(fit_arguments(**{"run.name": "x"}))
+    before = files_of(run_folder(tmp_path))
+    error_of(*fit_arguments(**{"run.name": "x", "run.overwrite": "true"} | mistake))
+    assert files_of(run_folder(tmp_path)) == before
+
+
+def test_overwriting_deletes_nothing_but_runs(fit_arguments, tmp_path):
+    precious = tmp_path / "outputs/x/thesis.txt"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("years of work")
+    cli.main(fit_arguments(**{"run.name": "x", "run.overwrite": "true"}))
+    assert precious.read_text() == "years of work"
+
+
+def test_resuming_on_other_data_is_an_error(fit_arguments, tmp_path, error_of):
+    cli.main(fit_arguments(**{"run.name": "x"}))
+    (tmp_path / "outputs/x/test_metrics.json").unlink()
+    before = files_of(run_folder(tmp_path))
+    changes = {"run.name": "x", "run.resume": "true", "data.generator": "lama"}
+    message = error_of(*fit_arguments(**changes))
+    assert "trained on other data: its generators are ['ldm'], here they are ['lama']" in message
+    assert files_of(run_folder(tmp_path)) == before
+
+
+def test_config_of_a_resumed_run_starts_from_the_beginning(fit_arguments, tmp_path):
+    cli.main(fit_arguments(**{"run.name": "x"}))
+    folder = tmp_path / "outputs/x"
+    (folder / "test_metrics.json").unlink()
+    cli.main(fit_arguments(**{"run.name": "x", "run.resume": "true", "trainer.max_epochs": 3}))
+    cli.main(["fit", f"--config={folder / 'config.yaml'}", "--run.name=again"])
+    rows = [(folder.parent / name / "metrics.csv").read_text() for name in ("x", "again")]
+    assert rows[0] == rows[1] and len(rows[0].splitlines()) == 4
+
+
 def test_an_unfinished_run_wants_to_be_resumed(fit_arguments, tmp_path, error_of):
     cli.main(fit_arguments())
     (run_folder(tmp_path) / "test_metrics.json").unlink()
@@ -118,9 +195,10 @@ def test_an_unfinished_run_wants_to_be_resumed(fit_arguments, tmp_path, error_of
 
 
 def test_a_run_without_checkpoint_may_start_again(tmp_path):
-    run = Run(str(tmp_path), "x")
-    assert run.claim() is None and run.claim() is None
-    assert Run(str(tmp_path), "x", resume=True).claim() is None
+    for run in (Run(str(tmp_path), "x"), Run(str(tmp_path), "x", resume=True)):
+        assert run.check() is None
+        run.begin()
+        assert run.folder.is_dir()
 
 
 def test_resuming_with_another_encoder_is_an_error(fit_arguments, tmp_path, error_of):
@@ -150,7 +228,12 @@ def test_testing_with_another_encoder_is_an_error(fit_arguments, tmp_path, error
         ({"data.root": "/nowhere"}, "there is no folder /nowhere; expected Dolos' layout"),
         ({"model.layer": "layer9"}, "has no 'layer9'; choose one of layer0 to layer3"),
         ({"model.decoder": "conv-5"}, "there is no decoder 'conv-5'; choose one of linear"),
-        ({"model.encoder": "/nowhere/clip"}, "/nowhere/clip"),
+        ({"model.encoder": "/nowhere/clip"}, "neither a folder on this machine nor an id"),
+        ({"model.encoder": "openai/clip-vit-large-patch14"}, "cannot reach the Hugging Face hub"),
+        ({"data.generator": "all-but-ldm+lama"}, "leaves no generator"),
+        ({"data.batch_size": 0}, "a batch needs at least one photo"),
+        ({"run.name": ".."}, "a run's name is the name of a folder"),
+        ({"run.name": "/abs/olute"}, "a run's name is the name of a folder"),
     ],
 )
 def test_wrong_names_give_one_clear_error(fit_arguments, tmp_path, error_of, changes, expected):
@@ -174,20 +257,62 @@ def test_damaged_data_give_one_error_that_names_every_file(own_tree, fit_argumen
 
 def test_inverted_masks_give_one_error(fit_arguments, error_of):
     message = error_of(*fit_arguments(**{"data.convention": "autosplice"}))
-    assert "masks look inverted; set data.convention" in message
+    assert "masks look inverted; set the convention" in message
 
 
 def test_data_check_of_a_clean_set(tree, capsys):
     cli.main(["data", "check", str(tree)])
-    assert "60 files decoded" in capsys.readouterr().out.replace("80 files", "60 files")
+    # 16 photos and masks of each of two generators, 16 real photos
+    assert "80 files decoded" in capsys.readouterr().out
 
 
-def test_interruption_is_one_line(monkeypatch, error_of):
-    def interrupt(args):
-        raise KeyboardInterrupt
+def test_data_check_knows_the_generators(tree, error_of, capsys):
+    assert "there is no generator 'typo'" in error_of(
+        "data", "check", str(tree), "--generator=typo"
+    )
+    cli.main(["data", "check", str(tree), "--generator=ldm+lama"])
+    assert "80 files decoded" in capsys.readouterr().out
 
-    monkeypatch.setattr(cli, "_dispatch", interrupt)
-    assert error_of("fit") == "130 interrupted; finished epochs are kept: RESUME=1 continues\n"
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_says_how_to_continue_and_does(fit_arguments, tmp_path, sent, status):
+    arguments = fit_arguments(
+        **{"run.name": "x", "trainer.max_epochs": 500, "schedule.patience": 500}
+    )
+    command = [sys.executable, "-m", "declip_pl", *arguments]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    table = tmp_path / "outputs/x/metrics.csv"
+    for _ in range(1200):
+        if table.exists():
+            break
+        time.sleep(0.1)
+    run.send_signal(sent)
+    _, message = run.communicate(timeout=60)
+    assert run.returncode == status, message
+    assert "RESUME=1 continues it" in message
+    done = len(table.read_text().splitlines()) - 1
+    options = {"run.name": "x", "run.resume": "true", "trainer.max_epochs": done + 2}
+    cli.main(fit_arguments(**options, **{"schedule.patience": 500}))
+    epochs = [line.split(",")[0] for line in table.read_text().splitlines()[1:]]
+    assert epochs == [str(n) for n in range(done + 2)]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected", "absent"),
+    [
+        (["RESUME=1"], ["--resume=true"], ["--overwrite"]),
+        (["RESUME=0", "OVERWRITE=0"], [], ["--resume", "--overwrite"]),
+        (["GEN=a+b", "DATA=/with space", "RUN=mine"],
+         ["--generator='a+b'", "--data='/with space'", "--name='mine'"], []),
+    ],
+)  # fmt: skip
+def test_makefile_hands_options_on(options, expected, absent):
+    command = ["make", "--dry-run", "--directory", str(ROOT), "train", *options]
+    printed = subprocess.run(
+        command, check=True, capture_output=True, text=True, env=os.environ | {"NAME": "some-host"}
+    ).stdout
+    assert all(text in printed for text in expected)
+    assert not any(text in printed for text in [*absent, "some-host"])
 
 
 @pytest.mark.parametrize(
@@ -361,9 +486,10 @@ def test_wrong_checkpoint_files(fit_arguments, tmp_path, error_of):
     cli.main(fit_arguments())
     folder = run_folder(tmp_path)
     config = f"--config={folder / 'config.yaml'}"
-    assert "there is no checkpoint" in error_of("test", config, "--ckpt_path=nope.ckpt")
-    torch.save({"model": {}}, tmp_path / "foreign.ckpt")
-    (tmp_path / "text.ckpt").write_text("not a checkpoint")
+    missing = folder / "checkpoints/nope.ckpt"
+    assert "there is no checkpoint" in error_of("test", config, f"--ckpt_path={missing}")
+    torch.save({"model": {}}, folder / "checkpoints/foreign.ckpt")
+    (folder / "checkpoints/text.ckpt").write_text("not a checkpoint")
     for name in ("foreign", "text"):
-        message = error_of("test", config, f"--ckpt_path={tmp_path / name}.ckpt")
+        message = error_of("test", config, f"--ckpt_path={folder}/checkpoints/{name}.ckpt")
         assert f"{name}.ckpt" in message and "Traceback" not in message

@@ -14,6 +14,7 @@ from declip_pl.data.dolos import DolosDataModule
 from declip_pl.data.layout import (
     FAKE_VALUE,
     image_files,
+    read_image,
     read_mask,
     samples,
     select_generators,
@@ -51,6 +52,8 @@ def test_root_may_be_the_source_or_the_folder_above(tmp_path):
     assert source_root(tmp_path / "dolos/ffhq") == tmp_path / "dolos/ffhq"
     with pytest.raises(UserError, match="expected Dolos' layout"):
         source_root(tmp_path / "dolos", "celebahq")
+    with pytest.raises(UserError, match="is not celebahq; name the folder above"):
+        source_root(tmp_path / "dolos/ffhq", "celebahq")
     with pytest.raises(UserError, match="there is no folder"):
         source_root(tmp_path / "nowhere")
 
@@ -60,6 +63,9 @@ def test_choice_of_generators(tree):
     assert select_generators(tree, "ldm+lama") == ["ldm", "lama"]
     assert select_generators(tree, "all") == ["lama", "ldm"]
     assert select_generators(tree, "all-but-ldm") == ["lama"]
+    assert select_generators(tree, "ldm+ldm") == ["ldm"]
+    with pytest.raises(UserError, match="leaves no generator"):
+        select_generators(tree, "all-but-ldm+lama")
     for typo in ("typo", "ldm+typo", "all-but-typo"):
         with pytest.raises(UserError, match=r"no generator 'typo'.*found: lama, ldm"):
             select_generators(tree, typo)
@@ -73,6 +79,25 @@ def test_polarity_is_the_convention_of_the_data_set(tmp_path):
     white = read_mask(tmp_path / "mask.png", FAKE_VALUE["autosplice"])
     assert black[:2].all() and not black[2:].any()
     assert (black + white == 1).all()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
+def test_every_8_bit_mode_reads_as_rgb(tmp_path, mode):
+    path = tmp_path / ("photo.tif" if mode == "CMYK" else "photo.png")
+    photo = Image.new("RGB", (4, 4), (255, 255, 255))
+    photo.convert(mode).save(path)
+    assert np.array_equal(read_image(path), np.full((4, 4, 3), 255))
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_photos_that_pil_would_clip_are_refused(own_tree, dtype):
+    path = own_tree / "fake/ldm/images/train/0.png"
+    path.unlink()
+    path = path.with_suffix(".tif")
+    Image.fromarray(np.full((96, 96), 300, dtype)).save(path)
+    with pytest.raises(UserError, match=r"0\.tif: expected 8 bits a channel"):
+        read_image(path)
+    assert "expected 8 bits" in check_data(own_tree, ["ldm"], 0, progress=False).errors[0]
 
 
 def test_one_bit_masks(tmp_path):
@@ -181,6 +206,20 @@ def test_inverted_masks_are_suspicious(tree):
     assert len(report.errors) == 1 and "look inverted" in report.errors[0]
 
 
+def test_masks_of_zeros_and_ones_are_errors_not_inverted(own_tree):
+    for path in (own_tree / "fake/ldm/masks").rglob("*.png"):
+        Image.fromarray(np.asarray(Image.open(path)) // 255).save(path)
+    errors = check_data(own_tree, ["ldm"], 0, progress=False).errors
+    assert len(errors) == 16 and all("expected 0 and 255" in error for error in errors)
+
+
+def test_a_set_without_any_fake_pixel_is_an_error(own_tree):
+    for path in (own_tree / "fake/ldm/masks").rglob("*.png"):
+        Image.new("L", (96, 96), 255).save(path)
+    errors = check_data(own_tree, ["ldm"], 0, progress=False).errors
+    assert len(errors) == 1 and "no mask has a single fake pixel" in errors[0]
+
+
 def test_a_damaged_photo_never_trains_silently(own_tree):
     image = own_tree / "fake/ldm/images/train/2.png"
     image.write_bytes(image.read_bytes()[:900])
@@ -231,13 +270,13 @@ def test_training_order_depends_on_seed_and_epoch_only(tree):
 
 
 def test_fingerprint_follows_the_files(own_tree):
-    before = module(own_tree).fingerprint()
-    assert module(own_tree).fingerprint() == before
+    before = module(own_tree).fingerprint
+    assert module(own_tree).fingerprint == before
     path = own_tree / "fake/ldm/images/test/0.png"
     path.rename(path.with_name("renamed.png"))
     mask = own_tree / "fake/ldm/masks/test/0.png"
     mask.rename(mask.with_name("renamed.png"))
-    assert module(own_tree).fingerprint() != before
+    assert module(own_tree).fingerprint != before
 
 
 def test_train_masks(tree):

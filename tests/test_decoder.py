@@ -149,7 +149,7 @@ def test_attention_decoder_equals_an_independent_forward():
     tokens = torch.cat([cls, grid[0].flatten(1).T])
     for block in ("att1", "att2"):
         own = {k.removeprefix(f"{block}."): v for k, v in state.items() if k.startswith(block)}
-        tokens = attention_block(tokens, own, heads=2)
+        tokens = attention_block(tokens, own, heads=16)
     patches = tokens[1:] @ state["fc.0.weight"].T + state["fc.0.bias"]
     expected = F.interpolate(patches.T.reshape(1, 1, 4, 4), (256, 256), mode="bicubic")
     torch.testing.assert_close(decoder(Features(grid, cls)), expected, atol=1e-5, rtol=1e-4)

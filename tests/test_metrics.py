@@ -110,6 +110,12 @@ def test_empty_masks():
         assert scores[undefined].isnan().all()
 
 
+def test_large_photos_do_not_overflow():
+    """200 times the hits of an 11 megapixel mask do not fit into 32 bits."""
+    whole = torch.ones(1, 3300, 3300, dtype=torch.bool)
+    assert m.best_f1(whole.float(), whole).item() == pytest.approx(100)
+
+
 def test_tiny_masks_have_no_border_score_and_do_not_poison_the_mean():
     metric = LocalizationMetrics()
     masks = torch.stack([box(), box(side=5)])

@@ -8,6 +8,7 @@ import torch
 from declip_pl import cli
 from declip_pl.data.mini import build_mini
 from declip_pl.errors import UserError
+from declip_pl.experiment import EXPERIMENTS
 from declip_pl.mirror import build_mirror
 
 
@@ -35,7 +36,7 @@ def test_real_clip_features_localize_on_photos_never_seen(mirror, tmp_path, both
     cli.main(
         [
             "fit",
-            "--config=experiments/quickstart.yaml",
+            f"--config={EXPERIMENTS / 'quickstart.yaml'}",
             f"--run.root={tmp_path / 'outputs'}",
             f"--data.root={tmp_path / 'mini'}",
             "--data.generator=repaint-p2-9k",

@@ -31,9 +31,9 @@ def run_folder(tmp_path):
 
 
 def batch(count=2):
-    masks = [torch.zeros(96, 96, dtype=torch.bool) for _ in range(count)]
+    masks = [torch.zeros(256, 256, dtype=torch.bool) for _ in range(count)]
     for mask in masks:
-        mask[:48] = True
+        mask[:128] = True
     return {
         "image": torch.randn(count, 3, 64, 64),
         "mask": masks,
@@ -85,7 +85,7 @@ class FakeTrainer(SimpleNamespace):
     def __init__(self):
         self.parameter = torch.nn.Parameter(torch.zeros(1))
         self.optimizers = [torch.optim.AdamW([self.parameter], lr=1e-3)]
-        self.should_stop = False
+        self.should_stop = self.sanity_checking = False
         self.callback_metrics = {}
 
     @property
@@ -94,6 +94,7 @@ class FakeTrainer(SimpleNamespace):
 
     def epoch(self, schedule, score):
         self.callback_metrics["val/score"] = torch.tensor(score)
+        schedule.on_validation_end(self, None)
         schedule.on_train_epoch_end(self, None)
 
 
@@ -111,6 +112,18 @@ def test_schedule_divides_by_ten_after_five_epochs_without_a_gain_and_stops():
     assert rates[12:17] == pytest.approx([1e-5] * 5)
     assert rates[17:22] == pytest.approx([1e-6] * 5)
     assert len(rates) == 23 and trainer.should_stop  # 1e-7 would be too small
+
+
+def test_schedule_counts_only_epochs_that_validated():
+    trainer, schedule = FakeTrainer(), PaperSchedule(patience=2)
+    schedule.on_fit_start(trainer, None)
+    trainer.epoch(schedule, 10.0)
+    for _ in range(5):
+        schedule.on_train_epoch_end(trainer, None)
+    assert trainer.rate == 1e-3
+    trainer.epoch(schedule, 9.0)
+    trainer.epoch(schedule, 9.0)
+    assert trainer.rate == pytest.approx(1e-4)
 
 
 def test_schedule_goes_on_after_a_restart():
@@ -158,6 +171,14 @@ def test_checkpoint_of_another_encoder_is_an_error(clip, fit_arguments, tmp_path
     for changed in ({"encoder": str(other)}, {"layer": "layer2"}):
         with pytest.raises(UserError, match="belongs to another encoder: it was trained on"):
             LocalizationTask.load_from_checkpoint(path, weights_only=True, **changed)
+
+
+@pytest.mark.parametrize("changed", [{"decoder": "attention"}, {"image_size": 128}])
+def test_checkpoint_of_another_decoder_or_input_size_is_an_error(fit_arguments, tmp_path, changed):
+    cli.main(fit_arguments())
+    path = run_folder(tmp_path) / "checkpoints/best.ckpt"
+    with pytest.raises(UserError, match=f"the checkpoint's {next(iter(changed))} is"):
+        LocalizationTask.load_from_checkpoint(path, weights_only=True, **changed)
 
 
 @pytest.mark.parametrize("damage", ["missing", "foreign"])

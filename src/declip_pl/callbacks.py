@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter, Callback
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 from torch import Tensor
 
@@ -17,6 +18,9 @@ from declip_pl.data.dataset import Batch
 from declip_pl.data.layout import read_image
 from declip_pl.files import atomic_path, write_text
 from declip_pl.panels import panel
+
+PREDICTIONS = "predictions"
+"""Folder of heat maps inside a run."""
 
 
 class PaperSchedule(Callback):
@@ -40,6 +44,7 @@ class PaperSchedule(Callback):
         self.minimum = minimum
         self._plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
         self._restored: dict[str, Any] = {}
+        self._validated = False
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Bind to the optimiser."""
@@ -48,6 +53,10 @@ class PaperSchedule(Callback):
         )
         self._plateau.load_state_dict(self._restored)
 
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note that there is something to decide on."""
+        self._validated = not trainer.sanity_checking
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop at once if the run that is being resumed had come to its end."""
         self._stop_if_finished(trainer)
@@ -55,6 +64,9 @@ class PaperSchedule(Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the epoch's decision, before its checkpoint is written."""
         assert self._plateau is not None
+        if not self._validated:  # not every epoch need validate (trainer.check_val_every_n_epoch)
+            return
+        self._validated = False
         self._plateau.step(float(trainer.callback_metrics[self.monitor]))
         self._stop_if_finished(trainer)
 
@@ -128,7 +140,8 @@ class Panels(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Draw the chosen photos of this batch from the step's probabilities."""
-        if dataloader_idx or trainer.sanity_checking or not trainer.is_global_zero:
+        training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if dataloader_idx or not training or not trainer.is_global_zero:
             return
         chosen = self._chosen(trainer)
         for path, mask, probabilities in zip(batch["path"], batch["mask"], outputs, strict=True):
@@ -188,10 +201,10 @@ class HeatMaps(BasePredictionWriter):
         """Write a batch of ``[B, 1, 256, 256]`` probabilities."""
         assert trainer.predict_dataloaders is not None
         data = trainer.predict_dataloaders[dataloader_idx].dataset
-        folder = Path(trainer.default_root_dir) / "predictions" / data.name
-        for path, probabilities in zip(batch["path"], prediction, strict=True):
+        folder = Path(trainer.default_root_dir) / PREDICTIONS / data.name
+        for name, probabilities in zip(batch["name"], prediction, strict=True):
             levels = (255 * probabilities[0].float()).round().byte().cpu().numpy()
-            with atomic_path(folder / f"{Path(path).stem}.png") as temporary:
+            with atomic_path(folder / f"{name}.png") as temporary:
                 Image.fromarray(levels).save(temporary)
 
 

@@ -4,7 +4,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import lightning as L
 import wandb
@@ -13,17 +13,18 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from declip_pl.callbacks import HeatMaps, History, Panels, PaperSchedule
+from declip_pl.callbacks import PREDICTIONS, HeatMaps, History, Panels, PaperSchedule
 from declip_pl.data.check import check_data
 from declip_pl.data.dolos import DolosDataModule
-from declip_pl.data.layout import FAKE_VALUE, REAL, Convention, generators, source_root
+from declip_pl.data.layout import FAKE_VALUE, REAL, Convention, select_generators, source_root
 from declip_pl.data.mini import build_mini
 from declip_pl.errors import UserError
 from declip_pl.experiment import MINI, train_arguments
 from declip_pl.files import write_text
 from declip_pl.results import describe_results, summary, write_results
-from declip_pl.run import BEST, RESULTS, Run, run_name
+from declip_pl.run import BEST, CONFIG, RESULTS, Run, run_name
 from declip_pl.task import LocalizationTask, check_checkpoint
 from declip_pl.weights import resolve
 
@@ -53,8 +54,20 @@ def main(args: list[str] | None = None) -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        print("interrupted; finished epochs are kept: RESUME=1 continues", file=sys.stderr)
-        sys.exit(130)
+        _interrupted(130)
+    except SystemExit as stop:
+        # Lightning turns both signals into an exit of its own, status 1 and 0.
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            _interrupted(130)
+        if isinstance(stop, SIGTERMException):
+            _interrupted(143)
+        raise
+
+
+def _interrupted(status: int) -> NoReturn:
+    print("interrupted; a training run keeps its finished epochs: RESUME=1 continues it",
+          file=sys.stderr)  # fmt: skip
+    sys.exit(status)
 
 
 def _dispatch(args: list[str]) -> None:
@@ -71,7 +84,7 @@ def _dispatch(args: list[str]) -> None:
 
 
 def check(
-    root: Path, source: str = "celebahq", convention: Convention = "dolos", generator: str = "all"
+    root: Path, source: str | None = None, convention: Convention = "dolos", generator: str = "all"
 ) -> None:
     """Decode every file of a data set in Dolos' layout and list all that is wrong with it.
 
@@ -79,13 +92,13 @@ def check(
         root: The data set.
         source: Part of Dolos, where ``root`` holds several.
         convention: Whose mask polarity the data follow.
-        generator: One generator, or ``all``.
+        generator: Which generators, as in ``declip-pl train``.
 
     Raises:
         UserError: If anything would spoil training.
     """
     folder = source_root(root, source)
-    names = generators(folder) if generator == "all" else [generator]
+    names = select_generators(folder, generator)
     names += [REAL] if (folder / REAL).is_dir() else []
     report = check_data(folder, names, FAKE_VALUE[convention])
     report.raise_errors()
@@ -171,14 +184,14 @@ class DeclipCLI(LightningCLI):
         """Name the run, refuse to touch another's, and find what to resume."""
         config = self.config[self.subcommand]
         if self.subcommand == "fit":
-            # Wrong names should fail before a folder is claimed or weights are fetched.
+            # Wrong names should fail before weights are fetched.
             DolosDataModule(**config.data.as_dict())
             self.run = _named(config)
-            config.ckpt_path = config.ckpt_path or _text(self.run.claim())
-            # Of this start alone: whoever repeats config.yaml did not ask for them.
-            config.run.resume = config.run.overwrite = False
+            last = self.run.check()
+            config.ckpt_path = config.ckpt_path or (str(last) if last else None)
         elif config.ckpt_path:
-            self.run = Run(*_run_of(Path(config.ckpt_path)), overwrite=config.run.overwrite)
+            self.run = _run_of(Path(config.ckpt_path))
+            self.run.overwrite = config.run.overwrite
         else:
             raise UserError(f"{self.subcommand} needs --ckpt_path=RUN/checkpoints/best.ckpt")
         if config.ckpt_path:
@@ -194,6 +207,12 @@ class DeclipCLI(LightningCLI):
             kwargs["logger"] = self._wandb_logger()
         return super().instantiate_trainer(**kwargs)
 
+    def before_fit(self) -> None:
+        """Check the data while nothing is written yet, then begin the run's folder."""
+        if self.trainer.is_global_zero:
+            self.datamodule.prepare_data()
+            self.run.begin()
+
     def after_fit(self) -> None:
         """Test the best checkpoint and close with a summary."""
         best = self.run.folder / BEST
@@ -208,17 +227,25 @@ class DeclipCLI(LightningCLI):
     def test(self, model: LocalizationTask, ckpt_path: str, **kwargs: Any) -> None:
         """Test a checkpoint; its scores go to a file of their own beside the run's."""
         target = self.run.folder / f"test_metrics_{self.datamodule.generator}.json"
-        if target.exists() and not self.run.overwrite:
-            raise UserError(f"{target} exists; replace it with --run.overwrite true")
+        self._refuse_to_replace(target)
         self.trainer.test(model, ckpt_path=ckpt_path, **kwargs)
         self._report(Path(ckpt_path), target)
+
+    def before_predict(self) -> None:
+        """Keep the heat maps that are there."""
+        for generator in self.datamodule.generators:
+            self._refuse_to_replace(self.run.folder / PREDICTIONS / "test" / generator)
+
+    def _refuse_to_replace(self, path: Path) -> None:
+        if path.exists() and not self.run.overwrite:
+            raise UserError(f"{path} exists; replace it with --run.overwrite true")
 
     def _report(self, checkpoint: Path, target: Path) -> None:
         if not self.trainer.is_global_zero:
             return
-        wandb.finish(quiet=True)  # else its farewell would push the summary off the screen
         results = describe_results(self.model, self.datamodule, checkpoint)
         write_results(target, results)
+        wandb.finish()  # its farewell should not stand below the summary
         print(summary(results, target))
         print(f"pictures: {self.run.folder / 'panels'}")
         for line in _wandb_hints(self.run.folder):
@@ -236,30 +263,40 @@ class DeclipCLI(LightningCLI):
             "supervision": model.supervision,
             "seed": config.seed_everything,
         }
-        self.run.folder.mkdir(parents=True, exist_ok=True)
-        run = wandb.init(
+        # It starts with the first thing that is logged, which is after before_fit.
+        return WandbLogger(
             project="declip-pl",
             name=self.run.name,
-            id=_wandb_id(self.run.folder),
+            id=None if self.run.overwrite else _wandb_id(self.run.folder),
             resume="allow",
-            dir=self.run.folder,
+            save_dir=self.run.folder,
             mode=_wandb_mode(),
+            settings=wandb.Settings(quiet=True),
             group=str(facts["dataset"]),
             job_type=self.subcommand,
             tags=[str(fact) for fact in facts.values()],
             config=facts,
         )
-        return WandbLogger(experiment=run)
 
 
 class _SaveConfig(SaveConfigCallback):
     """Write the resolved ``config.yaml`` of a training run into its folder."""
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Wait until a checkpoint to resume from has proved to fit."""
+
+    @rank_zero_only
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the file now."""
+        self.save_config(trainer, pl_module, "fit")
+
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if stage != "fit":
-            return
-        text = self.parser.dump(self.config, skip_none=False)
-        write_text(Path(trainer.default_root_dir) / "config.yaml", text)
+        """Write the file and log its content."""
+        # Whoever repeats config.yaml did not ask for these; they were of this start alone.
+        config = self.config.clone()
+        config.ckpt_path, config.run.resume, config.run.overwrite = None, False, False
+        text = self.parser.dump(config, skip_none=False)
+        write_text(Path(trainer.default_root_dir) / CONFIG, text)
         if isinstance(trainer.logger, WandbLogger):
             trainer.logger.log_hyperparams(self.config.as_dict())
 
@@ -289,7 +326,7 @@ def _wandb_hints(folder: Path) -> list[str]:
         return []
     return [
         f"curves without an account: wandb leet {offline[-1]}",
-        f"curves in the browser:     wandb login && wandb sync {offline[-1]}",
+        f"curves in the browser:     wandb login && wandb sync {folder}/wandb/offline-run-*",
     ]
 
 
@@ -307,11 +344,9 @@ def _named(config: Namespace) -> Run:
     return run
 
 
-def _run_of(checkpoint: Path) -> tuple[str, str]:
-    """Return root and name of the run that a checkpoint belongs to."""
-    folder = checkpoint.absolute().parent.parent
-    return str(folder.parent), folder.name
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
+def _run_of(checkpoint: Path) -> Run:
+    """Return the run that a checkpoint belongs to."""
+    folder = checkpoint.absolute().parent
+    if folder.name != "checkpoints":
+        raise UserError(f"{checkpoint} lies in no run; expected RUN/checkpoints/NAME.ckpt")
+    return Run(str(folder.parent.parent), folder.parent.name)

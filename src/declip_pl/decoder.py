@@ -20,6 +20,9 @@ OUTPUT_SIZE = 256
 STAGES = (512, 256, 128, 64)
 """Channels of the four stages of a convolutional decoder."""
 
+HEADS = 16
+"""Attention heads of the attention decoder, whatever its width (paper)."""
+
 DECODERS = ("linear", "attention", "conv-4", "conv-12", "conv-20")
 
 
@@ -86,8 +89,7 @@ class AttentionDecoder(nn.Module):
     text mask and stay at their random start.
 
     Args:
-        channels: Channels of the feature map, a multiple of 64 (one head for each 64 channels:
-            16 for ViT-L/14).
+        channels: Channels of the feature map, a multiple of :data:`HEADS`.
     """
 
     def __init__(self, channels: int) -> None:
@@ -112,7 +114,7 @@ class _AttentionBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.attn = nn.MultiheadAttention(channels, max(1, channels // 64), batch_first=True)
+        self.attn = nn.MultiheadAttention(channels, HEADS, batch_first=True)
         self.ln_1 = nn.LayerNorm(channels)
         self.mlp = nn.Sequential(
             OrderedDict(

@@ -207,14 +207,25 @@ def build_encoder(encoder: str, layer: str, image_size: int = 224) -> Encoder:
     return ViTEncoder(encoder, layer, image_size)
 
 
-def fingerprint(encoder: Encoder) -> str:
-    """Return a SHA-256 over the names and values of an encoder's weights.
+def identity(encoder: Encoder) -> dict[str, str]:
+    """Return an encoder's name, layer, source and the SHA-256 of its weights."""
+    return {
+        "name": encoder.name,
+        "layer": encoder.layer,
+        "source": encoder.source,
+        "sha256": fingerprint(encoder),
+    }
 
-    Two encoders share it exactly when they compute the same features, so it tells whether a
-    decoder belongs to an encoder.
+
+def fingerprint(encoder: Encoder) -> str:
+    """Return a SHA-256 over the names and values of the weights that an encoder computes with.
+
+    It tells whether a decoder belongs to an encoder.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(encoder.state_dict().items()):
+        if name.endswith("num_batches_tracked"):  # a counter of training, without effect here
+            continue
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from declip_pl.data.layout import is_stand_in, source_root
+from declip_pl.data.layout import SOURCES, source_root
 from declip_pl.data.mini import build_mini
 from declip_pl.errors import UserError
 
@@ -27,7 +27,7 @@ def choose_data(data: str | None) -> tuple[Path, str]:
     return MINI, f"no DATA, no DECLIP_DATA and no {DOLOS}; a stand-in, not Dolos"
 
 
-def choose_config(config: str | None, root: Path, source: str) -> tuple[Path, str]:
+def choose_config(config: str | None, root: Path, source: str | None) -> tuple[Path, str]:
     """Return the experiment file to use and why.
 
     Dolos proper (a folder of sources such as ``celebahq``) gets the paper's recipe; anything
@@ -45,7 +45,7 @@ def choose_config(config: str | None, root: Path, source: str) -> tuple[Path, st
         if not Path(config).is_file():
             raise UserError(f"there is no experiment file {config}; see {EXPERIMENTS}")
         return Path(config), "CONFIG names it"
-    if source_root(root, source) != root or root.name in ("celebahq", "ffhq"):
+    if source_root(root, source) != root or root.name in SOURCES:
         return EXPERIMENTS / "paper.yaml", "the paper's recipe for Dolos"
     return EXPERIMENTS / "quickstart.yaml", "the quick recipe, as this is not Dolos"
 
@@ -54,7 +54,8 @@ def train_arguments(
     generator: str = "ldm",
     data: str | None = None,
     config: str | None = None,
-    source: str = "celebahq",
+    source: str | None = None,
+    convention: str | None = None,
     encoder: str | None = None,
     decoder: str | None = None,
     layer: str | None = None,
@@ -75,6 +76,7 @@ def train_arguments(
         data: Folder in Dolos' layout.
         config: Experiment file (see ``experiments/``).
         source: Part of Dolos: ``celebahq`` or ``ffhq``.
+        convention: Whose mask polarity the data follow, in place of Dolos' (black = fake).
         encoder: Frozen encoder, in place of the recipe's.
         decoder: Decoder, in place of the recipe's.
         layer: Feature layer, in place of the recipe's.
@@ -88,7 +90,7 @@ def train_arguments(
         The arguments of ``declip-pl fit`` that do this.
     """
     root, why_data = choose_data(data)
-    if root == MINI and not is_stand_in(MINI):
+    if root == MINI:
         build_mini(MINI)
     chosen, why_config = choose_config(config, root, source)
     print(f"data: {root} ({why_data}); recipe: {_relative(chosen)} ({why_config})")
@@ -97,6 +99,7 @@ def train_arguments(
         "data.root": root,
         "data.generator": generator,
         "data.source": source,
+        "data.convention": convention,
         "model.encoder": encoder,
         "model.decoder": decoder,
         "model.layer": layer,

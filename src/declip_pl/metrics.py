@@ -224,7 +224,7 @@ class _Curve(NamedTuple):
     positives: Tensor
 
     def best_f1(self) -> Tensor:
-        scores = 200 * self.hits / (self.predicted + self.positives[:, None]).clamp(min=1)
+        scores = 200.0 * self.hits / (self.predicted + self.positives[:, None]).clamp(min=1)
         best = scores.masked_fill(~self.is_threshold, 0).amax(1)
         return best.masked_fill(self.positives == 0, torch.nan)
 

@@ -8,7 +8,12 @@ from PIL import Image, ImageDraw
 from declip_pl.metrics import THRESHOLD
 
 HEIGHT = 256
-TITLES = ("photo", "true mask (white = fake)", "heat map (bright = fake)", "overlay (green true, red found)")
+TITLES = (
+    "photo",
+    "true mask (white = fake)",
+    "heat map (bright = fake)",
+    "overlay (green true, red found)",
+)
 _OUTLINE_TRUE, _OUTLINE_FOUND = (0, 255, 0), (255, 0, 0)
 
 

@@ -16,6 +16,7 @@ from declip_pl.data.layout import is_stand_in
 from declip_pl.decoder import OUTPUT_SIZE
 from declip_pl.files import sha256, write_text
 from declip_pl.metrics import LocalizationMetrics, iou
+from declip_pl.run import BEST, CONFIG
 from declip_pl.task import LocalizationTask
 
 STAND_IN_NOTICE = (
@@ -35,7 +36,7 @@ def describe_results(
         "data": {
             "root": str(data.root),
             "generators": data.generators,
-            "files_sha256": data.fingerprint(),
+            "files_sha256": data.fingerprint,
         },
         "checkpoint": {"path": checkpoint.name, "sha256": sha256(checkpoint)},
         "model": dict(task.hparams),
@@ -54,8 +55,9 @@ def write_results(path: Path, results: dict[str, Any]) -> None:
     write_text(path, json.dumps(results, indent=2) + "\n")
 
 
-def summary(results: dict[str, Any], run: Path) -> str:
-    """Return the closing summary: scores beside the best constant answers, and the notice."""
+def summary(results: dict[str, Any], target: Path) -> str:
+    """Return the closing summary: scores beside constant answers, where they are, what is next."""
+    run = target.parent
     lines = [""]
     for generator, scores in results["scores"].items():
         constant = results["baselines"][generator]
@@ -76,7 +78,13 @@ def summary(results: dict[str, Any], run: Path) -> str:
             lines += ["  image level: not scored, there are no real photos beside the fakes"]
     notes = [f"encoder: {results['encoder']['source']}", results["notice"]]
     lines += [line for line in notes if line]
-    return "\n".join([*lines, f"results: {run}"])
+    lines += [
+        f"results: {target}",
+        "next: the same checkpoint on another generator's photos, or its heat maps:",
+        f"  declip-pl test --config {run / CONFIG} --ckpt_path {run / BEST} --data.generator NAME",
+        f"  declip-pl predict --config {run / CONFIG} --ckpt_path {run / BEST}",
+    ]
+    return "\n".join(lines)
 
 
 def baselines(data: DolosDataModule) -> dict[str, dict[str, dict[str, float]]]:
@@ -121,7 +129,7 @@ def git_commit() -> str | None:
 
 def _centred(masks: torch.Tensor) -> torch.Tensor:
     """Return the mean of ``[N, H, W]`` masks, scaled so that its best cut lies at 0.5."""
-    mean = masks.float().mean(0)
+    mean = masks.sum(0) / len(masks)
     levels = torch.linspace(0, 1, 21)[1:-1] * mean.max()
     overlap = torch.stack([iou(mean.expand_as(masks), masks, float(t)).mean() for t in levels])
     return (mean / (2 * levels[overlap.argmax()])).clamp(0, 1)

@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from declip_pl.errors import UserError
 
+CONFIG = "config.yaml"
 RESULTS = "test_metrics.json"
 LAST = "checkpoints/last.ckpt"
 BEST = "checkpoints/best.ckpt"
@@ -36,31 +37,45 @@ class Run:
         assert self.name is not None
         return Path(self.root) / self.name
 
-    def claim(self) -> Path | None:
-        """Make the folder ours and return the checkpoint to resume from, if any.
+    def check(self) -> Path | None:
+        """Return the checkpoint to resume from, if any; nothing is touched.
 
         Raises:
             UserError: If a run stands there and neither ``resume`` nor ``overwrite`` was asked for,
-                or if it is finished and there is nothing to resume.
+                if it is finished and there is nothing to resume, or if the name is no folder's.
         """
-        last = self.folder / LAST
-        if rank_zero_only.rank:  # type: ignore[attr-defined]
-            # Of several processes the first has claimed the folder for all.
-            return last if last.exists() and self.resume and not self.overwrite else None
-        if self.overwrite:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        elif (self.folder / RESULTS).exists():
+        if Path(self.folder.name) != Path(self.name or "") or self.name in ("", ".", ".."):
             raise UserError(
-                f"a finished run stands in {self.folder}; name another (NAME=..., --run.name) or "
+                f"a run's name is the name of a folder in {self.root}, not {self.name!r}"
+            )
+        if rank_zero_only.rank:  # type: ignore[attr-defined]
+            # Of several processes the first decides; by now it may have begun to write.
+            return self.last if self.resume and not self.overwrite else None
+        if self.overwrite:
+            return None
+        if (self.folder / RESULTS).exists():
+            raise UserError(
+                f"a finished run stands in {self.folder}; name another (RUN=..., --run.name) or "
                 "replace it (OVERWRITE=1, --run.overwrite true)"
             )
-        elif last.exists() and not self.resume:
+        if self.last and not self.resume:
             raise UserError(
                 f"an unfinished run stands in {self.folder}; continue it (RESUME=1, --run.resume "
                 "true) or replace it (OVERWRITE=1, --run.overwrite true)"
             )
+        return self.last
+
+    def begin(self) -> None:
+        """Make the folder, without the run that ``overwrite`` replaces."""
+        if self.overwrite and (self.folder / CONFIG).exists():
+            shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        return last if last.exists() else None
+
+    @property
+    def last(self) -> Path | None:
+        """The checkpoint of the last finished epoch, if there is one."""
+        path = self.folder / LAST
+        return path if path.exists() else None
 
 
 def run_name(

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from declip_pl.data.dataset import Batch
 from declip_pl.data.layout import REAL
-from declip_pl.decoder import OUTPUT_SIZE
-from declip_pl.encoder import fingerprint
+from declip_pl.encoder import identity
 from declip_pl.errors import UserError
 from declip_pl.metrics import DetectionMetrics, LocalizationMetrics
 from declip_pl.network import DeCLIP, image_logit, image_score
@@ -20,6 +19,8 @@ from declip_pl.network import DeCLIP, image_logit, image_score
 Supervision = Literal["full", "weak"]
 
 REAL_TEST = f"test/{REAL}"
+BUILT_FROM = ("decoder", "image_size")
+"""Options beside the encoder that a checkpoint's decoder fits exactly."""
 ENCODER_PREFIX = "network.encoder."
 
 
@@ -57,8 +58,11 @@ class LocalizationTask(L.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         # The decoder's start depends on the seed alone, not on what was drawn before.
-        L.seed_everything(seed, verbose=False)
-        self.network = DeCLIP.build(encoder, layer, decoder, image_size)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = DeCLIP.build(encoder, layer, decoder, image_size)
+        self.encoder_identity = identity(self.network.encoder)
+        """Name, layer and source of the frozen encoder, and a hash of its weights."""
         self.supervision = supervision
         self.learning_rate = learning_rate
         self.localization: list[LocalizationMetrics] = []
@@ -97,7 +101,7 @@ class LocalizationTask(L.LightningModule):
         if self.supervision == "weak":
             loss = F.binary_cross_entropy_with_logits(image_logit(logits), batch["label"])
         else:
-            target = torch.stack([_at_output_size(mask) for mask in batch["mask"]])
+            target = torch.stack(batch["mask"]).unsqueeze(1).to(logits.dtype)
             loss = F.binary_cross_entropy_with_logits(logits, target)
         if not loss.isfinite():
             raise UserError(f"the loss is {loss.item()} on the batch {', '.join(batch['path'])}")
@@ -155,12 +159,14 @@ class LocalizationTask(L.LightningModule):
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in state.items() if not _is_encoder(k)}
         checkpoint["encoder"] = self.encoder_identity
+        checkpoint |= {option: self.hparams[option] for option in BUILT_FROM}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the encoder back, so that loading stays strict.
 
         Raises:
-            UserError: If the checkpoint was trained on another encoder or layer.
+            UserError: If the checkpoint was trained on another encoder or layer, or has another
+                decoder or input size.
         """
         theirs, ours = checkpoint.get("encoder"), self.encoder_identity
         if not isinstance(theirs, dict):
@@ -170,21 +176,13 @@ class LocalizationTask(L.LightningModule):
                 f"the checkpoint's decoder belongs to another encoder: it was trained on "
                 f"{_describe(theirs)}, here is {_describe(ours)}"
             )
+        # Not from its hyperparameters: load_from_checkpoint has put the caller's in their place.
+        for option in BUILT_FROM:
+            there, here = checkpoint[option], self.hparams[option]
+            if there != here:
+                raise UserError(f"the checkpoint's {option} is {there}, not {here}")
         frozen = {k: v for k, v in self.state_dict().items() if _is_encoder(k)}
         checkpoint["state_dict"] = checkpoint["state_dict"] | frozen
-
-    @property
-    def encoder_identity(self) -> dict[str, str]:
-        """The encoder's name, layer, source of its weights and their hash."""
-        encoder = self.network.encoder
-        if not hasattr(self, "_encoder_sha256"):
-            self._encoder_sha256 = fingerprint(encoder)
-        return {
-            "name": encoder.name,
-            "layer": encoder.layer,
-            "source": encoder.source,
-            "sha256": self._encoder_sha256,
-        }
 
     def _prepare(self, loaders: list[Any] | None) -> None:
         assert loaders is not None
@@ -242,9 +240,3 @@ def _is_encoder(key: str) -> bool:
 
 def _describe(encoder: dict[str, str]) -> str:
     return f"{encoder['name']} {encoder['layer']} ({encoder['source']}, {encoder['sha256'][:12]})"
-
-
-def _at_output_size(mask: Tensor) -> Tensor:
-    """Return a bool ``[H, W]`` mask as float ``[1, 256, 256]``, to the nearest pixel."""
-    size = (OUTPUT_SIZE, OUTPUT_SIZE)
-    return F.interpolate(mask[None, None].float(), size=size, mode="nearest-exact").squeeze(0)

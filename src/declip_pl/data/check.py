@@ -96,8 +96,11 @@ def check_data(
     if shares and np.mean(shares) > 0.5:  # noqa: PLR2004 - more fake than real
         report.errors.append(
             f"{root}: {100 * np.mean(shares):.0f} % of all pixels are fake if grey value "
-            f"{fake_value} means fake: the masks look inverted; set data.convention"
+            f"{fake_value} means fake: the masks look inverted; set the convention "
+            "(CONVENTION=autosplice, --convention, --data.convention: white = fake)"
         )
+    if shares and not any(shares):
+        report.errors.append(f"{root}: no mask has a single fake pixel (grey value {fake_value})")
     return report
 
 
@@ -125,6 +128,8 @@ def _check_pair(fake_value: int, pair: tuple[Path, Path | None]) -> _Finding:
         grey = decode(mask, "L")
     except UserError as error:
         return _Finding(error=str(error))
+    if 0 < grey.max() < 128:  # noqa: PLR2004 - half of 255
+        return _Finding(error=f"{mask}: grey values up to {grey.max()}; expected 0 and 255")
     share = float(((grey > 127) == (fake_value > 0)).mean())  # noqa: PLR2004 - half of 255
     warnings = []
     if not np.isin(grey, (0, 255)).all():

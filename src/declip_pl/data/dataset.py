@@ -17,26 +17,29 @@ class Item(TypedDict):
     """One photo.
 
     ``image`` is ``[3, S, S]`` normalised, ``mask`` ``[H, W]`` bool (True = fake), ``label`` 1.0
-    for a manipulated photo and 0.0 for a real one.
+    for a manipulated photo and 0.0 for a real one, ``path`` its file and ``name`` its path inside
+    the split without suffix.
     """
 
     image: Tensor
     mask: Tensor
     label: float
     path: str
+    name: str
 
 
 class Batch(TypedDict):
     """B photos.
 
     ``image`` is ``[B, 3, S, S]``, ``mask`` B bool maps of their own sizes, ``label`` ``[B]``
-    float, ``path`` B file names.
+    float, ``path`` and ``name`` B strings.
     """
 
     image: Tensor
     mask: list[Tensor]
     label: Tensor
     path: list[str]
+    name: list[str]
 
 
 class LocalizationDataset(Dataset[Item]):
@@ -95,6 +98,7 @@ class LocalizationDataset(Dataset[Item]):
             mask=tensors["mask"].bool(),
             label=float(sample.mask is not None),
             path=self.path(index),
+            name=sample.name,
         )
 
     def every(self, step: int, start: int) -> "LocalizationDataset":
@@ -135,4 +139,5 @@ def collate(items: Sequence[Item]) -> Batch:
         mask=[item["mask"] for item in items],
         label=torch.tensor([item["label"] for item in items]),
         path=[item["path"] for item in items],
+        name=[item["name"] for item in items],
     )

@@ -1,11 +1,14 @@
 """The data module of Dolos and of everything in its layout (mini, the benchmark)."""
 
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -26,6 +29,7 @@ from declip_pl.data.layout import (
 )
 from declip_pl.data.transforms import AntialiasedResize, Augmentation, build_transform
 from declip_pl.decoder import OUTPUT_SIZE
+from declip_pl.errors import UserError
 
 
 class DolosDataModule(L.LightningDataModule):
@@ -40,7 +44,8 @@ class DolosDataModule(L.LightningDataModule):
         root: Folder that holds ``fake/`` and ``real/``, or the folder above (``dolos_data``).
         generator: Any folder under ``fake/``; several joined by ``+``; ``all``; ``all-but-NAME``
             (leave one out).
-        source: Which part of Dolos, where ``root`` holds several: ``celebahq`` or ``ffhq``.
+        source: Which part of Dolos, where ``root`` holds several: ``celebahq`` (the default) or
+            ``ffhq``.
         convention: Whose mask polarity the data follow (Dolos: black = fake).
         image_size: Side in pixels that photos are squashed to.
         augmentation: Augmentation of training photos.
@@ -55,7 +60,7 @@ class DolosDataModule(L.LightningDataModule):
         self,
         root: str,
         generator: str,
-        source: str = "celebahq",
+        source: str | None = None,
         convention: Convention = "dolos",
         image_size: int = 224,
         augmentation: Augmentation = "none",
@@ -66,6 +71,8 @@ class DolosDataModule(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if batch_size < 1:
+            raise UserError(f"a batch needs at least one photo; found batch_size {batch_size}")
         self.root = source_root(Path(root), source)
         self.generator = generator
         self.generators = select_generators(self.root, generator)
@@ -125,14 +132,44 @@ class DolosDataModule(L.LightningDataModule):
         """List the samples of some generators (or ``real``) in a split."""
         return [sample for name in generators for sample in samples(self.root, name, split)]
 
+    @cached_property
     def fingerprint(self) -> str:
-        """Return a hash of the relative paths and sizes of the generators' files."""
+        """A hash of the relative paths and sizes of the generators' files."""
         splits = (self.files(split, *self.generators) for split in SPLITS)
         return file_list_hash(self.root, list(chain.from_iterable(splits)))
 
-    def train_masks(self) -> Tensor:
-        """Return the masks of the manipulated training photos, ``[N, 256, 256]`` bool."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the data are, for checkpoints."""
+        return {
+            "generators": self.generators,
+            "supervision": self.supervision,
+            "files_sha256": self.fingerprint,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to resume a run on other data; testing on other data is fine.
+
+        Raises:
+            UserError: If generators, supervision or files are not those of the checkpoint.
+        """
+        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        ours = self.state_dict()
+        for name, theirs in state_dict.items():
+            if ours[name] != theirs:
+                raise UserError(
+                    f"this run was trained on other data: its {name} are {theirs}, here they are "
+                    f"{ours[name]}; give the new run a name of its own (RUN=..., --run.name)"
+                )
+
+    def train_masks(self, most: int = 2000) -> Tensor:
+        """Return masks of manipulated training photos, ``[N, 256, 256]`` bool.
+
+        Args:
+            most: Of more masks, this many evenly spread ones are taken.
+        """
         files = self.files("train", *self.generators)
+        files = files[:: -(-len(files) // most)]
         resize = AntialiasedResize(self.image_size, OUTPUT_SIZE)
         masks = [resize.apply_to_mask(read_mask(s.mask, self.fake_value)) for s in files if s.mask]
         return torch.from_numpy(np.stack(masks)).bool()
@@ -160,6 +197,8 @@ class DolosDataModule(L.LightningDataModule):
         # Each device takes every n-th photo. Lightning's own sampler would repeat photos to even
         # out the shares, and the repeats would count twice in the means.
         world, rank = self._share()
+        if len(data) < world:
+            raise UserError(f"{data.name} has {len(data)} photos for {world} devices; take fewer")
         return self._loader(data.every(world, rank))
 
     def _share(self) -> tuple[int, int]:

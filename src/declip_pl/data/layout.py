@@ -35,26 +35,45 @@ DOLOS_HELP = (
 )
 
 
+SOURCES = ("celebahq", "ffhq")
+"""The parts of Dolos."""
+
+EIGHT_BIT_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"}
+"""PIL's modes that convert to 8-bit RGB without clipping."""
+
+
 @dataclass(frozen=True)
 class Sample:
-    """A photo, and the mask that says which of its pixels are fake (None for a real photo)."""
+    """A photo, and the mask that says which of its pixels are fake (None for a real photo).
 
+    ``name`` is the photo's path inside its split, without suffix.
+    """
+
+    name: str
     image: Path
     mask: Path | None
 
 
-def source_root(root: Path, source: str = "celebahq") -> Path:
+def source_root(root: Path, source: str | None = None) -> Path:
     """Return the folder that holds ``fake/``: ``root`` itself or ``root/source``.
 
+    Args:
+        root: A source, or the folder above several.
+        source: One of :data:`SOURCES`; by default the first, where there is a choice.
+
     Raises:
-        UserError: If neither does.
+        UserError: If there is no ``fake/``, or ``root`` is another source than the one named.
     """
     if not root.is_dir():
         raise UserError(f"there is no folder {root}; {DOLOS_HELP}")
-    for candidate in (root, root / source):
-        if (candidate / "fake").is_dir():
-            return candidate
-    raise UserError(f"neither {root} nor {root / source} holds a folder 'fake'; {DOLOS_HELP}")
+    inner = root / (source or SOURCES[0])
+    if (root / "fake").is_dir():
+        if source and root.name in SOURCES and root.name != source:
+            raise UserError(f"{root} is not {source}; name the folder above it, or {source}'s own")
+        return root
+    if (inner / "fake").is_dir():
+        return inner
+    raise UserError(f"neither {root} nor {inner} holds a folder 'fake'; {DOLOS_HELP}")
 
 
 def is_stand_in(root: Path) -> bool:
@@ -71,7 +90,7 @@ def select_generators(root: Path, choice: str) -> list[str]:
     """Resolve a choice such as ``ldm``, ``ldm+lama``, ``all`` or ``all-but-ldm``.
 
     Raises:
-        UserError: If a generator of that name does not exist under ``root/fake``.
+        UserError: If a generator of that name does not exist under ``root/fake``, or none is left.
     """
     known = generators(root)
     left_out = choice.startswith("all-but-")
@@ -82,9 +101,10 @@ def select_generators(root: Path, choice: str) -> list[str]:
                 f"there is no generator {name!r} in {root / 'fake'}; found: {', '.join(known)} "
                 "(join several by '+', or write all or all-but-NAME)"
             )
-    if left_out or not named:
-        return [name for name in known if name not in named]
-    return named
+    chosen = named if named and not left_out else [name for name in known if name not in named]
+    if not chosen:
+        raise UserError(f"{choice!r} leaves no generator in {root / 'fake'}")
+    return list(dict.fromkeys(chosen))
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -100,13 +120,13 @@ def samples(root: Path, generator: str, split: Split) -> list[Sample]:
     """
     if generator == REAL:
         folder = root / REAL / split
-        found = [Sample(image, None) for image in image_files(folder)]
+        found = [Sample(_stem(path, folder), path, None) for path in image_files(folder)]
     else:
         folder = root / "fake" / generator / "images" / split
         pairs, problems = pair(folder, root / "fake" / generator / "masks" / split)
         if problems:
             raise UserError("\n".join(problems))
-        found = [Sample(image, mask) for image, mask in pairs]
+        found = [Sample(_stem(image, folder), image, mask) for image, mask in pairs]
     if not found:
         raise UserError(f"no image in {folder}; {DOLOS_HELP}")
     return found
@@ -156,10 +176,13 @@ def decode(path: Path, mode: str) -> NDArray[np.uint8]:
     """Return a file's pixels in a PIL mode, ``[H, W, 3]`` for RGB and ``[H, W]`` for L.
 
     Raises:
-        UserError: If the file is damaged, truncated or no image; it is named.
+        UserError: If the file is damaged, truncated, no image, or has more than 8 bits a
+            channel (PIL would clip it); it is named.
     """
     try:
         with Image.open(path) as image:
+            if image.mode not in EIGHT_BIT_MODES:
+                raise UserError(f"{path}: expected 8 bits a channel, found PIL mode {image.mode}")
             return np.asarray(image.convert(mode))
     except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: can't be decoded as an image ({error})") from error
@@ -174,11 +197,15 @@ def file_list_hash(root: Path, files: Sequence[Sample]) -> str:
     return digest.hexdigest()
 
 
+def _stem(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).with_suffix("").as_posix()
+
+
 def _by_stem(folder: Path) -> tuple[dict[str, Path], list[str]]:
     found: dict[str, Path] = {}
     twins = []
     for path in image_files(folder):
-        stem = path.relative_to(folder).with_suffix("").as_posix()
+        stem = _stem(path, folder)
         if stem in found:
             twins.append(f"{path}: the same name as {found[stem]} but for its suffix")
         found.setdefault(stem, path)
