@@ -280,7 +280,14 @@ def test_an_interrupted_run_says_how_to_continue_and_does(fit_arguments, tmp_pat
         **{"run.name": "x", "trainer.max_epochs": 500, "schedule.patience": 500}
     )
     command = [sys.executable, "-m", "declip_pl", *arguments]
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    run = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        # A shell's background jobs, which CI may be one of, pass on that SIGINT is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
     table = tmp_path / "outputs/x/metrics.csv"
     for _ in range(1200):
         if table.exists():
