@@ -23,7 +23,7 @@ from declip_pl.data.mini import build_mini
 from declip_pl.errors import UserError
 from declip_pl.experiment import MINI, train_arguments
 from declip_pl.files import write_text
-from declip_pl.results import describe_results, summary, write_results
+from declip_pl.results import command, describe_results, summary, write_results
 from declip_pl.run import BEST, CONFIG, RESULTS, Run, run_name
 from declip_pl.task import LocalizationTask, check_checkpoint
 from declip_pl.weights import resolve
@@ -264,7 +264,7 @@ class DeclipCLI(LightningCLI):
             "seed": config.seed_everything,
         }
         # It starts with the first thing that is logged, which is after before_fit.
-        return WandbLogger(
+        logger = WandbLogger(
             project="declip-pl",
             name=self.run.name,
             id=None if self.run.overwrite else _wandb_id(self.run.folder),
@@ -277,6 +277,8 @@ class DeclipCLI(LightningCLI):
             tags=[str(fact) for fact in facts.values()],
             config=facts,
         )
+        logger._wandb_init.pop("anonymous", None)  # Lightning sets it, and wandb warns of it
+        return logger
 
 
 class _SaveConfig(SaveConfigCallback):
@@ -324,9 +326,10 @@ def _wandb_hints(folder: Path) -> list[str]:
     offline = sorted((folder / "wandb").glob("offline-run-*"))
     if not offline:
         return []
+    wandb_ = command("wandb")
     return [
-        f"curves without an account: wandb leet {offline[-1]}",
-        f"curves in the browser:     wandb login && wandb sync {folder}/wandb/offline-run-*",
+        f"curves without an account: {wandb_} leet {offline[-1]}",
+        f"curves in the browser:     {wandb_} login && {wandb_} sync {folder}/wandb/offline-run-*",
     ]
 
 

@@ -2,7 +2,9 @@
 
 import json
 import platform
+import shutil
 import subprocess
+import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -78,11 +80,12 @@ def summary(results: dict[str, Any], target: Path) -> str:
             lines += ["  image level: not scored, there are no real photos beside the fakes"]
     notes = [f"encoder: {results['encoder']['source']}", results["notice"]]
     lines += [line for line in notes if line]
+    checkpoint = f"--config {run / CONFIG} --ckpt_path {run / BEST}"
     lines += [
         f"results: {target}",
         "next: the same checkpoint on another generator's photos, or its heat maps:",
-        f"  declip-pl test --config {run / CONFIG} --ckpt_path {run / BEST} --data.generator NAME",
-        f"  declip-pl predict --config {run / CONFIG} --ckpt_path {run / BEST}",
+        f"  {command('declip-pl')} test {checkpoint} --data.generator NAME",
+        f"  {command('declip-pl')} predict {checkpoint}",
     ]
     return "\n".join(lines)
 
@@ -116,12 +119,20 @@ def baselines(data: DolosDataModule) -> dict[str, dict[str, dict[str, float]]]:
     return scores
 
 
+def command(name: str) -> str:
+    """Return how to call a program of this environment from here: by name, or by its path."""
+    beside = Path(sys.executable).with_name(name)
+    if shutil.which(name) or not beside.exists():
+        return name
+    return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
+
+
 def git_commit() -> str | None:
     """Return the commit that the package's source stands at, with ``-dirty`` if edited."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty",
-               "--abbrev=40", "--exclude=*"]  # fmt: skip
+    describe = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty",
+                "--abbrev=40", "--exclude=*"]  # fmt: skip
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(describe, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None  # installed without its repository
     return done.stdout.strip()
