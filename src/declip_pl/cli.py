@@ -74,7 +74,7 @@ def _dispatch(args: list[str]) -> None:
     command = args[0] if args else ""
     if command == "train":
         # Not auto_cli, whose own --config would hide the recipe's.
-        parser = ArgumentParser(prog="declip-pl train", description=train_arguments.__doc__)
+        parser = ArgumentParser(prog="declip-pl train")
         parser.add_function_arguments(train_arguments)
         DeclipCLI(train_arguments(**parser.parse_args(args[1:]).as_dict()))
     elif command in COMMANDS:
