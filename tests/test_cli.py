@@ -295,7 +295,9 @@ def test_an_interrupted_run_says_how_to_continue_and_does(fit_arguments, tmp_pat
         time.sleep(0.1)
     run.send_signal(sent)
     _, message = run.communicate(timeout=60)
-    assert run.returncode == status, message
+    # Where the signal hits inside an eval(), CPython ends itself by it after all has been handled
+    # (-2); to a shell both are 130.
+    assert run.returncode in (status, -sent), message
     assert "RESUME=1 continues it" in message
     done = len(table.read_text().splitlines()) - 1
     options = {"run.name": "x", "run.resume": "true", "trainer.max_epochs": done + 2}
