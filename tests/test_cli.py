@@ -16,7 +16,7 @@ from conftest import make_clip, make_tree
 from PIL import Image
 
 from declip_pl import cli, experiment
-from declip_pl.cli import DeclipCLI
+from declip_pl.lightning_cli import DeclipCLI
 from declip_pl.run import Run, run_name
 
 ROOT = Path(__file__).parents[1]

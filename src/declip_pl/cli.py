@@ -1,45 +1,19 @@
 """The command line: Lightning's ``fit``, ``validate``, ``test``, ``predict``, and a few more."""
 
-import os
 import sys
-import warnings
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
-import lightning as L
-import wandb
-from jsonargparse import ArgumentParser, Namespace, auto_cli
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
+from jsonargparse import ArgumentParser, auto_cli
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from declip_pl.callbacks import PREDICTIONS, HeatMaps, History, Panels, PaperSchedule
 from declip_pl.data.check import check_data
-from declip_pl.data.dolos import DolosDataModule
 from declip_pl.data.layout import FAKE_VALUE, REAL, Convention, select_generators, source_root
 from declip_pl.data.mini import build_mini
 from declip_pl.errors import UserError
 from declip_pl.experiment import MINI, train_arguments
-from declip_pl.files import write_text
-from declip_pl.results import command, describe_results, summary, write_results
-from declip_pl.run import BEST, CONFIG, RESULTS, Run, run_name
-from declip_pl.task import LocalizationTask, check_checkpoint
+from declip_pl.lightning_cli import DeclipCLI
 from declip_pl.weights import resolve
-
-EPILOG = """Further commands: declip-pl train (choose data and recipe, then fit), declip-pl data
-check|mini, declip-pl weights; each has its own --help."""
-
-
-MEANT = (
-    "LightningCLI's args parameter",  # `train` hands over other arguments than those typed
-    r"Found \d+ module\(s\) in eval mode",  # the frozen encoder
-    r"The number of training batches \(\d+\) is smaller than the logging interval",
-    r"It is recommended to use `self.log\(.*sync_dist=True",  # the metrics have gathered already
-    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # inside Lightning
-)
-"""Warnings about what is meant to be so."""
 
 
 def main(args: list[str] | None = None) -> None:
@@ -71,13 +45,13 @@ def _interrupted(status: int) -> NoReturn:
 
 
 def _dispatch(args: list[str]) -> None:
-    command = args[0] if args else ""
-    if command == "train":
+    name = args[0] if args else ""
+    if name == "train":
         # Not auto_cli, whose own --config would hide the recipe's.
         parser = ArgumentParser(prog="declip-pl train")
         parser.add_function_arguments(train_arguments)
         DeclipCLI(train_arguments(**parser.parse_args(args[1:]).as_dict()))
-    elif command in COMMANDS:
+    elif name in COMMANDS:
         auto_cli(COMMANDS, args=args, prog="declip-pl")
     else:
         DeclipCLI(args)
@@ -124,232 +98,3 @@ def weights(encoder: str = "openai/clip-vit-base-patch16") -> None:
 
 
 COMMANDS: Any = {"data": {"check": check, "mini": mini}, "weights": weights}
-
-
-class DeclipCLI(LightningCLI):
-    """LightningCLI around :class:`LocalizationTask` and :class:`DolosDataModule`.
-
-    ``fit`` trains, then tests the best checkpoint and writes ``test_metrics.json``.
-    """
-
-    def __init__(self, args: list[str]) -> None:
-        for message in MEANT:
-            warnings.filterwarnings("ignore", message=message)
-        super().__init__(
-            LocalizationTask,
-            DolosDataModule,
-            args=args,
-            seed_everything_default=0,
-            save_config_callback=_SaveConfig,
-            save_config_kwargs={"save_to_log_dir": False},
-            parser_kwargs={"prog": "declip-pl", "epilog": EPILOG},
-        )
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the run's folder and the callbacks; one value serves data and model alike."""
-        parser.add_class_arguments(Run, "run")
-        parser.add_lightning_class_args(ModelCheckpoint, "best")
-        parser.add_lightning_class_args(ModelCheckpoint, "last")
-        parser.add_lightning_class_args(PaperSchedule, "schedule")
-        parser.add_lightning_class_args(Panels, "panels")
-        parser.add_lightning_class_args(History, "history")
-        parser.add_lightning_class_args(HeatMaps, "heat_maps")
-        parser.set_defaults(
-            {
-                "best.filename": "best",
-                "best.monitor": "val/score",
-                "best.mode": "max",
-                "best.save_on_train_epoch_end": True,  # after the schedule has decided
-                "best.enable_version_counter": False,
-                "last.filename": "last",
-                "last.save_on_train_epoch_end": True,
-                "last.enable_version_counter": False,
-                "trainer.log_every_n_steps": 10,
-                "trainer.use_distributed_sampler": False,  # the data module shares photos itself
-            }
-        )
-        parser.link_arguments("model.image_size", "data.image_size")
-        parser.link_arguments("model.supervision", "data.supervision")
-        parser.link_arguments("seed_everything", "model.seed")
-        parser.link_arguments("seed_everything", "data.seed")
-
-    def _parse_ckpt_path(self) -> None:
-        """Let the config say what the model is.
-
-        LightningCLI would replace the model's options by the checkpoint's without a word; here a
-        checkpoint of another encoder is an error (``LocalizationTask.on_load_checkpoint``).
-        """
-
-    def before_instantiate_classes(self) -> None:
-        """Name the run, refuse to touch another's, and find what to resume."""
-        config = self.config[self.subcommand]
-        if self.subcommand == "fit":
-            # Wrong names should fail before weights are fetched.
-            DolosDataModule(**config.data.as_dict())
-            self.run = _named(config)
-            last = self.run.check()
-            config.ckpt_path = config.ckpt_path or (str(last) if last else None)
-        elif config.ckpt_path:
-            self.run = _run_of(Path(config.ckpt_path))
-            self.run.overwrite = config.run.overwrite
-        else:
-            raise UserError(f"{self.subcommand} needs --ckpt_path=RUN/checkpoints/best.ckpt")
-        if config.ckpt_path:
-            check_checkpoint(Path(config.ckpt_path))
-        config.weights_only = True  # a checkpoint is never unpickled
-        config.trainer.default_root_dir = str(self.run.folder)
-        config.best.dirpath = config.last.dirpath = str((self.run.folder / BEST).parent)
-
-    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Log to W&B unless the config names loggers or turns them off."""
-        wanted = self.config[self.subcommand].trainer.logger
-        if wanted is None or wanted is True:
-            kwargs["logger"] = self._wandb_logger()
-        return super().instantiate_trainer(**kwargs)
-
-    def before_fit(self) -> None:
-        """Check the data while nothing is written yet, then begin the run's folder."""
-        if self.trainer.is_global_zero:
-            self.datamodule.prepare_data()
-            self.run.begin()
-
-    def after_fit(self) -> None:
-        """Test the best checkpoint and close with a summary."""
-        best = self.run.folder / BEST
-        if not best.exists():  # fast_dev_run writes none
-            return
-        self.trainer.test(
-            self.model, datamodule=self.datamodule, ckpt_path=str(best), verbose=False,
-            weights_only=True,
-        )  # fmt: skip
-        self._report(best, self.run.folder / RESULTS)
-
-    def test(self, model: LocalizationTask, ckpt_path: str, **kwargs: Any) -> None:
-        """Test a checkpoint; its scores go to a file of their own beside the run's."""
-        target = self.run.folder / f"test_metrics_{self.datamodule.generator}.json"
-        self._refuse_to_replace(target)
-        self.trainer.test(model, ckpt_path=ckpt_path, **kwargs)
-        self._report(Path(ckpt_path), target)
-
-    def before_predict(self) -> None:
-        """Keep the heat maps that are there."""
-        for generator in self.datamodule.generators:
-            self._refuse_to_replace(self.run.folder / PREDICTIONS / "test" / generator)
-
-    def _refuse_to_replace(self, path: Path) -> None:
-        if path.exists() and not self.run.overwrite:
-            raise UserError(f"{path} exists; replace it with --run.overwrite true")
-
-    def _report(self, checkpoint: Path, target: Path) -> None:
-        if not self.trainer.is_global_zero:
-            return
-        results = describe_results(self.model, self.datamodule, checkpoint)
-        write_results(target, results)
-        wandb.finish()  # its farewell should not stand below the summary
-        print(summary(results, target))
-        print(f"pictures: {self.run.folder / 'panels'}")
-        for line in _wandb_hints(self.run.folder):
-            print(line)
-
-    def _wandb_logger(self) -> WandbLogger:
-        config = self.config[self.subcommand]
-        model, data = config.model, config.data
-        facts = {
-            "encoder": Path(model.encoder).name,
-            "layer": model.layer,
-            "decoder": model.decoder,
-            "generator": data.generator,
-            "dataset": Path(data.root).name,
-            "supervision": model.supervision,
-            "seed": config.seed_everything,
-        }
-        # It starts with the first thing that is logged, which is after before_fit.
-        logger = WandbLogger(
-            project="declip-pl",
-            name=self.run.name,
-            id=None if self.run.overwrite else _wandb_id(self.run.folder),
-            resume="allow",
-            save_dir=self.run.folder,
-            mode=_wandb_mode(),
-            settings=wandb.Settings(quiet=True),
-            group=str(facts["dataset"]),
-            job_type=self.subcommand,
-            tags=[str(fact) for fact in facts.values()],
-            config=facts,
-        )
-        logger._wandb_init.pop("anonymous", None)  # Lightning sets it, and wandb warns of it
-        return logger
-
-
-class _SaveConfig(SaveConfigCallback):
-    """Write the resolved ``config.yaml`` of a training run into its folder."""
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Wait until a checkpoint to resume from has proved to fit."""
-
-    @rank_zero_only
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the file now."""
-        self.save_config(trainer, pl_module, "fit")
-
-    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write the file and log its content."""
-        # Whoever repeats config.yaml did not ask for these; they were of this start alone.
-        config = self.config.clone()
-        config.ckpt_path, config.run.resume, config.run.overwrite = None, False, False
-        text = self.parser.dump(config, skip_none=False)
-        write_text(Path(trainer.default_root_dir) / CONFIG, text)
-        if isinstance(trainer.logger, WandbLogger):
-            trainer.logger.log_hyperparams(self.config.as_dict())
-
-
-def _wandb_mode() -> Literal["online", "offline", "disabled"] | None:
-    """Return None where $WANDB_MODE says it; else online for users who are logged in."""
-    if rank_zero_only.rank:  # type: ignore[attr-defined]
-        return "disabled"
-    if "WANDB_MODE" in os.environ:
-        return None
-    try:
-        return "online" if wandb.login(prompt=False) else "offline"
-    except wandb.errors.AuthenticationError as error:
-        print(f"W&B: an account is set up but does not answer, logging offline ({error})")
-        return "offline"
-
-
-def _wandb_id(folder: Path) -> str | None:
-    """Return the id of the W&B run that a resumed run continues."""
-    runs = sorted((folder / "wandb").glob("*run-*-*"))
-    return runs[-1].name.rsplit("-", 1)[-1] if runs else None
-
-
-def _wandb_hints(folder: Path) -> list[str]:
-    offline = sorted((folder / "wandb").glob("offline-run-*"))
-    if not offline:
-        return []
-    wandb_ = command("wandb")
-    return [
-        f"curves without an account: {wandb_} leet {offline[-1]}",
-        f"curves in the browser:     {wandb_} login && {wandb_} sync {folder}/wandb/offline-run-*",
-    ]
-
-
-def _named(config: Namespace) -> Run:
-    """Return the run of a training configuration, under its own or the default name."""
-    run, model = Run(**config.run.as_dict()), config.model
-    run.name = run.name or run_name(
-        model.encoder,
-        model.layer,
-        model.decoder,
-        config.data.generator,
-        model.supervision,
-        config.seed_everything,
-    )
-    return run
-
-
-def _run_of(checkpoint: Path) -> Run:
-    """Return the run that a checkpoint belongs to."""
-    folder = checkpoint.absolute().parent
-    if folder.name != "checkpoints":
-        raise UserError(f"{checkpoint} lies in no run; expected RUN/checkpoints/NAME.ckpt")
-    return Run(str(folder.parent.parent), folder.parent.name)
