@@ -144,15 +144,21 @@ def train_autoencoder() -> Autoencoder:
 def _make_images(folder: Path, counts: Mapping[str, int], workers: int | None) -> None:
     """Write all images below ``folder``, several at a time."""
     autoencoder = train_autoencoder()
+    # All folders now: a thread that Ctrl-C left behind then can't bring back what was removed.
+    for split in counts:
+        (folder / "real" / split).mkdir(parents=True)
+        for generator in GENERATORS:
+            for kind in ("images", "masks"):
+                (folder / "fake" / generator / kind / split).mkdir(parents=True)
     # Threads, as the work is done by libraries that let go of Python's lock: processes would
     # each import all of the package first, which takes longer than they save.
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        tasks = [
-            pool.submit(_make_image, folder, split, index, autoencoder)
-            for split, count in counts.items()
-            for index in range(count)
-        ]
         try:
+            tasks = [
+                pool.submit(_make_image, folder, split, index, autoencoder)
+                for split, count in counts.items()
+                for index in range(count)
+            ]
             for task in tqdm(as_completed(tasks), "mini", len(tasks), unit="image", disable=None):
                 task.result()
         except BaseException:
@@ -178,7 +184,6 @@ def _make_image(folder: Path, split: str, index: int, autoencoder: Autoencoder) 
 
 
 def _save(pixels: Pixels | Hole, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, compress_level=1)  # a third of the time for 10 % of space
 
 
