@@ -104,7 +104,7 @@ class ViTEncoder(_Frozen):
             raise UserError(
                 f"image size {image_size} is no multiple of the {patch} px patches of {encoder}"
             )
-        self.name = Path(encoder).name
+        self.name = short_name(encoder)
         self.layer = layer
         self.source = weights.source
         self.channels = config.hidden_size
@@ -145,7 +145,7 @@ class ResNetEncoder(_Frozen):
             raise UserError(f"RN50 has no {layer!r}; choose one of {', '.join(stages)}")
         path, self.source = resolve_resnet(encoder)
         self.model = load_resnet(path, layer)
-        self.name = "rn50"
+        self.name = short_name(encoder)
         self.layer = layer
         self.channels = 64 * stages[layer]
         self.grid_size = image_size // stages[layer]
@@ -173,7 +173,7 @@ class FusionEncoder(_Frozen):
         vit, resnet = encoder.split("+", 1)
         self.vit = ViTEncoder(vit, layer, image_size)
         self.resnet = ResNetEncoder(resnet, FUSED_RESNET_LAYER, image_size)
-        self.name = f"{self.vit.name}+{self.resnet.name}"
+        self.name = short_name(encoder)
         self.layer = layer
         self.source = f"{self.vit.source} + {self.resnet.source}"
         self.channels = self.vit.channels + self.resnet.channels
@@ -205,6 +205,14 @@ def build_encoder(encoder: str, layer: str, image_size: int = 224) -> Encoder:
     if encoder.startswith("RN50"):
         return ResNetEncoder(encoder, layer, image_size)
     return ViTEncoder(encoder, layer, image_size)
+
+
+def short_name(encoder: str) -> str:
+    """Return an encoder's name without organisation or path: ``clip-vit-large-patch14+rn50``."""
+    vit, plus_rn50, _ = encoder.partition("+RN50")
+    if vit.startswith("RN50"):
+        return "rn50"
+    return Path(vit).name + plus_rn50.lower()
 
 
 def identity(encoder: Encoder) -> dict[str, str]:

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from declip_pl.callbacks import PREDICTIONS, HeatMaps, History, Panels, PaperSchedule
 from declip_pl.data.dolos import DolosDataModule
+from declip_pl.encoder import short_name
 from declip_pl.errors import UserError
 from declip_pl.files import write_text
 from declip_pl.results import command, describe_results, summary, write_results
@@ -164,7 +165,7 @@ class DeclipCLI(LightningCLI):
         config = self.config[self.subcommand]
         model, data = config.model, config.data
         facts = {
-            "encoder": Path(model.encoder).name,
+            "encoder": short_name(model.encoder),
             "layer": model.layer,
             "decoder": model.decoder,
             "generator": data.generator,

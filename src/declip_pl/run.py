@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from declip_pl.encoder import short_name
 from declip_pl.errors import UserError
 
 CONFIG = "config.yaml"
@@ -44,7 +45,7 @@ class Run:
             UserError: If a run stands there and neither ``resume`` nor ``overwrite`` was asked for,
                 if it is finished and there is nothing to resume, or if the name is no folder's.
         """
-        if Path(self.folder.name) != Path(self.name or "") or self.name in ("", ".", ".."):
+        if self.folder.name != self.name or self.name == "..":
             raise UserError(
                 f"a run's name is the name of a folder in {self.root}, not {self.name!r}"
             )
@@ -82,9 +83,7 @@ def run_name(
     encoder: str, layer: str, decoder: str, generator: str, supervision: str, seed: int
 ) -> str:
     """Return ``<encoder>-<layer>-<decoder>-<generator>``, short and safe as a folder name."""
-    short = "+".join(Path(part.split(":", 1)[0]).name.lower() for part in encoder.split("+RN50"))
-    short = short.rstrip("+") + ("+rn50" if "+RN50" in encoder else "")
-    parts = [short, layer, decoder, generator]
+    parts = [short_name(encoder).lower(), layer, decoder, generator]
     parts += [supervision] if supervision != "full" else []
     parts += [f"seed{seed}"] if seed else []
     return "-".join(parts)

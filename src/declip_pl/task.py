@@ -200,8 +200,9 @@ class LocalizationTask(L.LightningModule):
         else:
             rivals = [index]
             self.localization[index].update(probabilities, batch["mask"])
+        scores = image_score(logits)
         for i in rivals:
-            self.detection[i].update(image_score(logits), batch["label"])
+            self.detection[i].update(scores, batch["label"])
         return probabilities
 
     def _scores(self, index: int) -> dict[str, float]:

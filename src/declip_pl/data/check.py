@@ -9,15 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from declip_pl.data.layout import (
-    DOLOS_HELP,
-    REAL,
-    SPLITS,
-    Split,
-    decode,
-    image_files,
-    pair,
-)
+from declip_pl.data.layout import SPLITS, Sample, decode, find_samples, is_fake, read_image
 from declip_pl.errors import UserError
 
 SHOWN = 20
@@ -63,7 +55,6 @@ def check_data(
     root: Path,
     names: Sequence[str],
     fake_value: int,
-    splits: Sequence[Split] = SPLITS,
     progress: bool = True,
 ) -> Report:
     """Decode every file of some generators and report everything that is wrong.
@@ -77,22 +68,23 @@ def check_data(
         root: Folder that holds ``fake/`` and ``real/``.
         names: Generators, or ``real``.
         fake_value: Grey value of fake pixels in the masks.
-        splits: Splits to check.
         progress: Show a progress bar.
     """
     report = Report()
-    pairs: list[tuple[Path, Path | None]] = []
+    samples: list[Sample] = []
     for name in names:
-        for split in splits:
-            pairs += _listing(root, name, split, report)
+        for split in SPLITS:
+            found, problems = find_samples(root, name, split)
+            samples += found
+            report.errors += problems
     shares: list[float] = []
     with ThreadPoolExecutor() as pool:  # PIL decodes outside the interpreter lock
-        findings = pool.map(partial(_check_pair, fake_value), pairs)
-        for found in tqdm(findings, "checking data", len(pairs), disable=not progress):
-            report.errors += [found.error] if found.error else []
-            report.warnings += found.warnings
-            shares += [found.fake_share] if found.fake_share is not None else []
-    report.images = len(pairs) + sum(mask is not None for _, mask in pairs)
+        findings = pool.map(partial(_check_sample, fake_value), samples)
+        for finding in tqdm(findings, "checking data", len(samples), disable=not progress):
+            report.errors += [finding.error] if finding.error else []
+            report.warnings += finding.warnings
+            shares += [finding.fake_share] if finding.fake_share is not None else []
+    report.images = len(samples) + sum(sample.mask is not None for sample in samples)
     if shares and np.mean(shares) > 0.5:  # noqa: PLR2004 - more fake than real
         report.errors.append(
             f"{root}: {100 * np.mean(shares):.0f} % of all pixels are fake if grey value "
@@ -104,25 +96,10 @@ def check_data(
     return report
 
 
-def _listing(root: Path, name: str, split: Split, report: Report) -> list[tuple[Path, Path | None]]:
-    found: list[tuple[Path, Path | None]]
-    if name == REAL:
-        folder = root / REAL / split
-        found = [(path, None) for path in image_files(folder)]
-    else:
-        folder = root / "fake" / name / "images" / split
-        pairs, problems = pair(folder, root / "fake" / name / "masks" / split)
-        found = [(image, mask) for image, mask in pairs]
-        report.errors += problems
-    if not found:
-        report.errors.append(f"{folder}: no image; {DOLOS_HELP}")
-    return found
-
-
-def _check_pair(fake_value: int, pair: tuple[Path, Path | None]) -> _Finding:
-    image, mask = pair
+def _check_sample(fake_value: int, sample: Sample) -> _Finding:
+    mask = sample.mask
     try:
-        height, width = decode(image, "RGB").shape[:2]
+        height, width = read_image(sample.image).shape[:2]
         if mask is None:
             return _Finding()
         grey = decode(mask, "L")
@@ -130,7 +107,7 @@ def _check_pair(fake_value: int, pair: tuple[Path, Path | None]) -> _Finding:
         return _Finding(error=str(error))
     if 0 < grey.max() < 128:  # noqa: PLR2004 - half of 255
         return _Finding(error=f"{mask}: grey values up to {grey.max()}; expected 0 and 255")
-    share = float(((grey > 127) == (fake_value > 0)).mean())  # noqa: PLR2004 - half of 255
+    share = float(is_fake(grey, fake_value).mean())
     warnings = []
     if not np.isin(grey, (0, 255)).all():
         warnings.append(f"{mask}: not binary, {len(np.unique(grey))} grey values; cut half-way")

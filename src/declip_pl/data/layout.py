@@ -118,18 +118,25 @@ def samples(root: Path, generator: str, split: Split) -> list[Sample]:
     Raises:
         UserError: If there is none, or a photo or mask lacks its partner (all are named).
     """
+    found, problems = find_samples(root, generator, split)
+    if problems:
+        raise UserError("\n".join(problems))
+    return found
+
+
+def find_samples(root: Path, generator: str, split: Split) -> tuple[list[Sample], list[str]]:
+    """List samples as :func:`samples` does, with one line for each problem in place of an error."""
+    problems: list[str] = []
     if generator == REAL:
         folder = root / REAL / split
         found = [Sample(_stem(path, folder), path, None) for path in image_files(folder)]
     else:
         folder = root / "fake" / generator / "images" / split
         pairs, problems = pair(folder, root / "fake" / generator / "masks" / split)
-        if problems:
-            raise UserError("\n".join(problems))
         found = [Sample(_stem(image, folder), image, mask) for image, mask in pairs]
     if not found:
-        raise UserError(f"no image in {folder}; {DOLOS_HELP}")
-    return found
+        problems.append(f"{folder}: no image; {DOLOS_HELP}")
+    return found, problems
 
 
 def pair(images: Path, masks: Path) -> tuple[list[tuple[Path, Path]], list[str]]:
@@ -168,8 +175,13 @@ def read_mask(path: Path, fake_value: int) -> NDArray[np.uint8]:
     Raises:
         UserError: If the file is damaged, truncated or no image; it is named.
     """
-    white = decode(path, "L") > 127  # noqa: PLR2004 - half of 255
-    return np.asarray(white == (fake_value > 0), np.uint8)
+    return is_fake(decode(path, "L"), fake_value).astype(np.uint8)
+
+
+def is_fake(grey: NDArray[np.uint8], fake_value: int) -> NDArray[np.bool_]:
+    """Cut a mask's grey values ``[H, W]`` half-way; True = fake."""
+    white = grey > 127  # noqa: PLR2004 - half of 255
+    return np.asarray(white == (fake_value > 0))
 
 
 def decode(path: Path, mode: str) -> NDArray[np.uint8]:
