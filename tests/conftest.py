@@ -1,12 +1,15 @@
 """Small trees in the real layout and tiny CLIP models; nothing here needs a network."""
 
 import os
+import tempfile
 from pathlib import Path
 
 # No test talks to W&B's servers or the hub unless it says so itself.
 os.environ["WANDB_MODE"] = "disabled"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+# Features of the tests' photos are nobody's business afterwards.
+os.environ["DECLIP_FEATURES"] = tempfile.mkdtemp(prefix="declip-features-")
 
 import numpy as np
 import pytest

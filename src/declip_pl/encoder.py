@@ -38,6 +38,10 @@ class Features(NamedTuple):
     grid: Tensor
     cls: Tensor | None
 
+    def float(self) -> "Features":
+        """Return the same features in fp32."""
+        return Features(self.grid.float(), None if self.cls is None else self.cls.float())
+
 
 class _Frozen(nn.Module):
     """A module that no optimiser, no ``train()`` call and no backward pass can change."""

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from declip_pl.decoder import build_decoder
-from declip_pl.encoder import Encoder, build_encoder
+from declip_pl.encoder import Encoder, Features, build_encoder
 
 
 class DeCLIP(nn.Module):
@@ -29,16 +29,18 @@ class DeCLIP(nn.Module):
         frozen = build_encoder(encoder, layer, image_size)
         return cls(frozen, build_decoder(decoder, frozen))
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, image: Tensor | Features) -> Tensor:
         """Localize.
 
         Args:
-            pixels: ``[B, 3, S, S]``, normalised with CLIP's mean and standard deviation.
+            image: ``[B, 3, S, S]`` pixels, normalised with CLIP's mean and standard deviation, or
+                what the encoder made of them before.
 
         Returns:
             ``[B, 1, 256, 256]`` logits; positive means fake.
         """
-        logits: Tensor = self.decoder(self.encoder(pixels))
+        features = image.float() if isinstance(image, Features) else self.encoder(image)
+        logits: Tensor = self.decoder(features)
         return logits
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from declip_pl.data.dataset import Batch
 from declip_pl.data.layout import REAL
-from declip_pl.encoder import identity
+from declip_pl.encoder import Features, identity
 from declip_pl.errors import UserError
 from declip_pl.metrics import DetectionMetrics, LocalizationMetrics
 from declip_pl.network import DeCLIP, image_logit, image_score
@@ -72,9 +72,9 @@ class LocalizationTask(L.LightningModule):
         self.set_names: list[str] = []
         """Names of the sets that are being evaluated, in the order of their loaders."""
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Localize: ``[B, 3, S, S]`` normalised pixels to ``[B, 1, 256, 256]`` logits."""
-        logits: Tensor = self.network(pixels)
+    def forward(self, image: Tensor | Features) -> Tensor:
+        """Localize: ``[B, 3, S, S]`` pixels or their features to ``[B, 1, 256, 256]`` logits."""
+        logits: Tensor = self.network(image)
         return logits
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

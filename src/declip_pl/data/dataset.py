@@ -7,21 +7,26 @@ from typing import Any, TypedDict
 import albumentations as A
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
 from declip_pl.data.layout import Sample, read_image, read_mask
+from declip_pl.data.transforms import resize_mask
+from declip_pl.decoder import OUTPUT_SIZE
+from declip_pl.encoder import Features
+from declip_pl.features import CachedFeatures
 
 
 class Item(TypedDict):
     """One photo.
 
-    ``image`` is ``[3, S, S]`` normalised, ``mask`` ``[H, W]`` bool (True = fake), ``label`` 1.0
-    for a manipulated photo and 0.0 for a real one, ``path`` its file and ``name`` its path inside
-    the split without suffix.
+    ``image`` is ``[3, S, S]`` normalised pixels, or the fp16 features that the encoder makes of
+    them; ``mask`` ``[H, W]`` bool (True = fake), ``label`` 1.0 for a manipulated photo and 0.0 for
+    a real one, ``path`` its file and ``name`` its path inside the split without suffix.
     """
 
-    image: Tensor
+    image: Tensor | Features
     mask: Tensor
     label: float
     path: str
@@ -31,11 +36,11 @@ class Item(TypedDict):
 class Batch(TypedDict):
     """B photos.
 
-    ``image`` is ``[B, 3, S, S]``, ``mask`` B bool maps of their own sizes, ``label`` ``[B]``
-    float, ``path`` and ``name`` B strings.
+    ``image`` is ``[B, 3, S, S]`` pixels or their features, ``mask`` B bool maps of their own
+    sizes, ``label`` ``[B]`` float, ``path`` and ``name`` B strings.
     """
 
-    image: Tensor
+    image: Tensor | Features
     mask: list[Tensor]
     label: Tensor
     path: list[str]
@@ -50,10 +55,12 @@ class LocalizationDataset(Dataset[Item]):
         samples: Files of the set.
         transform: From uint8 arrays to tensors.
         fake_value: Grey value of fake pixels in the masks.
+        mask_size: Side of the masks in pixels, or None to leave them at their own size.
         seed: Seed of the transform's random part.
 
     Attributes:
         epoch: Number of the epoch; the same photo is drawn differently in each.
+        features: What the encoder makes of the photos, where that is cached; they are not decoded.
     """
 
     def __init__(
@@ -62,44 +69,50 @@ class LocalizationDataset(Dataset[Item]):
         samples: Sequence[Sample],
         transform: A.Compose,
         fake_value: int,
+        mask_size: int | None = None,
         seed: int = 0,
     ) -> None:
         self.name = name
         self.samples = list(samples)
         self.transform = transform
         self.fake_value = fake_value
+        self.mask_size = mask_size
         self.seed = seed
         self.epoch = 0
+        self.features: CachedFeatures | None = None
 
     def __len__(self) -> int:
         """Return the number of photos."""
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Item:
-        """Decode and transform one photo.
+        """Return one photo.
 
         Raises:
             UserError: If a file can't be decoded.
         """
         sample = self.samples[index]
-        image = read_image(sample.image)
-        mask = (
-            np.zeros(image.shape[:2], np.uint8)
-            if sample.mask is None
-            else read_mask(sample.mask, self.fake_value)
-        )
-        # A draw of its own for each seed, epoch and photo, whatever the workers and wherever a
-        # resumed run starts.
-        draw = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)
-        self.transform.set_random_seed(int(draw[0]))
-        tensors: dict[str, Any] = self.transform(image=image, mask=mask)
         return Item(
-            image=tensors["image"],
-            mask=tensors["mask"].bool(),
+            image=self.features[sample.image] if self.features else self._pixels(index),
+            mask=torch.from_numpy(self._mask(sample)).bool(),
             label=float(sample.mask is not None),
             path=self.path(index),
             name=sample.name,
         )
+
+    def _pixels(self, index: int) -> Tensor:
+        # A draw of its own for each seed, epoch and photo, whatever the workers and wherever a
+        # resumed run starts.
+        draw = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)
+        self.transform.set_random_seed(int(draw[0]))
+        pixels: Tensor = self.transform(image=read_image(self.samples[index].image))["image"]
+        return pixels
+
+    def _mask(self, sample: Sample) -> NDArray[np.uint8]:
+        if sample.mask is None:  # nothing is fake, at any size
+            return np.zeros((OUTPUT_SIZE, OUTPUT_SIZE), np.uint8)
+        mask = read_mask(sample.mask, self.fake_value)
+        return resize_mask(mask, self.mask_size) if self.mask_size else mask
 
     def every(self, step: int, start: int) -> "LocalizationDataset":
         """Return the same set with every ``step``-th photo from ``start`` on."""
@@ -135,9 +148,18 @@ class EpochSampler(DistributedSampler[Item]):
 def collate(items: Sequence[Item]) -> Batch:
     """Make a batch; masks stay a list because their sizes may differ."""
     return Batch(
-        image=torch.stack([item["image"] for item in items]),
+        image=_stack([item["image"] for item in items]),
         mask=[item["mask"] for item in items],
         label=torch.tensor([item["label"] for item in items]),
         path=[item["path"] for item in items],
         name=[item["name"] for item in items],
     )
+
+
+def _stack(images: list[Any]) -> Tensor | Features:
+    if isinstance(images[0], Tensor):
+        return torch.stack(images)
+    # Channels-last in memory, as the encoder's own output is.
+    grid = torch.stack([image.grid.movedim(0, -1) for image in images]).movedim(-1, 1)
+    has_cls = images[0].cls is not None
+    return Features(grid, torch.stack([image.cls for image in images]) if has_cls else None)

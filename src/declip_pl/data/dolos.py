@@ -27,9 +27,10 @@ from declip_pl.data.layout import (
     select_generators,
     source_root,
 )
-from declip_pl.data.transforms import AntialiasedResize, Augmentation, build_transform
+from declip_pl.data.transforms import Augmentation, build_transform, resize_mask
 from declip_pl.decoder import OUTPUT_SIZE
 from declip_pl.errors import UserError
+from declip_pl.features import CachedFeatures, FeatureCache
 
 
 class DolosDataModule(L.LightningDataModule):
@@ -54,6 +55,8 @@ class DolosDataModule(L.LightningDataModule):
         supervision: ``full`` (masks) or ``weak`` (image labels, reals against fakes).
         check: Decode every file before training and refuse to start if one is damaged.
         seed: Decides the order of the training photos and their augmentation.
+        cache: Encode every photo once and keep its features on disk (see
+            :mod:`declip_pl.features`). Augmented photos are encoded anew each time.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class DolosDataModule(L.LightningDataModule):
         supervision: str = "full",
         check: bool = True,
         seed: int = 0,
+        cache: bool = True,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -84,6 +88,8 @@ class DolosDataModule(L.LightningDataModule):
         self.supervision = supervision
         self.check = check
         self.seed = seed
+        self.cache = cache
+        self.features: CachedFeatures | None = None
         self.has_reals = (self.root / REAL).is_dir()
 
     @property
@@ -104,11 +110,33 @@ class DolosDataModule(L.LightningDataModule):
             report.raise_errors()
             print(f"data: {self.root}, {report}")
 
+    def setup(self, stage: str) -> None:
+        """Encode the photos of a stage, unless their features are cached already.
+
+        Raises:
+            UserError: If a photo can't be decoded or the disk is too small.
+        """
+        trainer = self.trainer
+        if not self.cache or trainer is None or trainer.fast_dev_run:
+            return
+        sets = {
+            "fit": lambda: self.valid_sets(self.weak) + self._repeated_train_sets(),
+            "validate": lambda: self.valid_sets(self.weak),
+            "test": self.test_sets,
+            "predict": self.predict_sets,
+        }[stage]()
+        photos = list(dict.fromkeys(sample.image for data in sets for sample in data.samples))
+        task: Any = trainer.lightning_module
+        cache = FeatureCache(task.network.encoder, self.image_size)
+        self.features = cache.fetch(photos, trainer.strategy.root_device, self.num_workers)
+
     def train_set(self) -> LocalizationDataset:
         """Return the training photos, with masks at the size of the network's output."""
-        transform = build_transform(self.image_size, OUTPUT_SIZE, self.augmentation)
+        transform = build_transform(self.image_size, self.augmentation)
         files = self.files("train", *self.generators, *([REAL] if self.weak else []))
-        return LocalizationDataset("train", files, transform, self.fake_value, self.seed)
+        return LocalizationDataset(
+            "train", files, transform, self.fake_value, OUTPUT_SIZE, self.seed
+        )
 
     def valid_sets(self, with_reals: bool) -> list[LocalizationDataset]:
         """Return the valid splits of the chosen generators as one set, and the real photos."""
@@ -122,6 +150,10 @@ class DolosDataModule(L.LightningDataModule):
         names = [*self.generators, *([REAL] if self.has_reals else [])]
         sets = [self.evaluation_set(f"test/{name}", "test", name) for name in names]
         return sets + self.valid_sets(with_reals=self.has_reals)
+
+    def predict_sets(self) -> list[LocalizationDataset]:
+        """Return one set for each generator."""
+        return [self.evaluation_set(f"test/{name}", "test", name) for name in self.generators]
 
     def evaluation_set(self, name: str, split: Split, *generators: str) -> LocalizationDataset:
         """Return photos with masks at their own size, without augmentation."""
@@ -170,13 +202,17 @@ class DolosDataModule(L.LightningDataModule):
         """
         files = self.files("train", *self.generators)
         files = files[:: -(-len(files) // most)]
-        resize = AntialiasedResize(self.image_size, OUTPUT_SIZE)
-        masks = [resize.apply_to_mask(read_mask(s.mask, self.fake_value)) for s in files if s.mask]
+        masks = [
+            resize_mask(read_mask(sample.mask, self.fake_value), OUTPUT_SIZE)
+            for sample in files
+            if sample.mask
+        ]
         return torch.from_numpy(np.stack(masks)).bool()
 
     def train_dataloader(self) -> DataLoader[Item]:
         """Return shuffled batches, in an order that depends on the seed and the epoch only."""
         data = self.train_set()
+        data.features = self.features if self.augmentation == "none" else None
         sampler = EpochSampler(data, *self._share(), shuffle=True, seed=self.seed)
         return self._loader(data, sampler=sampler)
 
@@ -189,9 +225,8 @@ class DolosDataModule(L.LightningDataModule):
         return [self._evaluation_loader(data) for data in self.test_sets()]
 
     def predict_dataloader(self) -> list[DataLoader[Item]]:
-        """Return the test sets."""
-        sets = [self.evaluation_set(f"test/{name}", "test", name) for name in self.generators]
-        return [self._evaluation_loader(data) for data in sets]
+        """Return the test sets of the generators."""
+        return [self._evaluation_loader(data) for data in self.predict_sets()]
 
     def _evaluation_loader(self, data: LocalizationDataset) -> DataLoader[Item]:
         # Each device takes every n-th photo. Lightning's own sampler would repeat photos to even
@@ -199,7 +234,12 @@ class DolosDataModule(L.LightningDataModule):
         world, rank = self._share()
         if len(data) < world:
             raise UserError(f"{data.name} has {len(data)} photos for {world} devices; take fewer")
+        data.features = self.features
         return self._loader(data.every(world, rank))
+
+    def _repeated_train_sets(self) -> list[LocalizationDataset]:
+        """Return the training set if it shows the encoder the same pixels in every epoch."""
+        return [self.train_set()] if self.augmentation == "none" else []
 
     def _share(self) -> tuple[int, int]:
         """Return how many devices share the work and which one this is."""

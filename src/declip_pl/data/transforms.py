@@ -19,55 +19,52 @@ Augmentation = Literal["none", "blur", "jitter", "jpeg", "all"]
 """The paper's augmentations: one of three, or all in the order jitter, JPEG, blur."""
 
 
-class AntialiasedResize(A.DualTransform):  # type: ignore[misc]
-    """Squash an image to a square exactly as PIL's bilinear filter does; masks stay binary.
+PREPROCESSING = "PIL bilinear to a square, CLIP mean and std"
+"""What happens to a photo before the encoder sees it; cached features depend on it."""
+
+
+class AntialiasedResize(A.ImageOnlyTransform):  # type: ignore[misc]
+    """Squash an image to a square exactly as PIL's bilinear filter does.
 
     PIL's filter widens with the scale, OpenCV's does not: the aliases it leaves are traces that a
     localizer would see.
 
     Args:
         image_size: Side of the image in pixels.
-        mask_size: Side of the mask in pixels, or None to leave masks at their own size.
     """
 
-    def __init__(self, image_size: int, mask_size: int | None = None) -> None:
+    def __init__(self, image_size: int) -> None:
         super().__init__(p=1.0)
         self.image_size = image_size
-        self.mask_size = mask_size
 
     def apply(self, img: NDArray[np.uint8], **params: Any) -> NDArray[np.uint8]:
         """Resize ``[H, W, 3]`` bilinearly to ``[image_size, image_size, 3]``."""
         return _resize(img, self.image_size, Image.Resampling.BILINEAR)
 
-    def apply_to_mask(self, mask: NDArray[np.uint8], **params: Any) -> NDArray[np.uint8]:
-        """Resize ``[H, W]`` to the nearest pixel, ``[mask_size, mask_size]``."""
-        if self.mask_size is None:
-            return mask
-        return _resize(mask, self.mask_size, Image.Resampling.NEAREST)
 
+def build_transform(image_size: int, augmentation: Augmentation = "none") -> A.Compose:
+    """Return the transform from a uint8 array to a tensor.
 
-def build_transform(
-    image_size: int, mask_size: int | None = None, augmentation: Augmentation = "none"
-) -> A.Compose:
-    """Return the transform from uint8 arrays to tensors.
-
-    Call it with ``image=[H, W, 3]`` and ``mask=[H, W]``; the result holds a normalised float
-    ``[3, image_size, image_size]`` and a uint8 mask of ``mask_size`` (or its own size).
+    Call it with ``image=[H, W, 3]``; the result holds a normalised float ``[3, image_size,
+    image_size]``. Nothing moves pixels, so masks have no part in it.
 
     Args:
         image_size: Side of the image in pixels.
-        mask_size: Side of the mask in pixels, or None to leave masks at their own size.
         augmentation: Applied after the resize, with the paper's strengths.
     """
     return A.Compose(
         [
-            AntialiasedResize(image_size, mask_size),
+            AntialiasedResize(image_size),
             *_augmentations(augmentation),
             A.Normalize(CLIP_MEAN, CLIP_STD),
             ToTensorV2(),
-        ],
-        is_check_shapes=False,  # a mask may have another size than its image
+        ]
     )
+
+
+def resize_mask(mask: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Resize ``[H, W]`` to ``[side, side]`` by nearest pixels, so that it stays binary."""
+    return _resize(mask, side, Image.Resampling.NEAREST)
 
 
 def _augmentations(name: Augmentation) -> list[A.ImageOnlyTransform]:

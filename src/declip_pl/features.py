@@ -1,0 +1,237 @@
+"""The feature cache: what a frozen encoder sees in a photo is computed once and kept on disk.
+
+One folder for each encoder (by the hash of its weights), layer, input size and preprocessing; in
+it shards of at most 64 photos, safetensors files of ``[n, tokens, C]`` fp16 that are read through
+a memory map. Photos are known by the SHA-256 of their files, so that a changed photo is a new one
+and equal files are encoded once, whatever data set, run or generator they belong to.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from declip_pl.data.layout import read_image
+from declip_pl.data.transforms import PREPROCESSING, build_transform
+from declip_pl.encoder import Encoder, Features, identity
+from declip_pl.errors import UserError
+from declip_pl.files import atomic_path, sha256, write_text
+
+SHARD = 64
+"""Photos in a shard. They are encoded as one batch, so that a build that was killed and started
+again computes the same batches, hence the same bytes."""
+
+FORMAT = 1
+"""Raise it with any change to what a shard holds."""
+
+META = "meta.json"
+GIB = 2**30
+
+
+class CachedFeatures:
+    """Read-only features of photos, by path; nothing is loaded before it is asked for.
+
+    Args:
+        places: For each photo its shard and its row there.
+        grid_size: Side of the feature map.
+    """
+
+    def __init__(self, places: Mapping[Path, tuple[Path, int]], grid_size: int) -> None:
+        self.places = dict(places)
+        self.grid_size = grid_size
+        self._shards: dict[Path, Any] = {}
+
+    def __getitem__(self, photo: Path) -> Features:
+        """Return fp16 features of one photo: grid ``[C, h, w]``, class token ``[C]`` or None."""
+        shard, row = self.places[photo]
+        if shard not in self._shards:
+            opened: Any = safe_open(shard, "pt")
+            self._shards[shard] = opened.get_slice("tokens")
+        return _features(self._shards[shard][row], self.grid_size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave open files out of what is sent to other processes."""
+        return self.__dict__ | {"_shards": {}}
+
+
+class FeatureCache:
+    """Features on disk of one encoder at one input size.
+
+    Args:
+        encoder: Frozen encoder.
+        image_size: Side in pixels that photos are squashed to.
+        root: Folder of all caches; by default ``$DECLIP_FEATURES`` or ``features`` in
+            ``$DECLIP_CACHE`` (``~/.cache/declip-pl``).
+    """
+
+    def __init__(self, encoder: Encoder, image_size: int, root: Path | None = None) -> None:
+        self.encoder = encoder
+        self.image_size = image_size
+        self.meta = {
+            "format": FORMAT,
+            "encoder": identity(encoder),
+            "image_size": image_size,
+            "preprocessing": PREPROCESSING,
+        }
+        without_source = json.dumps({**self.meta, "encoder": self.meta["encoder"]["sha256"]})  # type: ignore[index]
+        key = hashlib.sha256(without_source.encode()).hexdigest()[:16]
+        name = f"{encoder.name}-{encoder.layer}-{image_size}px-{key}"
+        self.folder = (root or features_folder()) / name
+
+    def fetch(self, photos: Sequence[Path], device: torch.device, workers: int) -> CachedFeatures:
+        """Return the features of photos; those that are missing are encoded first.
+
+        A build may be killed at any time: finished shards stay. Of several processes one
+        encodes and the others wait for it.
+
+        Args:
+            photos: Image files.
+            device: Where the encoder runs meanwhile.
+            workers: Processes that decode photos.
+
+        Raises:
+            UserError: If a photo can't be decoded, the disk is too small, or a shard is damaged.
+        """
+        with ThreadPoolExecutor() as pool:
+            key_of = dict(zip(photos, pool.map(sha256, photos), strict=True))
+        photo_of = {key: photo for photo, key in key_of.items()}
+        index = self._index()
+        if not photo_of.keys() <= index.keys():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with _locked(self.folder / ".lock"):
+                known = self._index()  # another process may have encoded them meanwhile
+                missing = {k: photo for k, photo in photo_of.items() if k not in known}
+                self._encode(missing, device, workers)
+            index = self._index()
+        places = {photo: index[key] for photo, key in key_of.items()}
+        return CachedFeatures(places, self.encoder.grid_size)
+
+    def _index(self) -> dict[str, tuple[Path, int]]:
+        """Return shard and row of every photo that is there, by the SHA-256 of its file."""
+        return {
+            key: (shard, row)
+            for shard in sorted(self.folder.glob("[!.]*.safetensors"))
+            for row, key in enumerate(_keys(shard))
+        }
+
+    def _encode(self, missing: dict[str, Path], device: torch.device, workers: int) -> None:
+        if not missing:
+            return
+        for leftover in self.folder.glob(".*.safetensors"):  # of a build that was killed
+            leftover.unlink()
+        write_text(self.folder / META, json.dumps(self.meta, indent=2) + "\n")
+        keys, photos = list(missing), list(missing.values())
+        loader = DataLoader(_Pixels(photos, self.image_size), SHARD, num_workers=workers)
+        encoder: Any = self.encoder
+        home = next(encoder.parameters()).device
+        encoder.to(device)
+        bar = tqdm(total=len(photos), desc="encoding photos", unit="photo")
+        try:
+            for start, pixels in zip(range(0, len(keys), SHARD), loader, strict=True):
+                tokens = _tokens(encoder(pixels.to(device)))
+                if start == 0:
+                    self._announce(len(photos), tokens[0].nbytes)
+                self._write(keys[start : start + SHARD], tokens)
+                bar.update(len(tokens))
+        finally:
+            bar.close()
+            encoder.to(home)
+
+    def _announce(self, photos: int, bytes_each: int) -> None:
+        """Say how much is going to be written, or that it is too much."""
+        needed, free = photos * bytes_each, shutil.disk_usage(self.folder).free
+        sizes = f"{needed / GIB:.2f} GiB for {photos} photos, {free / GIB:.1f} GiB are free"
+        if needed > free:
+            raise UserError(
+                f"features do not fit into {self.folder}: {sizes}; name another folder "
+                "(DECLIP_FEATURES=...) or go without them (--data.cache false)"
+            )
+        tqdm.write(f"features: {self.folder}: {sizes}")
+
+    def _write(self, keys: Sequence[str], tokens: Tensor) -> None:
+        name = hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
+        try:
+            with atomic_path(self.folder / f"{name}.safetensors") as temporary:
+                save_file({"tokens": tokens}, temporary, {"photos": json.dumps(keys)})
+        except (OSError, SafetensorError) as error:
+            if shutil.disk_usage(self.folder).free > tokens.nbytes:
+                raise
+            raise UserError(
+                f"the disk is full: {self.folder} ({os.strerror(errno.ENOSPC)}); finished shards "
+                "stay. Make room or name another folder (DECLIP_FEATURES=...)"
+            ) from error
+
+
+def features_folder() -> Path:
+    """Return the folder of all feature caches."""
+    cache = os.environ.get("DECLIP_CACHE") or "~/.cache/declip-pl"
+    return Path(os.environ.get("DECLIP_FEATURES") or f"{cache}/features").expanduser()
+
+
+class _Pixels(Dataset[Tensor]):
+    """Photos as the encoder takes them, ``[3, S, S]`` normalised."""
+
+    def __init__(self, photos: Sequence[Path], image_size: int) -> None:
+        self.photos = photos
+        self.transform = build_transform(image_size)
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, index: int) -> Tensor:
+        pixels: Tensor = self.transform(image=read_image(self.photos[index]))["image"]
+        return pixels
+
+
+class _locked(FileLock):  # noqa: N801 - used as a function
+    """A lock that says whom it waits for."""
+
+    def __enter__(self) -> "_locked":
+        try:
+            self.acquire(timeout=0)
+        except Timeout:
+            print(f"another process is encoding photos ({self.lock_file}); waiting for it")
+            self.acquire()
+        return self
+
+
+def _tokens(features: Features) -> Tensor:
+    """Return ``[B, tokens, C]`` fp16 on the CPU, the class token first where there is one."""
+    tokens = features.grid.flatten(2).transpose(1, 2)
+    if features.cls is not None:
+        tokens = torch.cat([features.cls[:, None], tokens], dim=1)
+    stored = tokens.half().cpu().contiguous()
+    if not stored.isfinite().all():
+        raise UserError(
+            "features are too large for fp16; go without the cache (--data.cache false)"
+        )
+    return stored
+
+
+def _features(tokens: Tensor, grid_size: int) -> Features:
+    """Undo :func:`_tokens` for one photo, ``[tokens, C]``."""
+    cls, patches = tokens[: -(grid_size**2)], tokens[-(grid_size**2) :]
+    grid = patches.view(grid_size, grid_size, -1).permute(2, 0, 1)
+    return Features(grid, cls[0] if len(cls) else None)
+
+
+def _keys(shard: Path) -> list[str]:
+    try:
+        with safe_open(shard, "pt") as opened:
+            keys: list[str] = json.loads(opened.metadata()["photos"])
+            return keys
+    except (SafetensorError, TypeError, KeyError, ValueError) as error:
+        raise UserError(f"{shard} is damaged ({error}); delete it, it is made anew") from error

@@ -1,0 +1,262 @@
+"""The feature cache: same results, one pass, and what happens when things go wrong."""
+
+import csv
+import json
+import multiprocessing
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_clip, make_tree
+
+from declip_pl import cli, features
+from declip_pl.data.dataset import LocalizationDataset, collate
+from declip_pl.data.layout import samples
+from declip_pl.data.transforms import build_transform
+from declip_pl.encoder import Features, ViTEncoder, build_encoder
+from declip_pl.errors import UserError
+from declip_pl.features import CachedFeatures, FeatureCache
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def encoder(clip):
+    return build_encoder(str(clip), "layer1", 64)
+
+
+@pytest.fixture
+def cache(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "SHARD", 3)
+    return FeatureCache(encoder, 64, tmp_path / "features")
+
+
+@pytest.fixture
+def photos(tree):
+    return [sample.image for sample in samples(tree, "ldm", "train")]
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """Count the photos that pass through any encoder."""
+    counted = []
+    forward = ViTEncoder.forward
+
+    def count(self, pixels):
+        counted.extend([None] * len(pixels))
+        return forward(self, pixels)
+
+    monkeypatch.setattr(ViTEncoder, "forward", count)
+    return counted
+
+
+def fetch(cache, photos):
+    return cache.fetch(photos, CPU, workers=0)
+
+
+def shards(cache):
+    return {p.name: p.read_bytes() for p in cache.folder.glob("[!.]*.safetensors")}
+
+
+def test_cached_features_are_the_encoders(cache, encoder, tree, photos):
+    found = fetch(cache, photos)
+    data = LocalizationDataset("x", samples(tree, "ldm", "train"), build_transform(64), 0)
+    pixels = collate([data[i] for i in range(4)])["image"]
+    data.features = found
+    ours, theirs = collate([data[i] for i in range(4)])["image"], encoder(pixels)
+    assert isinstance(ours, Features) and ours.grid.dtype == torch.float16
+    assert ours.grid.shape == theirs.grid.shape and ours.grid.stride() == (
+        16 * 64, 1, 4 * 64, 64
+    )  # channels-last  # fmt: skip
+    torch.testing.assert_close(ours.float().grid, theirs.grid, atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(ours.float().cls, theirs.cls, atol=2e-3, rtol=2e-3)
+
+
+def test_features_without_class_token(tmp_path, photos):
+    class Grid(torch.nn.Linear):
+        name, layer, source, channels, grid_size = "grid", "layer1", "test", 5, 2
+
+        def forward(self, pixels):
+            return Features(
+                torch.arange(20.0).view(1, 5, 2, 2).expand(len(pixels), -1, -1, -1), None
+            )
+
+    one = fetch(FeatureCache(Grid(1, 1), 64, tmp_path), photos)[photos[3]]
+    assert one.cls is None and torch.equal(one.grid.float(), torch.arange(20.0).view(5, 2, 2))
+
+
+def test_a_photo_is_encoded_once(cache, photos, encoded, tmp_path):
+    fetch(cache, photos[:4])
+    assert len(encoded) == 4
+    copy = tmp_path / "copy.png"
+    shutil.copy(photos[0], copy)  # the same content elsewhere
+    found = fetch(cache, [*photos, copy])
+    assert len(encoded) == len(photos) == 8
+    assert torch.equal(found[copy].grid, found[photos[0]].grid)
+
+
+def test_a_changed_photo_is_encoded_anew(cache, photos, encoded, tmp_path):
+    photo = tmp_path / "photo.png"
+    shutil.copy(photos[0], photo)
+    before = fetch(cache, [photo])[photo].grid.clone()
+    shutil.copy(photos[1], photo)
+    assert not torch.equal(fetch(cache, [photo])[photo].grid, before)
+    assert len(encoded) == 2
+
+
+def test_another_encoder_layer_or_size_has_a_cache_of_its_own(clip, encoder, tmp_path):
+    other = build_encoder(str(make_clip(tmp_path / clip.name, seed=1)), "layer1", 64)
+    caches = [
+        FeatureCache(encoder, 64, tmp_path),
+        FeatureCache(other, 64, tmp_path),
+        FeatureCache(build_encoder(str(clip), "layer2", 64), 64, tmp_path),
+        FeatureCache(build_encoder(str(clip), "layer1", 128), 128, tmp_path),
+    ]
+    assert len({cache.folder for cache in caches}) == 4
+
+
+def test_the_same_encoder_found_elsewhere_shares_a_cache(clip, encoder, tmp_path):
+    shutil.copytree(clip, tmp_path / clip.name)
+    moved = build_encoder(str(tmp_path / clip.name), "layer1", 64)
+    assert FeatureCache(moved, 64).folder == FeatureCache(encoder, 64).folder
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_killed_build_continues_with_the_same_bytes(cache, photos, tmp_path, after, monkeypatch):
+    write, written = FeatureCache._write, []
+
+    def die(self, keys, tokens):
+        if len(written) == after:
+            raise KeyboardInterrupt
+        written.append(keys)
+        write(self, keys, tokens)
+
+    monkeypatch.setattr(FeatureCache, "_write", die)
+    with pytest.raises(KeyboardInterrupt):
+        fetch(cache, photos)
+    (cache.folder / ".killed.safetensors").write_bytes(b"half a shard")
+    monkeypatch.setattr(FeatureCache, "_write", write)
+    assert len(shards(cache)) == after
+    fetch(cache, photos)
+    straight = FeatureCache(cache.encoder, 64, tmp_path / "straight")
+    fetch(straight, photos)
+    assert shards(cache) == shards(straight) and len(shards(cache)) == 3
+    assert not (cache.folder / ".killed.safetensors").exists()
+
+
+def _build(clip, root, photos, queue):
+    encoder, counted = build_encoder(str(clip), "layer1", 64), []
+    forward = encoder.forward
+    encoder.forward = lambda pixels: counted.append(len(pixels)) or forward(pixels)
+    fetch(FeatureCache(encoder, 64, root), photos)
+    queue.put(sum(counted))
+
+
+def test_two_builders_at_once_encode_each_photo_once(clip, tmp_path, photos):
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    builders = [
+        context.Process(target=_build, args=(clip, tmp_path, photos, queue)) for _ in range(2)
+    ]
+    for builder in builders:
+        builder.start()
+    assert sum(queue.get(timeout=120) for _ in builders) == len(photos)
+
+
+def test_a_disk_that_is_too_small_is_one_clear_error(cache, photos, monkeypatch):
+    usage = shutil.disk_usage("/")._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match=r"do not fit.*GiB for 8 photos.*DECLIP_FEATURES"):
+        fetch(cache, photos)
+    assert not shards(cache)
+
+
+def test_a_disk_that_fills_up_is_one_clear_error(cache, photos, monkeypatch):
+    usage, save = shutil.disk_usage("/"), features.save_file
+
+    def fill(*args):
+        if shards(cache):
+            monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=0))
+            raise OSError(28, "No space left on device")
+        save(*args)
+
+    monkeypatch.setattr(features, "save_file", fill)
+    with pytest.raises(UserError, match=r"the disk is full.*finished shards stay"):
+        fetch(cache, photos)
+    assert len(shards(cache)) == 1 and not list(cache.folder.glob(".*.safetensors"))
+
+
+def test_a_damaged_shard_is_named(cache, photos):
+    fetch(cache, photos)
+    shard = next(iter(sorted(cache.folder.glob("*.safetensors"))))
+    shard.write_bytes(shard.read_bytes()[:100])
+    with pytest.raises(UserError, match=f"{shard.name} is damaged.*delete it"):
+        fetch(cache, photos)
+
+
+def test_features_survive_the_way_to_another_process(cache, photos):
+    found = fetch(cache, photos)
+    before = found[photos[0]].grid
+    sent: CachedFeatures = pickle.loads(pickle.dumps(found))
+    assert torch.equal(sent[photos[0]].grid, before)
+
+
+def test_training_from_the_cache_equals_training_from_pixels(fit_arguments, tmp_path, monkeypatch):
+    """With fp32 in place of fp16 the losses are equal; only the rounding differs otherwise."""
+    tokens = features._tokens
+    monkeypatch.setattr(
+        features, "_tokens", lambda f: torch.cat([f.cls[:, None], f.grid.flatten(2).mT], 1)
+    )
+    monkeypatch.setenv("DECLIP_FEATURES", str(tmp_path / "fp32"))
+    cli.main(fit_arguments(**{"run.name": "cached"}))
+    cli.main(fit_arguments(**{"run.name": "pixels", "data.cache": "false"}))
+    monkeypatch.setattr(features, "_tokens", tokens)
+    monkeypatch.setenv("DECLIP_FEATURES", str(tmp_path / "fp16"))
+    cli.main(fit_arguments(**{"run.name": "halves"}))
+
+    def rows(name):
+        with (tmp_path / "outputs" / name / "metrics.csv").open() as file:
+            return [[float(v) for v in row.values()] for row in csv.DictReader(file)]
+
+    for ours, theirs, rounded in zip(rows("cached"), rows("pixels"), rows("halves"), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
+        assert rounded[:2] == pytest.approx(theirs[:2], rel=1e-3)
+
+
+def test_training_encodes_each_photo_once(fit_arguments, encoded, tmp_path, monkeypatch):
+    monkeypatch.setenv("DECLIP_FEATURES", str(tmp_path / "features"))
+    cli.main(fit_arguments(**{"trainer.max_epochs": 3}))
+    # 16 manipulated photos; to test image-level detection, 4 + 4 real ones of valid and test
+    assert len(encoded) == 16 + 8
+    encoded.clear()
+    cli.main(fit_arguments(**{"run.name": "again", "model.decoder": "attention"}))
+    assert not encoded
+
+
+def test_augmented_photos_are_encoded_anew(fit_arguments, encoded, tmp_path, monkeypatch):
+    monkeypatch.setenv("DECLIP_FEATURES", str(tmp_path / "features"))
+    cli.main(fit_arguments(**{"data.augmentation": "jpeg"}))
+    assert len(encoded) == 2 * 8 + 8 + 8  # two epochs; valid and test once
+
+
+def test_meta_tells_whose_features_they_are(cache, photos, clip):
+    fetch(cache, photos)
+    meta = json.loads((cache.folder / features.META).read_text())
+    assert meta["encoder"]["name"] == clip.name and meta["image_size"] == 64
+
+
+def test_folder_of_features(monkeypatch):
+    monkeypatch.delenv("DECLIP_FEATURES")
+    monkeypatch.setenv("DECLIP_CACHE", "/a")
+    assert features.features_folder() == Path("/a/features")
+    monkeypatch.setenv("DECLIP_FEATURES", "/scratch")
+    assert features.features_folder() == Path("/scratch")
+
+
+def test_real_tree_has_distinct_photos(tmp_path):
+    """The counts above rest on it."""
+    root = make_tree(tmp_path)
+    photos = [s.image.read_bytes() for g in ("ldm", "lama") for s in samples(root, g, "train")]
+    assert len(set(photos)) == len(photos)
