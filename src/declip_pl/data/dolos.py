@@ -116,7 +116,7 @@ class DolosDataModule(L.LightningDataModule):
         Raises:
             UserError: If a photo can't be decoded or the disk is too small.
         """
-        trainer = self.trainer
+        trainer: Any = self.trainer
         if not self.cache or trainer is None or trainer.fast_dev_run:
             return
         sets = {
@@ -126,8 +126,8 @@ class DolosDataModule(L.LightningDataModule):
             "predict": self.predict_sets,
         }[stage]()
         photos = list(dict.fromkeys(sample.image for data in sets for sample in data.samples))
-        task: Any = trainer.lightning_module
-        cache = FeatureCache(task.network.encoder, self.image_size)
+        encoder = trainer.lightning_module.network.encoder
+        cache = FeatureCache(encoder, self.image_size)
         self.features = cache.fetch(photos, trainer.strategy.root_device, self.num_workers)
 
     def train_set(self) -> LocalizationDataset:
