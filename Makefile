@@ -6,27 +6,38 @@ BIN := $(VENV)/bin
 GEN ?= ldm
 ENCODER_FOR_WEIGHTS = $(or $(ENCODER),openai/clip-vit-base-patch16)
 
-# OPTION=value on make's command line becomes --option=value of declip-pl train. A run's name is
-# RUN, because WSL exports NAME to every process.
-TRAIN_OPTIONS = --generator='$(GEN)' \
+# OPTION=value on make's command line becomes --option=value of declip-pl train or cross-eval. A
+# run's name is RUN, because WSL exports NAME to every process.
+OPTIONS = \
   $(if $(DATA),--data='$(DATA)') $(if $(SOURCE),--source='$(SOURCE)') \
   $(if $(CONFIG),--config='$(CONFIG)') $(if $(ENCODER),--encoder='$(ENCODER)') \
   $(if $(DECODER),--decoder='$(DECODER)') $(if $(LAYER),--layer='$(LAYER)') \
-  $(if $(SUPERVISION),--supervision='$(SUPERVISION)') $(if $(SEED),--seed='$(SEED)') \
-  $(if $(CONVENTION),--convention='$(CONVENTION)') $(if $(RUN),--name='$(RUN)') \
+  $(if $(SUPERVISION),--supervision='$(SUPERVISION)') \
+  $(if $(CONVENTION),--convention='$(CONVENTION)') $(if $(RUN),--name='$(RUN)')
+TRAIN_OPTIONS = --generator='$(GEN)' $(OPTIONS) $(if $(SEED),--seed='$(SEED)') \
   $(if $(filter 1 true yes,$(RESUME)),--resume=true) \
   $(if $(filter 1 true yes,$(OVERWRITE)),--overwrite=true)
+CROSS_EVAL_OPTIONS = $(MODELS) $(OPTIONS) $(if $(SEEDS),--seeds='$(SEEDS)') \
+  $(if $(filter 1 true yes,$(LOO)),--leave_one_out=true) $(if $(POOLING),--pooling='$(POOLING)')
 
 .DEFAULT_GOAL := help
-.PHONY: help train data weights test lint clean
+.PHONY: help train cross-eval dashboard data weights test lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
-	@echo "  options of train: GEN=ldm DATA=folder SOURCE=celebahq|ffhq CONFIG=file ENCODER= DECODER= LAYER="
-	@echo "                    SUPERVISION=full|weak CONVENTION=dolos|autosplice SEED=0 RUN=name RESUME=1 OVERWRITE=1"
+	@echo "  options of train and cross-eval: DATA=folder SOURCE=celebahq|ffhq CONFIG=file ENCODER= DECODER= LAYER="
+	@echo "                       SUPERVISION=full|weak CONVENTION=dolos|autosplice RUN=name"
+	@echo "  of train alone:      GEN=ldm SEED=0 RESUME=1 OVERWRITE=1"
+	@echo "  of cross-eval alone: SEEDS=3 LOO=1 MODELS=\"folder ...\" POOLING=mean|mean-logit|max|top"
 
 train: $(VENV)/.installed  ## train a localizer on one generator and test it: make train GEN=ldm
 	@$(BIN)/declip-pl train $(TRAIN_OPTIONS)
+
+cross-eval: $(VENV)/.installed  ## every generator's model (trained if missing) against every generator
+	@$(BIN)/declip-pl cross-eval $(CROSS_EVAL_OPTIONS)
+
+dashboard: $(VENV)/.installed  ## build the W&B workspace and report, or say what they would be
+	@$(BIN)/declip-pl dashboard
 
 data: $(VENV)/.installed  ## build data/mini, the stand-in for machines without Dolos
 	@$(BIN)/declip-pl data mini

@@ -423,7 +423,7 @@ class TestTrain:
         assert (folder / "test_metrics.json").exists()
 
 
-def test_offline_wandb_run_holds_the_curves(fit_arguments, tmp_path):
+def test_offline_wandb_run_holds_the_curves(fit_arguments, tmp_path, clip):
     """A process of its own, as W&B's mode holds for a whole process; no account is there."""
     arguments = [a for a in fit_arguments() if "logger" not in a]
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
@@ -443,7 +443,8 @@ def test_offline_wandb_run_holds_the_curves(fit_arguments, tmp_path):
         "panels",
         "test/ldm/iou",
     } <= keys
-    assert {"encoder", "layer", "decoder", "generator", "seed", "model"} <= config
+    facts = {"layer": "layer1", "decoder": "linear", "generator": "ldm", "seed": 0}
+    assert config | facts | {"encoder": clip.name} == config and config["model"]
 
 
 def test_two_processes_score_as_one_does(fit_arguments, tmp_path):
@@ -463,15 +464,16 @@ def test_two_processes_score_as_one_does(fit_arguments, tmp_path):
 
 
 def read_wandb(path):
-    """Return the names of all logged figures and config entries of an offline run's file."""
+    """Return the names of all logged figures and the config of an offline run's file."""
     from wandb.proto.wandb_internal_pb2 import Record
 
-    keys, config = set(), set()
+    keys, config = set(), {}
     for data in records(path.read_bytes()):
         record = Record()
         record.ParseFromString(data)
         keys |= {item.key or item.nested_key[0] for item in record.history.item}
-        config |= {item.key for item in [*record.config.update, *record.run.config.update]}
+        updates = [*record.run.config.update, *record.config.update]
+        config |= {item.key: json.loads(item.value_json) for item in updates if item.key}
     return keys, config
 
 

@@ -16,7 +16,7 @@ from transformers import (
 
 from declip_pl.encoder import ViTEncoder, build_encoder, fingerprint
 from declip_pl.errors import UserError
-from declip_pl.network import DeCLIP, image_logit, image_score
+from declip_pl.network import POOLINGS, DeCLIP, image_logit, image_score
 from declip_pl.resnet import CLIPResNet
 
 
@@ -154,4 +154,21 @@ def test_fingerprint_tells_encoders_apart(clip, tmp_path):
 def test_pooling():
     logits = torch.tensor([[[[0.0, 2.0], [-2.0, 4.0]]]])
     assert image_logit(logits).tolist() == [1.0]
-    torch.testing.assert_close(image_score(logits), logits.sigmoid().mean().reshape(1))
+    probabilities = logits.sigmoid()
+    expected = {"mean": probabilities.mean(), "mean-logit": torch.tensor(1.0).sigmoid(),
+                "max": probabilities.max()}  # fmt: skip
+    for pooling, value in expected.items():
+        torch.testing.assert_close(image_score(logits, pooling), value.reshape(1))
+
+
+def test_top_pooling_averages_the_three_percent_that_are_highest():
+    logits = torch.linspace(-5, 5, 100)[torch.randperm(100)].view(1, 1, 10, 10)
+    expected = torch.linspace(-5, 5, 100)[-3:].sigmoid().mean().reshape(1)
+    torch.testing.assert_close(image_score(logits, "top"), expected)
+
+
+def test_every_pooling_scores_between_0_and_1():
+    logits = 20 * torch.randn(4, 1, 256, 256)
+    for pooling in POOLINGS:
+        scores = image_score(logits, pooling)
+        assert scores.shape == (4,) and ((scores >= 0) & (scores <= 1)).all()

@@ -53,7 +53,7 @@ def encoded(monkeypatch):
 
 
 def fetch(cache, photos):
-    return cache.fetch(photos, CPU, workers=0)
+    return cache.fetch(photos, CPU)
 
 
 def shards(cache):

@@ -202,3 +202,24 @@ def test_threshold_has_the_best_accuracy_of_all():
     reached = ((scores > best) == labels.bool()).float().mean()
     grid = torch.linspace(0, 1, 2001)
     assert reached >= max(((scores > t) == labels.bool()).float().mean() for t in grid)
+
+
+def test_threshold_curves_equal_scoring_at_each_threshold():
+    generator = torch.Generator().manual_seed(0)
+    levels = torch.randint(0, 51, (3, 16, 16), generator=generator) / 50  # many lie on a threshold
+    masks = torch.rand(3, 16, 16, generator=generator) > 0.6
+    masks[2] = False
+    curves = m.threshold_curves(levels, masks)
+    for index, threshold in enumerate(m.THRESHOLDS):
+        exact = torch.tensor(threshold).item()  # as fp32, like the probabilities
+        torch.testing.assert_close(curves["iou"][:, index], m.iou(levels, masks, exact))
+        torch.testing.assert_close(curves["f1"][:, index], m.f1(levels, masks, exact))
+
+
+def test_calibration_histogram_by_hand():
+    probabilities = torch.tensor([[[0.0, 0.05, 0.5, 1.0]]])
+    masks = torch.tensor([[[False, True, True, True]]])
+    count, probability, fake = m.calibration_histogram(probabilities, masks)[0]
+    assert count.nonzero().flatten().tolist() == [0, 7, 14] and count.sum() == 4
+    assert count[[0, 7, 14]].tolist() == [2, 1, 1] and fake[[0, 7, 14]].tolist() == [1, 1, 1]
+    assert probability[[0, 7, 14]].tolist() == pytest.approx([0.05, 0.5, 1.0])

@@ -1,5 +1,6 @@
 """The command line: Lightning's ``fit``, ``validate``, ``test``, ``predict``, and a few more."""
 
+import inspect
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -7,6 +8,9 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser, auto_cli
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from declip_pl.cross_eval.compare import compare
+from declip_pl.cross_eval.dashboard import dashboard
+from declip_pl.cross_eval.run import cross_eval
 from declip_pl.data.check import check_data
 from declip_pl.data.layout import FAKE_VALUE, REAL, Convention, select_generators, source_root
 from declip_pl.data.mini import build_mini
@@ -28,19 +32,21 @@ def main(args: list[str] | None = None) -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        _interrupted(130)
+        _interrupted(130, args)
     except SystemExit as stop:
         # Lightning turns both signals into an exit of its own, status 1 and 0.
         if isinstance(stop.__context__, KeyboardInterrupt):
-            _interrupted(130)
+            _interrupted(130, args)
         if isinstance(stop, SIGTERMException):
-            _interrupted(143)
+            _interrupted(143, args)
         raise
 
 
-def _interrupted(status: int) -> NoReturn:
-    print("interrupted; a training run keeps its finished epochs: RESUME=1 continues it",
-          file=sys.stderr)  # fmt: skip
+def _interrupted(status: int, args: list[str]) -> NoReturn:
+    kept = "a training run keeps its finished epochs: RESUME=1 continues it"
+    if args[:1] == ["cross-eval"]:
+        kept = "finished models and cells are kept: the same command goes on from there"
+    print(f"interrupted; {kept}", file=sys.stderr)
     sys.exit(status)
 
 
@@ -51,10 +57,20 @@ def _dispatch(args: list[str]) -> None:
         parser = ArgumentParser(prog="declip-pl train")
         parser.add_function_arguments(train_arguments)
         DeclipCLI(train_arguments(**parser.parse_args(args[1:]).as_dict()))
+    elif name == "cross-eval":
+        cross_eval(**_cross_eval_options(args[1:]))
     elif name in COMMANDS:
         auto_cli(COMMANDS, args=args, prog="declip-pl")
     else:
         DeclipCLI(args)
+
+
+def _cross_eval_options(args: list[str]) -> dict[str, Any]:
+    # Nor here, and models are plain words: `declip-pl cross-eval RUN RUN`.
+    parser = ArgumentParser(prog="declip-pl cross-eval", description=inspect.getdoc(cross_eval))
+    parser.add_argument("models", nargs="*", type=Path, help="runs' folders or checkpoints")
+    parser.add_function_arguments(cross_eval, skip={"models"})
+    return parser.parse_args(args).as_dict()
 
 
 def check(
@@ -97,4 +113,9 @@ def weights(encoder: str = "openai/clip-vit-base-patch16") -> None:
     print(f"weights of {encoder}: {resolve(encoder).source}")
 
 
-COMMANDS: Any = {"data": {"check": check, "mini": mini}, "weights": weights}
+COMMANDS: Any = {
+    "data": {"check": check, "mini": mini},
+    "weights": weights,
+    "compare": compare,
+    "dashboard": dashboard,
+}

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from declip_pl.data.layout import read_image
@@ -91,7 +90,7 @@ class FeatureCache:
         name = f"{encoder.name}-{encoder.layer}-{image_size}px-{key}"
         self.folder = (root or features_folder()) / name
 
-    def fetch(self, photos: Sequence[Path], device: torch.device, workers: int) -> CachedFeatures:
+    def fetch(self, photos: Sequence[Path], device: torch.device) -> CachedFeatures:
         """Return the features of photos; those that are missing are encoded first.
 
         A build may be killed at any time: finished shards stay. Of several processes one
@@ -100,7 +99,6 @@ class FeatureCache:
         Args:
             photos: Image files.
             device: Where the encoder runs meanwhile.
-            workers: Processes that decode photos.
 
         Raises:
             UserError: If a photo can't be decoded, the disk is too small, or a shard is damaged.
@@ -114,7 +112,7 @@ class FeatureCache:
             with _locked(self.folder / ".lock"):
                 known = self._index()  # another process may have encoded them meanwhile
                 missing = {k: photo for k, photo in photo_of.items() if k not in known}
-                self._encode(missing, device, workers)
+                self._encode(missing, device)
             index = self._index()
         places = {photo: index[key] for photo, key in key_of.items()}
         return CachedFeatures(places, self.encoder.grid_size)
@@ -127,24 +125,23 @@ class FeatureCache:
             for row, key in enumerate(_keys(shard))
         }
 
-    def _encode(self, missing: dict[str, Path], device: torch.device, workers: int) -> None:
+    def _encode(self, missing: dict[str, Path], device: torch.device) -> None:
         if not missing:
             return
         for leftover in self.folder.glob(".*.safetensors"):  # of a build that was killed
             leftover.unlink()
         write_text(self.folder / META, json.dumps(self.meta, indent=2) + "\n")
         keys, photos = list(missing), list(missing.values())
-        loader = DataLoader(_Pixels(photos, self.image_size), SHARD, num_workers=workers)
         encoder: Any = self.encoder
         home = next(encoder.parameters()).device
         encoder.to(device)
         bar = tqdm(total=len(photos), desc="encoding photos", unit="photo")
         try:
-            for start, pixels in zip(range(0, len(keys), SHARD), loader, strict=True):
+            for index, pixels in enumerate(_decoded(photos, self.image_size)):
                 tokens = _tokens(encoder(pixels.to(device)))
-                if start == 0:
+                if index == 0:
                     self._announce(len(photos), tokens[0].nbytes)
-                self._write(keys[start : start + SHARD], tokens)
+                self._write(keys[index * SHARD : (index + 1) * SHARD], tokens)
                 bar.update(len(tokens))
         finally:
             bar.close()
@@ -181,19 +178,20 @@ def features_folder() -> Path:
     return Path(os.environ.get("DECLIP_FEATURES") or f"{cache}/features").expanduser()
 
 
-class _Pixels(Dataset[Tensor]):
-    """Photos as the encoder takes them, ``[3, S, S]`` normalised."""
+def _decoded(photos: Sequence[Path], image_size: int) -> Iterator[Tensor]:
+    """Yield photos in batches of one shard, ``[B, 3, S, S]`` normalised, one batch ahead."""
+    transform = build_transform(image_size)
 
-    def __init__(self, photos: Sequence[Path], image_size: int) -> None:
-        self.photos = photos
-        self.transform = build_transform(image_size)
-
-    def __len__(self) -> int:
-        return len(self.photos)
-
-    def __getitem__(self, index: int) -> Tensor:
-        pixels: Tensor = self.transform(image=read_image(self.photos[index]))["image"]
+    def read(photo: Path) -> Tensor:
+        pixels: Tensor = transform(image=read_image(photo))["image"]
         return pixels
+
+    with ThreadPoolExecutor() as pool:  # PIL decodes and resizes outside the interpreter lock
+        ahead = pool.map(read, photos[:SHARD])
+        for start in range(SHARD, len(photos) + SHARD, SHARD):
+            batch = list(ahead)
+            ahead = pool.map(read, photos[start : start + SHARD])
+            yield torch.stack(batch)
 
 
 class _locked(FileLock):  # noqa: N801 - used as a function

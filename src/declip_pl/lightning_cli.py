@@ -1,9 +1,8 @@
 """LightningCLI for this package: ``fit``, ``validate``, ``test`` and ``predict``."""
 
-import os
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import wandb
@@ -18,12 +17,14 @@ from declip_pl.data.dolos import DolosDataModule
 from declip_pl.encoder import short_name
 from declip_pl.errors import UserError
 from declip_pl.files import write_text
-from declip_pl.results import command, describe_results, summary, write_results
+from declip_pl.results import describe_results, summary, write_results
 from declip_pl.run import BEST, CONFIG, RESULTS, Run, run_name
-from declip_pl.task import LocalizationTask, check_checkpoint
+from declip_pl.task import LocalizationTask, read_checkpoint
+from declip_pl.wandb_runs import PROJECT, wandb_hints, wandb_id, wandb_mode
 
-EPILOG = """Further commands: declip-pl train (choose data and recipe, then fit), declip-pl data
-check|mini, declip-pl weights; each has its own --help."""
+EPILOG = """Further commands: declip-pl train (choose data and recipe, then fit), declip-pl
+cross-eval (every model against every generator), declip-pl compare, declip-pl dashboard, declip-pl
+data check|mini, declip-pl weights; each has its own --help."""
 
 
 MEANT = (
@@ -105,7 +106,7 @@ class DeclipCLI(LightningCLI):
         else:
             raise UserError(f"{self.subcommand} needs --ckpt_path=RUN/checkpoints/best.ckpt")
         if config.ckpt_path:
-            check_checkpoint(Path(config.ckpt_path))
+            read_checkpoint(Path(config.ckpt_path))
         config.weights_only = True  # a checkpoint is never unpickled
         config.trainer.default_root_dir = str(self.run.folder)
         config.best.dirpath = config.last.dirpath = str((self.run.folder / BEST).parent)
@@ -158,7 +159,7 @@ class DeclipCLI(LightningCLI):
         wandb.finish()  # its farewell should not stand below the summary
         print(summary(results, target))
         print(f"pictures: {self.run.folder / 'panels'}")
-        for line in _wandb_hints(self.run.folder):
+        for line in wandb_hints(self.run.folder):
             print(line)
 
     def _wandb_logger(self) -> WandbLogger:
@@ -175,12 +176,12 @@ class DeclipCLI(LightningCLI):
         }
         # It starts with the first thing that is logged, which is after before_fit.
         logger = WandbLogger(
-            project="declip-pl",
+            project=PROJECT,
             name=self.run.name,
-            id=None if self.run.overwrite else _wandb_id(self.run.folder),
+            id=None if self.run.overwrite else wandb_id(self.run.folder),
             resume="allow",
             save_dir=self.run.folder,
-            mode=_wandb_mode(),
+            mode=wandb_mode(),
             settings=wandb.Settings(quiet=True),
             group=str(facts["dataset"]),
             job_type=self.subcommand,
@@ -211,36 +212,6 @@ class _SaveConfig(SaveConfigCallback):
         write_text(Path(trainer.default_root_dir) / CONFIG, text)
         if isinstance(trainer.logger, WandbLogger):
             trainer.logger.log_hyperparams(self.config.as_dict())
-
-
-def _wandb_mode() -> Literal["online", "offline", "disabled"] | None:
-    """Return None where $WANDB_MODE says it; else online for users who are logged in."""
-    if rank_zero_only.rank:  # type: ignore[attr-defined]
-        return "disabled"
-    if "WANDB_MODE" in os.environ:
-        return None
-    try:
-        return "online" if wandb.login(prompt=False) else "offline"
-    except wandb.errors.AuthenticationError as error:
-        print(f"W&B: an account is set up but does not answer, logging offline ({error})")
-        return "offline"
-
-
-def _wandb_id(folder: Path) -> str | None:
-    """Return the id of the W&B run that a resumed run continues."""
-    runs = sorted((folder / "wandb").glob("*run-*-*"))
-    return runs[-1].name.rsplit("-", 1)[-1] if runs else None
-
-
-def _wandb_hints(folder: Path) -> list[str]:
-    offline = sorted((folder / "wandb").glob("offline-run-*"))
-    if not offline:
-        return []
-    wandb_ = command("wandb")
-    return [
-        f"curves without an account: {wandb_} leet {offline[-1]}",
-        f"curves in the browser:     {wandb_} login && {wandb_} sync {folder}/wandb/offline-run-*",
-    ]
 
 
 def _named(config: Namespace) -> Run:

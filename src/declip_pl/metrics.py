@@ -7,7 +7,7 @@ how many images they are made of.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +19,11 @@ from torchmetrics.functional.classification import binary_auroc, binary_average_
 THRESHOLD = 0.5
 ERODE, DILATE = 15, 11
 """Sides of the filters that make the no-care border (TruFor's protocol, used by the paper)."""
+
+THRESHOLDS = tuple(step / 50 for step in range(1, 50))
+"""Where :func:`threshold_curves` are sampled: 0.02 to 0.98."""
+
+CALIBRATION_BINS = 15
 
 LOCALIZATION = ("iou", "f1_plain", "f1_plain_best", "f1_fixed", "f1_best", "ap")
 """Per-image scores: IoU and F1 at 0.5, F1 at the image's best threshold, the same two with a
@@ -95,6 +100,66 @@ def localization_scores(probabilities: Tensor, masks: Tensor) -> dict[str, Tenso
     }
 
 
+def threshold_curves(probabilities: Tensor, masks: Tensor) -> dict[str, Tensor]:
+    """IoU and F1 (border included) of each image at each of :data:`THRESHOLDS`.
+
+    Args:
+        probabilities: ``[B, H, W]`` in [0, 1].
+        masks: ``[B, H, W]`` bool, True = fake.
+
+    Returns:
+        ``iou`` and ``f1``, each ``[B, len(THRESHOLDS)]`` in percent; empty against empty is 100.
+    """
+    # The number of thresholds that each pixel is above; counting them bin by bin gives every
+    # threshold's confusion matrix in one pass over the pixels.
+    thresholds = torch.tensor(THRESHOLDS, device=probabilities.device)
+    above = torch.bucketize(probabilities.flatten(1), thresholds)
+    predicted = _at_least(above, torch.ones_like(above))
+    hits = _at_least(above, masks.flatten(1).long())
+    fake = masks.sum((1, 2))[:, None]
+    return {
+        "iou": _percent(hits, predicted + fake - hits),
+        "f1": _percent(2 * hits, predicted + fake),
+    }
+
+
+def calibration_histogram(probabilities: Tensor, masks: Tensor) -> Tensor:
+    """Count each image's pixels by probability, in :data:`CALIBRATION_BINS` bins of equal width.
+
+    Args:
+        probabilities: ``[B, H, W]`` in [0, 1].
+        masks: ``[B, H, W]`` bool, True = fake.
+
+    Returns:
+        ``[B, 3, bins]`` float64: pixels, the sum of their probabilities, and how many are fake.
+    """
+    values = probabilities.flatten(1).double()
+    bins = (values * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
+    rows = torch.stack([torch.ones_like(values), values, masks.flatten(1).double()], dim=1)
+    empty = rows.new_zeros(len(values), 3, CALIBRATION_BINS)
+    return empty.scatter_add(2, bins[:, None].expand(-1, 3, -1), rows)
+
+
+def by_size(
+    probabilities: Tensor, masks: Sequence[Tensor]
+) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """Resize predictions to the masks' own sizes, those of equal size together.
+
+    Args:
+        probabilities: ``[B, 1, h, w]`` in [0, 1].
+        masks: B bool masks ``[H, W]``, True = fake.
+
+    Yields:
+        For each size: positions in the batch, ``[b, H, W]`` probabilities and masks.
+    """
+    positions: dict[torch.Size, list[int]] = defaultdict(list)
+    for index, mask in enumerate(masks):
+        positions[mask.shape].append(index)
+    for size, chosen in positions.items():
+        resized = resize_to(probabilities[chosen], size).squeeze(1)
+        yield chosen, resized, torch.stack([masks[i] for i in chosen])
+
+
 def best_accuracy_threshold(scores: Tensor, labels: Tensor) -> float:
     """Return the threshold with the most correct decisions ``score > threshold``.
 
@@ -138,12 +203,8 @@ class LocalizationMetrics(Metric):
             probabilities: ``[B, 1, h, w]`` in [0, 1].
             masks: B bool masks ``[H, W]``, True = fake, each of its own size.
         """
-        by_size: dict[torch.Size, list[int]] = defaultdict(list)
-        for index, mask in enumerate(masks):
-            by_size[mask.shape].append(index)
-        for size, indices in by_size.items():
-            resized = resize_to(probabilities[indices], size).squeeze(1)
-            scores = localization_scores(resized, torch.stack([masks[i] for i in indices]))
+        for _, resized, stacked in by_size(probabilities, masks):
+            scores = localization_scores(resized, stacked)
             table = torch.stack([scores[name] for name in LOCALIZATION])
             self.total += table.nansum(1)
             self.count += table.isfinite().sum(1)
@@ -257,10 +318,20 @@ def _rank(probabilities: Tensor) -> _Ranking:
 def _without_border(masks: Tensor) -> tuple[Tensor, Tensor]:
     """Return the eroded masks and which pixels count: eroded fakes and what is surely real."""
     values = masks.float().unsqueeze(1)
-    eroded = -F.max_pool2d(-values, ERODE, stride=1, padding=ERODE // 2)
-    dilated = F.max_pool2d(values, DILATE, stride=1, padding=DILATE // 2)
-    fake = eroded.squeeze(1).bool()
-    return fake, fake | ~dilated.squeeze(1).bool()
+    fake = (-_max_filter(-values, ERODE)).squeeze(1).bool()
+    return fake, fake | ~_max_filter(values, DILATE).squeeze(1).bool()
+
+
+def _max_filter(values: Tensor, side: int) -> Tensor:
+    # Along one axis, then the other: the same maximum with 2 * side comparisons, not side ** 2.
+    rows = F.max_pool2d(values, (side, 1), stride=1, padding=(side // 2, 0))
+    return F.max_pool2d(rows, (1, side), stride=1, padding=(0, side // 2))
+
+
+def _at_least(levels: Tensor, weights: Tensor) -> Tensor:
+    """Sum the weights ``[B, N]`` of the pixels above each threshold: ``[B, len(THRESHOLDS)]``."""
+    counts = weights.new_zeros(len(levels), len(THRESHOLDS) + 1).scatter_add(1, levels, weights)
+    return counts.flip(1).cumsum(1).flip(1)[:, 1:]
 
 
 def _f1(predicted: Tensor, fake: Tensor, counted: Tensor) -> Tensor:

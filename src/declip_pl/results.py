@@ -43,11 +43,19 @@ def describe_results(
         "checkpoint": {"path": checkpoint.name, "sha256": sha256(checkpoint)},
         "model": dict(task.hparams),
         "encoder": task.encoder_identity,
+        **circumstances(),
+    }
+
+
+def circumstances() -> dict[str, Any]:
+    """Return when and by which versions of the code something was made."""
+    packages = ("declip-pl", "torch", "lightning", "transformers")
+    return {
         "git_commit": git_commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in ("declip-pl", "torch", "lightning", "transformers")},
+            **{name: version(name) for name in packages},
         },
     }
 

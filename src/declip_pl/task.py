@@ -7,21 +7,22 @@ from typing import Any, Literal
 import lightning as L
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from declip_pl.data.dataset import Batch
 from declip_pl.data.layout import REAL
-from declip_pl.encoder import Features, identity
+from declip_pl.decoder import build_decoder
+from declip_pl.encoder import Encoder, Features, identity
 from declip_pl.errors import UserError
 from declip_pl.metrics import DetectionMetrics, LocalizationMetrics
-from declip_pl.network import DeCLIP, image_logit, image_score
+from declip_pl.network import DeCLIP, Pooling, image_logit, image_score
 
 Supervision = Literal["full", "weak"]
 
 REAL_TEST = f"test/{REAL}"
 BUILT_FROM = ("decoder", "image_size")
 """Options beside the encoder that a checkpoint's decoder fits exactly."""
-ENCODER_PREFIX = "network.encoder."
+ENCODER_PREFIX, DECODER_PREFIX = "network.encoder.", "network.decoder."
 
 
 class LocalizationTask(L.LightningModule):
@@ -39,6 +40,7 @@ class LocalizationTask(L.LightningModule):
         image_size: Side of the input in pixels.
         supervision: ``full`` (masks) or ``weak`` (image labels).
         learning_rate: Initial learning rate.
+        pooling: How an image's score is pooled from its map.
         seed: Decides how the decoder starts.
 
     Raises:
@@ -53,10 +55,12 @@ class LocalizationTask(L.LightningModule):
         image_size: int = 224,
         supervision: Supervision = "full",
         learning_rate: float = 1e-3,
+        pooling: Pooling = "top",
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        # Not to the logger, whose `encoder` is the short name (lightning_cli.py).
+        self.save_hyperparameters(logger=False)
         # The decoder's start depends on the seed alone, not on what was drawn before.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -65,6 +69,7 @@ class LocalizationTask(L.LightningModule):
         """Name, layer and source of the frozen encoder, and a hash of its weights."""
         self.supervision = supervision
         self.learning_rate = learning_rate
+        self.pooling = pooling
         self.localization: list[LocalizationMetrics] = []
         self.detection: list[DetectionMetrics] = []
         self.results: dict[str, dict[str, float]] = {}
@@ -171,11 +176,7 @@ class LocalizationTask(L.LightningModule):
         theirs, ours = checkpoint.get("encoder"), self.encoder_identity
         if not isinstance(theirs, dict):
             raise UserError("no checkpoint of declip-pl: it does not name its encoder")
-        if theirs["sha256"] != ours["sha256"]:
-            raise UserError(
-                f"the checkpoint's decoder belongs to another encoder: it was trained on "
-                f"{_describe(theirs)}, here is {_describe(ours)}"
-            )
+        _check_encoder(theirs, ours)
         # Not from its hyperparameters: load_from_checkpoint has put the caller's in their place.
         for option in BUILT_FROM:
             there, here = checkpoint[option], self.hparams[option]
@@ -200,7 +201,7 @@ class LocalizationTask(L.LightningModule):
         else:
             rivals = [index]
             self.localization[index].update(probabilities, batch["mask"])
-        scores = image_score(logits)
+        scores = image_score(logits, self.pooling)
         for i in rivals:
             self.detection[i].update(scores, batch["label"])
         return probabilities
@@ -213,8 +214,8 @@ class LocalizationTask(L.LightningModule):
         return {key: float(value) for key, value in scores.items()}
 
 
-def check_checkpoint(path: Path) -> None:
-    """Refuse a file that is no checkpoint of this package, without running anything in it.
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint of this package holds, without running anything in it.
 
     Raises:
         UserError: If the file is missing, damaged, or something else; it is named.
@@ -222,13 +223,36 @@ def check_checkpoint(path: Path) -> None:
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}")
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        found: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
         raise UserError(
             f"{path}: no checkpoint, or a damaged one ({_first_line(error)})"
         ) from error
     if not isinstance(found, dict) or "encoder" not in found:
         raise UserError(f"{path}: no checkpoint of declip-pl: it does not name its encoder")
+    return found
+
+
+def load_decoder(checkpoint: dict[str, Any], encoder: Encoder) -> nn.Module:
+    """Return a checkpoint's trained decoder in eval mode, for an encoder that is there already.
+
+    Raises:
+        UserError: If it was trained on another encoder or layer.
+        RuntimeError: If a weight is missing or left over.
+    """
+    _check_encoder(checkpoint["encoder"], identity(encoder))
+    decoder = build_decoder(checkpoint["decoder"], encoder)
+    state = checkpoint["state_dict"]
+    decoder.load_state_dict({k.removeprefix(DECODER_PREFIX): v for k, v in state.items()})
+    return decoder.requires_grad_(False).eval()
+
+
+def _check_encoder(theirs: dict[str, str], ours: dict[str, str]) -> None:
+    if theirs["sha256"] != ours["sha256"]:
+        raise UserError(
+            f"the checkpoint's decoder belongs to another encoder: it was trained on "
+            f"{_describe(theirs)}, here is {_describe(ours)}"
+        )
 
 
 def _first_line(error: Exception) -> str:

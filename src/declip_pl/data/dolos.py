@@ -128,7 +128,7 @@ class DolosDataModule(L.LightningDataModule):
         photos = list(dict.fromkeys(sample.image for data in sets for sample in data.samples))
         encoder = trainer.lightning_module.network.encoder
         cache = FeatureCache(encoder, self.image_size)
-        self.features = cache.fetch(photos, trainer.strategy.root_device, self.num_workers)
+        self.features = cache.fetch(photos, trainer.strategy.root_device)
 
     def train_set(self) -> LocalizationDataset:
         """Return the training photos, with masks at the size of the network's output."""

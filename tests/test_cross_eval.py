@@ -1,0 +1,418 @@
+"""Cross-evaluation end to end: what is trained, scored, kept, redone, and what a cell holds."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import GENERATORS, make_clip, make_tree
+
+from declip_pl import cli
+from declip_pl.cross_eval import cells, models
+from declip_pl.cross_eval.models import Recipe, read_models, row_name
+from declip_pl.encoder import ViTEncoder
+from declip_pl.errors import UserError
+from declip_pl.run import BEST
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with data, an encoder, a recipe and two trained models; no test changes it."""
+    folder = tmp_path_factory.mktemp("place")
+    make_tree(folder / "dolos")
+    make_clip(folder / "tiny-clip")
+    (folder / "tiny.yaml").write_text(
+        f"model: {{encoder: {folder}/tiny-clip, layer: layer1, decoder: linear, image_size: 64}}\n"
+        "data: {root: x, generator: x, batch_size: 4, num_workers: 0}\n"
+        "trainer: {max_epochs: 2, accelerator: cpu, enable_progress_bar: false, logger: false}\n"
+    )
+    for generator in GENERATORS:
+        cli.main(
+            ["fit", f"--config={folder}/tiny.yaml", f"--data.root={folder}/dolos",
+             f"--data.generator={generator}", f"--run.root={folder}/outputs/train"]
+        )  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def here(place, tmp_path, monkeypatch):
+    """The trained models, to be scored in a folder of the test's own."""
+    shutil.copytree(place / "outputs", tmp_path / "outputs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DECLIP_FEATURES", str(tmp_path / "features"))
+    return tmp_path
+
+
+def cross_eval(place, *options):
+    cli.main(["cross-eval", *map(str, options), f"--data={place}/dolos",
+              f"--config={place}/tiny.yaml"])  # fmt: skip
+
+
+def result(here):
+    (folder,) = (here / "outputs/cross_eval").iterdir()
+    return folder, json.loads((folder / "matrix.json").read_text())
+
+
+def numbers(here):
+    """Return all that must not depend on how often a cross-evaluation was interrupted."""
+    matrix = result(here)[1]
+    return {k: v for k, v in matrix.items() if k not in ("made", "panels", "models")}
+
+
+def cell_files(here):
+    folder, _ = result(here)
+    return {
+        p.relative_to(folder).as_posix(): p.stat().st_mtime_ns for p in folder.rglob("cells/*/*")
+    }
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """Count the photos that pass the encoder."""
+    counted = []
+    forward = ViTEncoder.forward
+    monkeypatch.setattr(
+        ViTEncoder, "forward", lambda s, pixels: counted.append(len(pixels)) or forward(s, pixels)
+    )
+    return counted
+
+
+def test_cross_eval_leaves_everything_the_readme_promises(place, here, capsys):
+    cross_eval(place)
+    folder, matrix = result(here)
+    assert folder.name == "dolos-tiny-clip-layer1-linear"
+    for name in ("matrix.csv", "matrix.json", "matrix.png", "report.html"):
+        assert (folder / name).stat().st_size > 500, name
+    assert matrix["rows"] == matrix["columns"] == ["lama", "ldm"]
+    assert matrix["in_domain"] == {"lama": ["lama"], "ldm": ["ldm"]}
+    for column in GENERATORS:
+        for row in GENERATORS:
+            assert matrix["matrix"]["iou"][row][column]["n"] == 4
+            for panel in matrix["panels"][row][column].values():
+                assert (folder / panel["file"]).exists()
+    printed = capsys.readouterr().out
+    for text in ("out-of-domain mean", f"outputs/cross_eval/{folder.name}/report.html", "ldm"):
+        assert text in printed
+
+
+def test_matrix_csv_is_tidy(place, here):
+    cross_eval(place)
+    folder, matrix = result(here)
+    with (folder / "matrix.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["train", "test", "metric", "value", "ci_low", "ci_high", "n"]
+    assert len(rows) == 4 * len(matrix["metrics"])
+    found = next(r for r in rows if (r["train"], r["test"], r["metric"]) == ("lama", "ldm", "ap"))
+    expected = matrix["matrix"]["ap"]["lama"]["ldm"]
+    assert [float(found[k]) for k in ("value", "ci_low", "ci_high")] == [
+        expected[k] for k in ("value", "low", "high")
+    ]
+    assert expected["low"] <= expected["value"] <= expected["high"]
+
+
+def test_cells_agree_with_declip_test(place, here):
+    """The same scores on another path: Lightning's test loop and torchmetrics."""
+    cross_eval(place)
+    matrix = result(here)[1]["matrix"]
+    run = here / "outputs/train/tiny-clip-layer1-linear-ldm"
+    cli.main(["test", f"--config={run}/config.yaml", f"--ckpt_path={run}/{BEST}",
+              "--data.generator=lama"])  # fmt: skip
+    for generator, file in (("ldm", "test_metrics.json"), ("lama", "test_metrics_lama.json")):
+        scores = json.loads((run / file).read_text())["scores"][generator]
+        for name in ("iou", "f1_plain", "f1_fixed", "f1_best", "ap", "image_ap", "image_auroc",
+                     "image_accuracy"):  # fmt: skip
+            assert matrix[name]["ldm"][generator]["value"] == pytest.approx(scores[name], abs=1e-3)
+    tuned = matrix["image_accuracy_tuned"]["ldm"]["ldm"]["value"]
+    in_domain = json.loads((run / "test_metrics.json").read_text())["scores"]["ldm"]
+    assert tuned == pytest.approx(in_domain["image_accuracy_tuned"], abs=1e-3)
+
+
+def test_each_photo_passes_the_encoder_once_whatever_the_number_of_models(place, here, encoded):
+    first, second = sorted((here / "outputs/train").iterdir())
+    cross_eval(place, first)
+    assert sum(encoded) == (2 + 1) * 4 + (1 + 1) * 4  # test: two generators, real; valid: own, real
+    encoded.clear()
+    shutil.rmtree(here / "features")
+    shutil.copytree(second, here / "third")
+    cross_eval(place, first, second, here / "third")
+    assert sum(encoded) == 3 * 4 + 3 * 4
+    encoded.clear()
+    cross_eval(place, first, second, "--name=again")
+    assert not encoded
+
+
+def test_finished_cells_are_reused_and_stale_ones_redone(place, here):
+    cross_eval(place)
+    first, expected = cell_files(here), numbers(here)
+    cross_eval(place)
+    assert cell_files(here) == first and numbers(here) == expected
+    run = here / "outputs/train/tiny-clip-layer1-linear-lama"
+    saved = torch.load(run / BEST, weights_only=True)
+    saved["state_dict"]["network.decoder.fc.0.bias"] += 1
+    torch.save(saved, run / BEST)
+    cross_eval(place)
+    redone = {name for name, when in cell_files(here).items() if when != first[name]}
+    assert redone == {name for name in first if "linear-lama/" in name} and len(redone) == 4
+    assert numbers(here) != expected
+
+
+def test_changed_photos_and_masks_make_cells_stale(place, here):
+    shutil.copytree(place / "dolos", here / "dolos")
+    runs = sorted((here / "outputs/train").iterdir())
+    options = ["cross-eval", *map(str, runs), f"--data={here}/dolos"]
+    cli.main(options)
+    first = cell_files(here)
+    masks = here / "dolos/fake/ldm/masks/test"
+    shutil.copy(masks / "1.png", masks / "0.png")
+    cli.main(options)
+    redone = {name for name, when in cell_files(here).items() if when != first[name]}
+    assert {Path(name).stem for name in redone} == {"ldm"} and len(redone) == 2
+
+
+def test_one_failing_cell_loses_nothing_else(place, here, monkeypatch, error_of):
+    score = cells.Cells._score
+
+    def fail(self, decoder, test, pixel):
+        if test.name == "lama" and test.data.name == "lama":
+            raise RuntimeError("out of memory\nand more")
+        return score(self, decoder, test, pixel)
+
+    second = here / "outputs/train/tiny-clip-layer1-linear-ldm"
+    monkeypatch.setattr(cells.Cells, "_score", fail)
+    message = error_of("cross-eval", str(second), f"--data={place}/dolos")
+    assert f"failed:\n  {second.name} on lama: out of memory\n" in message
+    _, matrix = result(here)
+    assert list(matrix["matrix"]["iou"]["ldm"]) == ["ldm"]
+    assert matrix["failed"][0]["what"] == f"{second.name} on lama"
+    monkeypatch.setattr(cells.Cells, "_score", score)
+    kept = cell_files(here)
+    cli.main(["cross-eval", str(second), f"--data={place}/dolos"])
+    assert set(cell_files(here)) - set(kept) == {f"cells/{second.name}/lama.json"}
+    assert not result(here)[1]["failed"]
+
+
+def test_a_damaged_checkpoint_is_named_and_the_rest_scored(place, here, error_of):
+    runs = sorted((here / "outputs/train").iterdir())
+    (runs[0] / BEST).write_bytes(b"nonsense")
+    message = error_of("cross-eval", *map(str, runs), f"--data={place}/dolos")
+    assert str(runs[0] / BEST) in message and "damaged" in message
+
+
+def test_interrupted_three_times_it_ends_with_the_same_numbers(place, here, monkeypatch):
+    cross_eval(place)
+    expected = numbers(here)
+    shutil.rmtree(here / "outputs/cross_eval")
+    shutil.rmtree(here / "features")
+    score = cells.Cells._score
+    for after in (0, 2, 3):
+        left = iter(range(after))
+
+        def interrupted(self, *args, left=left):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return score(self, *args)
+
+        monkeypatch.setattr(cells.Cells, "_score", interrupted)
+        with pytest.raises(SystemExit) as exit_:
+            cross_eval(place)
+        assert exit_.value.code == 130
+    monkeypatch.setattr(cells.Cells, "_score", score)
+    cross_eval(place)
+    assert numbers(here) == expected
+
+
+def test_missing_models_are_trained_and_kills_cost_nothing(place, tmp_path):
+    """The real command, killed with its training, then run to the end."""
+    environment = os.environ | {"DECLIP_FEATURES": str(tmp_path / "features")}
+    command = [sys.executable, "-m", "declip_pl", "cross-eval", f"--data={place}/dolos",
+               f"--config={place}/tiny.yaml"]  # fmt: skip
+    run = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    first = tmp_path / "outputs/train/tiny-clip-layer1-linear-lama"
+    for _ in range(1200):
+        if (first / "config.yaml").exists():
+            break
+        time.sleep(0.1)
+    children = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(run.pid)], capture_output=True, text=True, check=True
+    ).stdout.split()
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    assert len(children) == 1
+    for _ in range(100):
+        if not Path(f"/proc/{children[0]}").exists():
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the training outlived the command that started it")
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "training tiny-clip-layer1-linear-ldm" in done.stdout
+    _, ours = result(tmp_path)
+    theirs = [
+        json.loads((p / "test_metrics.json").read_text())["scores"]
+        for p in sorted((place / "outputs/train").iterdir())
+    ]
+    for generator, scores in zip(GENERATORS, theirs, strict=True):
+        value = ours["matrix"]["iou"][generator][generator]["value"]
+        assert value == pytest.approx(scores[generator]["iou"], abs=1e-3)
+
+
+def test_a_failed_training_is_named_and_the_rest_scored(place, here, error_of, monkeypatch):
+    commands = []
+    monkeypatch.setattr(models, "_run", lambda command: commands.append(command) or 1)
+    shutil.rmtree(here / "outputs/train/tiny-clip-layer1-linear-lama")
+    message = error_of("cross-eval", f"--data={place}/dolos", f"--config={place}/tiny.yaml")
+    assert "training tiny-clip-layer1-linear-lama: exit status 1" in message
+    assert list(result(here)[1]["matrix"]["iou"]) == ["ldm"]
+    assert len(commands) == 1 and "--generator=lama" in commands[0]
+    assert "--resume=true" in commands[0] and "--seed=0" in commands[0]
+
+
+def test_a_run_trained_on_other_data_is_not_taken(place, here, error_of):
+    make_tree(here / "dolos", counts={"train": 3, "valid": 2, "test": 2})
+    message = error_of("cross-eval", f"--data={here}/dolos", f"--config={place}/tiny.yaml")
+    assert "was trained on other data than" in message and "MODELS=" in message
+    assert not (here / "outputs/cross_eval").exists()
+
+
+def test_models_trained_elsewhere_have_no_threshold_here(place, here, tmp_path):
+    make_tree(tmp_path / "other", ("telea",))
+    run = here / "outputs/train/tiny-clip-layer1-linear-ldm"
+    cli.main(["cross-eval", str(run), f"--data={tmp_path}/other"])
+    _, matrix = result(here)
+    assert matrix["in_domain"] == {"ldm": []} and matrix["columns"] == ["telea"]
+    assert "iou_tuned" not in matrix["metrics"] and "in_domain" not in matrix["summary"]["iou"]
+    assert matrix["models"][0]["thresholds"] == {"pixel": None, "image": None}
+
+
+def test_seeds_and_leave_one_out(place, here):
+    folder = here / "outputs/train"
+    for choice, seed in (("lama", 1), ("ldm", 1), ("lama+ldm", 0)):
+        arguments = ["fit", f"--config={place}/tiny.yaml", f"--data.root={place}/dolos",
+                     f"--data.generator={choice}", f"--seed_everything={seed}"]  # fmt: skip
+        cli.main([*arguments, f"--run.root={folder}"])
+    cross_eval(place, *sorted(folder.iterdir()))
+    _, matrix = result(here)
+    assert matrix["rows"] == ["all", "lama", "ldm"] and matrix["seeds"] == [0, 1]
+    by_seed = []
+    for seed in ("", "-seed1"):
+        run = folder / f"tiny-clip-layer1-linear-ldm{seed}"
+        by_seed.append(json.loads((run / "test_metrics.json").read_text())["scores"]["ldm"]["iou"])
+    assert matrix["matrix"]["iou"]["ldm"]["ldm"]["value"] == pytest.approx(
+        np.mean(by_seed), abs=1e-3
+    )
+    # The row of several generators has no part in the means of single ones.
+    cellwise = matrix["matrix"]["iou"]
+    assert matrix["summary"]["iou"]["in_domain"]["value"] == pytest.approx(
+        (cellwise["lama"]["lama"]["value"] + cellwise["ldm"]["ldm"]["value"]) / 2
+    )
+    assert matrix["summary"]["iou"]["worst_out_of_domain"]["value"] == pytest.approx(
+        min(cellwise["lama"]["ldm"]["value"], cellwise["ldm"]["lama"]["value"])
+    )
+
+
+def test_thresholds_are_chosen_on_validation_photos(place, here):
+    cross_eval(place)
+    _, matrix = result(here)
+    before = {m["name"]: m["thresholds"] for m in matrix["models"]}
+    shutil.copytree(place / "dolos", here / "dolos")
+    for generator in GENERATORS:  # other test photos and masks
+        for part in ("images", "masks"):
+            for file in (here / "dolos/fake" / generator / part / "test").iterdir():
+                shutil.copy(here / "dolos/fake" / generator / part / "train" / file.name, file)
+    runs = sorted((here / "outputs/train").iterdir())
+    cli.main(["cross-eval", *map(str, runs), f"--data={here}/dolos"])
+    _, changed = result(here)
+    assert {m["name"]: m["thresholds"] for m in changed["models"]} == before
+    assert changed["matrix"]["iou_tuned"] != matrix["matrix"]["iou_tuned"]
+
+
+def test_two_at_once_are_one_too_many(place, here, error_of):
+    folder = here / "outputs/cross_eval/x"
+    folder.mkdir(parents=True)
+    script = (
+        f"from filelock import FileLock; lock = FileLock('{folder}/.lock'); lock.acquire(); input()"
+    )
+    other = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE)
+    try:
+        for _ in range(100):
+            if (folder / ".lock").exists():
+                break
+            time.sleep(0.1)
+        runs = sorted((here / "outputs/train").iterdir())
+        message = error_of("cross-eval", *map(str, runs), f"--data={place}/dolos", "--name=x")
+    finally:
+        other.communicate(b"\n")
+    assert "another process is cross-evaluating into" in message
+
+
+def test_models_of_several_kinds_are_told_apart(place, here):
+    arguments = ["fit", f"--config={place}/tiny.yaml", f"--data.root={place}/dolos",
+                 "--data.generator=ldm", "--model.supervision=weak"]  # fmt: skip
+    cli.main([*arguments, "--run.root=outputs/train"])
+    cross_eval(place, *sorted((here / "outputs/train").iterdir()))
+    folder, matrix = result(here)
+    assert folder.name == "dolos-3-models"
+    assert "ldm (tiny-clip layer1 linear weak)" in matrix["rows"] and len(matrix["rows"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "expected"),
+    [
+        (["ldm"], "ldm"),
+        (["lama", "telea"], "all-but-ldm"),
+        (["lama", "ldm", "telea"], "all"),
+        (["lama", "elsewhere"], "lama+elsewhere"),
+    ],
+)
+def test_names_of_rows(trained_on, expected):
+    assert row_name(trained_on, ["lama", "ldm", "telea"]) == expected
+
+
+def test_a_recipe_finds_the_run_that_train_makes(place):
+    recipe = Recipe(place / "dolos", place / "tiny.yaml")
+    assert recipe.run("ldm", 0).name == "tiny-clip-layer1-linear-ldm"
+    weak = Recipe(place / "dolos", place / "tiny.yaml", decoder="conv-4", supervision="weak")
+    assert weak.run("all-but-ldm", 2).name == "tiny-clip-layer1-conv-4-all-but-ldm-weak-seed2"
+
+
+def test_two_models_of_one_name_are_an_error(place, here):
+    run = here / "outputs/train/tiny-clip-layer1-linear-ldm"
+    shutil.copytree(run, here / run.name)
+    with pytest.raises(UserError, match="two models are called"):
+        read_models([run, here / run.name], GENERATORS)
+
+
+@pytest.mark.parametrize("wrong", ["nowhere", "empty"])
+def test_what_is_no_model_is_named(here, place, error_of, wrong):
+    (here / "empty").mkdir()
+    assert f"there is no checkpoint {wrong}" in error_of(
+        "cross-eval", wrong, f"--data={place}/dolos"
+    )
+
+
+def test_cell_holds_every_photos_scores(place, here):
+    cross_eval(place)
+    folder, _ = result(here)
+    cell = json.loads((folder / "cells/tiny-clip-layer1-linear-ldm/lama.json").read_text())
+    assert cell["photos"] == ["0", "1", "2", "3"] and cell["test"] == "lama"
+    assert set(cell["image_scores"]) == {"mean", "mean-logit", "max", "top"}
+    assert all(len(values) == 4 for values in cell["scores"].values())
+    assert [sum(row) for row in cell["histogram"]["count"]] == [96 * 96] * 4
+    assert [sum(row) for row in cell["histogram"]["fake"]] == [40 * 40] * 4
+    middle = cell["curve"]["thresholds"].index(0.5)
+    assert cell["curve"]["iou"][middle] == pytest.approx(np.mean(cell["scores"]["iou"]), abs=1e-3)
+    real = json.loads((folder / "cells/tiny-clip-layer1-linear-ldm/real.json").read_text())
+    assert real["scores"] == {} and sum(map(sum, real["histogram"]["fake"])) == 0
