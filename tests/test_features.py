@@ -247,6 +247,38 @@ def test_meta_tells_whose_features_they_are(cache, photos, clip):
     assert meta["encoder"]["name"] == clip.name and meta["image_size"] == 64
 
 
+@pytest.fixture
+def in_folder(cache, photos, monkeypatch, tmp_path):
+    """Cached features where the command line looks for them."""
+    fetch(cache, photos)
+    monkeypatch.setenv("DECLIP_FEATURES", str(tmp_path / "features"))
+    return cache.folder
+
+
+def test_cache_ls_tells_what_is_there(in_folder, clip, capsys):
+    cli.main(["cache", "ls"])
+    printed = capsys.readouterr().out
+    assert f"{in_folder.name}: 8 photos, 0.00 GiB, encoder from folder {clip}" in printed
+    assert f"folder: {in_folder.parent}" in printed
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_cache_prune_deletes_what_was_named(in_folder, capsys, every):
+    (in_folder.parent / "mine").mkdir()
+    cli.main(["cache", "prune", "all" if every else in_folder.name])
+    assert [p.name for p in in_folder.parent.iterdir()] == ["mine"]
+    assert "8 photos" in capsys.readouterr().out
+    cli.main(["cache", "ls"])
+    assert "no features are cached" in capsys.readouterr().out
+
+
+def test_cache_prune_knows_its_caches(in_folder, error_of):
+    assert "no features are cached under 'typo'" in error_of("cache", "prune", "typo")
+    with features.FileLock(in_folder / features.LOCK):
+        assert "is being written by another process" in error_of("cache", "prune", "all")
+    assert in_folder.is_dir()
+
+
 def test_folder_of_features(monkeypatch):
     monkeypatch.delenv("DECLIP_FEATURES")
     monkeypatch.setenv("DECLIP_CACHE", "/a")

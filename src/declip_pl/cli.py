@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser, auto_cli
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from declip_pl import features
 from declip_pl.cross_eval.compare import compare
 from declip_pl.cross_eval.dashboard import dashboard
 from declip_pl.cross_eval.run import cross_eval
@@ -113,9 +114,33 @@ def weights(encoder: str = "openai/clip-vit-base-patch16") -> None:
     print(f"weights of {encoder}: {resolve(encoder).source}")
 
 
+def cache_ls() -> None:
+    """List the cached features: photos, size on disk, and which encoder they come from."""
+    print("\n".join(map(features.describe, features.caches())) or "no features are cached")
+    print(f"folder: {features.features_folder()} (DECLIP_FEATURES names another)")
+
+
+def cache_prune(name: str) -> None:
+    """Delete cached features; what is needed again is encoded again.
+
+    Args:
+        name: A cache's name, as ``declip-pl cache ls`` shows it, or ``all``.
+
+    Raises:
+        UserError: If there is no such cache, or a process is writing it.
+    """
+    chosen = [folder for folder in features.caches() if name in (folder.name, "all")]
+    if not chosen and name != "all":
+        raise UserError(f"no features are cached under {name!r}; see declip-pl cache ls")
+    for folder in chosen:
+        print(f"deleting {features.describe(folder)}")
+        features.delete(folder)
+
+
 COMMANDS: Any = {
     "data": {"check": check, "mini": mini},
     "weights": weights,
+    "cache": {"ls": cache_ls, "prune": cache_prune},
     "compare": compare,
     "dashboard": dashboard,
 }

@@ -36,7 +36,7 @@ again computes the same batches, hence the same bytes."""
 FORMAT = 1
 """Raise it with any change to what a shard holds."""
 
-META = "meta.json"
+META, LOCK = "meta.json", ".lock"
 GIB = 2**30
 
 
@@ -109,7 +109,7 @@ class FeatureCache:
         index = self._index()
         if not photo_of.keys() <= index.keys():
             self.folder.mkdir(parents=True, exist_ok=True)
-            with _locked(self.folder / ".lock"):
+            with _locked(self.folder / LOCK):
                 known = self._index()  # another process may have encoded them meanwhile
                 missing = {k: photo for k, photo in photo_of.items() if k not in known}
                 self._encode(missing, device)
@@ -121,7 +121,7 @@ class FeatureCache:
         """Return shard and row of every photo that is there, by the SHA-256 of its file."""
         return {
             key: (shard, row)
-            for shard in sorted(self.folder.glob("[!.]*.safetensors"))
+            for shard in _shards(self.folder)
             for row, key in enumerate(_keys(shard))
         }
 
@@ -176,6 +176,37 @@ def features_folder() -> Path:
     """Return the folder of all feature caches."""
     cache = os.environ.get("DECLIP_CACHE") or "~/.cache/declip-pl"
     return Path(os.environ.get("DECLIP_FEATURES") or f"{cache}/features").expanduser()
+
+
+def caches() -> list[Path]:
+    """Return the folders of all feature caches on this machine, sorted by name."""
+    return sorted(meta.parent for meta in features_folder().glob(f"*/{META}"))
+
+
+def describe(folder: Path) -> str:
+    """Return a cache's name, its photos, its size on disk and whose features it holds."""
+    shards = _shards(folder)
+    photos = sum(len(_keys(shard)) for shard in shards)
+    size = sum(shard.stat().st_size for shard in shards)
+    encoder = json.loads((folder / META).read_text(encoding="utf-8"))["encoder"]
+    return f"{folder.name}: {photos} photos, {size / GIB:.2f} GiB, encoder from {encoder['source']}"
+
+
+def delete(folder: Path) -> None:
+    """Delete a cache; what is needed again is encoded again.
+
+    Raises:
+        UserError: If a process is encoding into it.
+    """
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            shutil.rmtree(folder)
+    except Timeout as error:
+        raise UserError(f"{folder} is being written by another process") from error
+
+
+def _shards(folder: Path) -> list[Path]:
+    return sorted(folder.glob("[!.]*.safetensors"))  # a hidden one is half written
 
 
 def _decoded(photos: Sequence[Path], image_size: int) -> Iterator[Tensor]:

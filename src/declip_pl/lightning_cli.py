@@ -24,7 +24,7 @@ from declip_pl.wandb_runs import PROJECT, wandb_hints, wandb_id, wandb_mode
 
 EPILOG = """Further commands: declip-pl train (choose data and recipe, then fit), declip-pl
 cross-eval (every model against every generator), declip-pl compare, declip-pl dashboard, declip-pl
-data check|mini, declip-pl weights; each has its own --help."""
+data check|mini, declip-pl cache ls|prune, declip-pl weights; each has its own --help."""
 
 
 MEANT = (
