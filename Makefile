@@ -46,7 +46,7 @@ weights: $(VENV)/.installed  ## fetch the encoder's weights once (hub, or the Vi
 	@$(BIN)/declip-pl weights --encoder='$(ENCODER_FOR_WEIGHTS)'
 
 test: $(VENV)/.installed-dev  ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy (strict on src)
 	$(BIN)/ruff check .

@@ -39,7 +39,7 @@ def test_fit_leaves_everything_the_readme_promises(fit_arguments, tmp_path, tree
     assert folder.name == f"{clip.name}-layer1-linear-ldm"
     found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
     panels = {f"panels/{i:02d}_{i}.png" for i in range(4)}
-    expected = {"config.yaml", "metrics.csv", "test_metrics.json"}
+    expected = {".lock", "config.yaml", "metrics.csv", "test_metrics.json"}
     assert found == expected | panels | {"checkpoints/best.ckpt", "checkpoints/last.ckpt"}
     results = json.loads((folder / "test_metrics.json").read_text())
     assert results["scores"]["ldm"]["iou_n"] == 4
@@ -158,6 +158,13 @@ def test_overwriting_begins_only_when_nothing_is_wrong(fit_arguments, tmp_path, 
     assert files_of(run_folder(tmp_path)) == before
 
 
+def test_two_trainings_in_one_folder_are_one_too_many(fit_arguments, tmp_path, error_of):
+    with Run(str(tmp_path / "outputs"), "x").claimed():
+        message = error_of(*fit_arguments(**{"run.name": "x"}))
+    assert "another process is training in" in message
+    cli.main(fit_arguments(**{"run.name": "x"}))
+
+
 def test_overwriting_deletes_nothing_but_runs(fit_arguments, tmp_path):
     precious = tmp_path / "outputs/x/thesis.txt"
     precious.parent.mkdir(parents=True)
@@ -197,7 +204,8 @@ def test_an_unfinished_run_wants_to_be_resumed(fit_arguments, tmp_path, error_of
 def test_a_run_without_checkpoint_may_start_again(tmp_path):
     for run in (Run(str(tmp_path), "x"), Run(str(tmp_path), "x", resume=True)):
         assert run.check() is None
-        run.begin()
+        with run.claimed():
+            run.begin()
         assert run.folder.is_dir()
 
 
@@ -347,15 +355,16 @@ def test_every_experiment_has_its_question():
 
 
 def test_run_names():
-    assert run_name("openai/clip-vit-large-patch14", "layer20", "conv-20", "ldm", "full", 0) == (
-        "clip-vit-large-patch14-layer20-conv-20-ldm"
-    )
+    assert run_name(
+        "openai/clip-vit-large-patch14", "layer20", "conv-20", "ldm", "full", "none", 0
+    ) == ("clip-vit-large-patch14-layer20-conv-20-ldm")
     name = run_name(
-        "openai/clip-vit-large-patch14+RN50:/a/b.pt", "layer20", "conv-4", "all", "weak", 3
+        "openai/clip-vit-large-patch14+RN50:/a/b.pt", "layer20", "conv-4", "all", "weak", "jpeg", 3
     )
-    assert name == "clip-vit-large-patch14+rn50-layer20-conv-4-all-weak-seed3"
+    assert name == "clip-vit-large-patch14+rn50-layer20-conv-4-all-weak-augmented-jpeg-seed3"
     assert (
-        run_name("RN50:/a/b.pt", "layer3", "conv-4", "ldm", "full", 0) == "rn50-layer3-conv-4-ldm"
+        run_name("RN50:/a/b.pt", "layer3", "conv-4", "ldm", "full", "none", 0)
+        == "rn50-layer3-conv-4-ldm"
     )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from declip_pl.cross_eval import compare as c
+from declip_pl.cross_eval.cells import FORMAT
 from declip_pl.cross_eval.compare import Evaluation, compare, comparison
 from declip_pl.errors import UserError
 
@@ -21,7 +22,15 @@ def write(folder, score, rows=ROWS, columns=("lama", "ldm"), seeds=(0,), notice=
         "notice": notice,
         "data": {"tests": {column: {"photos": 40, "sha256": sha} for column in columns}},
         "models": [
-            {"name": f"model-{row}-{seed}", "row": row, "seed": seed}
+            {
+                "name": f"model-{row}-{seed}",
+                "row": row,
+                "seed": seed,
+                "checkpoint_sha256": "c",
+                "trained_on": row.split("+")
+                if "+" in row
+                else rows[row] * (1 + row.startswith("all")),
+            }
             for row in rows
             for seed in seeds
         ],
@@ -37,7 +46,8 @@ def write(folder, score, rows=ROWS, columns=("lama", "ldm"), seeds=(0,), notice=
             if scores is not None:
                 path = folder / "cells" / model["name"] / f"{column}.json"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(cell(scores)))
+                key = {"format": FORMAT, "checkpoint": "c", "test": sha}
+                path.write_text(json.dumps({"key": key, **cell(scores)}))
                 matrix["matrix"]["iou"][model["row"]][column] = {}
     (folder / "matrix.json").write_text(json.dumps(matrix))
     return folder

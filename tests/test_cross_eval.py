@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import GENERATORS, make_clip, make_tree
+from PIL import Image
 
 from declip_pl import cli
 from declip_pl.cross_eval import cells, models
@@ -51,13 +52,16 @@ def here(place, tmp_path, monkeypatch):
     return tmp_path
 
 
-def cross_eval(place, *options):
-    cli.main(["cross-eval", *map(str, options), f"--data={place}/dolos",
-              f"--config={place}/tiny.yaml"])  # fmt: skip
+def cross_eval(place, *models):
+    """Score these models, or train what is missing."""
+    recipe = [] if models else [f"--config={place}/tiny.yaml"]
+    cli.main(["cross-eval", *map(str, models), f"--data={place}/dolos", *recipe])
 
 
 def result(here):
-    (folder,) = (here / "outputs/cross_eval").iterdir()
+    """Return the cross-evaluation that was written last, and its matrix."""
+    found = (here / "outputs/cross_eval").glob("*/matrix.json")
+    folder = max(found, key=lambda path: path.stat().st_mtime_ns).parent
     return folder, json.loads((folder / "matrix.json").read_text())
 
 
@@ -160,7 +164,7 @@ def test_finished_cells_are_reused_and_stale_ones_redone(place, here):
     torch.save(saved, run / BEST)
     cross_eval(place)
     redone = {name for name, when in cell_files(here).items() if when != first[name]}
-    assert redone == {name for name in first if "linear-lama/" in name} and len(redone) == 4
+    assert redone == {name for name in first if "linear-lama/" in name} and len(redone) == 3
     assert numbers(here) != expected
 
 
@@ -204,6 +208,152 @@ def test_a_damaged_checkpoint_is_named_and_the_rest_scored(place, here, error_of
     (runs[0] / BEST).write_bytes(b"nonsense")
     message = error_of("cross-eval", *map(str, runs), f"--data={place}/dolos")
     assert str(runs[0] / BEST) in message and "damaged" in message
+    assert list(result(here)[1]["matrix"]["iou"]) == ["ldm"]
+
+
+@pytest.mark.parametrize("damage", ["photo", "mask", "split"])
+def test_a_damaged_test_set_is_named_and_the_rest_scored(place, here, error_of, damage):
+    data = Path(shutil.copytree(place / "dolos", here / "dolos"))
+    if damage == "photo":
+        (data / "fake/lama/images/test/0.png").write_bytes(b"nonsense")
+    elif damage == "mask":
+        (data / "fake/lama/masks/test/0.png").unlink()
+    else:
+        shutil.rmtree(data / "fake/lama/images/test")
+        shutil.rmtree(data / "fake/lama/masks/test")
+    runs = sorted((here / "outputs/train").iterdir())
+    message = error_of("cross-eval", *map(str, runs), f"--data={data}")
+    assert "test set lama: " in message and "Traceback" not in message
+    folder, matrix = result(here)
+    assert {row: list(cells) for row, cells in matrix["matrix"]["iou"].items()} == {
+        "lama": ["ldm"],
+        "ldm": ["ldm"],
+    }
+    assert (folder / "report.html").exists()
+
+
+def test_nothing_to_score_is_an_error_without_a_traceback(place, here, error_of):
+    data = Path(shutil.copytree(place / "dolos", here / "dolos"))
+    for photo in data.glob("*/*/images/test/0.png"):
+        photo.write_bytes(b"nonsense")
+    run = here / "outputs/train/tiny-clip-layer1-linear-ldm"
+    message = error_of("cross-eval", str(run), f"--data={data}")
+    assert "test set lama: " in message and "test set ldm: " in message
+    assert "Traceback" not in message
+
+
+def test_a_damaged_cell_is_made_anew(place, here):
+    cross_eval(place)
+    folder, expected = result(here)
+    for content in ("", '{"half', "{}"):
+        (folder / "cells/tiny-clip-layer1-linear-ldm/lama.json").write_text(content)
+        cross_eval(place)
+        assert result(here)[1]["matrix"] == expected["matrix"]
+
+
+def test_stale_cells_are_nobodys_results(place, here, monkeypatch, error_of):
+    """A model was trained anew and one of its cells fails: the old one is not taken for it."""
+    cross_eval(place)
+    folder, _ = result(here)
+    run = here / "outputs/train/tiny-clip-layer1-linear-ldm"
+    saved = torch.load(run / BEST, weights_only=True)
+    saved["state_dict"]["network.decoder.fc.0.bias"] += 1
+    torch.save(saved, run / BEST)
+    score = cells.Cells._score
+
+    def fail(self, decoder, test, pixel):
+        if test.name == test.data.name.removeprefix("test/") == "lama":
+            raise RuntimeError("out of memory")
+        return score(self, decoder, test, pixel)
+
+    monkeypatch.setattr(cells.Cells, "_score", fail)
+    error_of("cross-eval", f"--data={place}/dolos", f"--config={place}/tiny.yaml")
+    matrix = result(here)[1]
+    (model,) = [m for m in matrix["models"] if m["row"] == "ldm"]
+    assert (folder / f"cells/{run.name}/lama.json").exists()
+    assert cells.finished_cell(folder, matrix, model, "lama") is None
+    assert cells.finished_cell(folder, matrix, model, "ldm")
+
+
+def test_inverted_masks_are_an_error(place, here, error_of):
+    run = here / "outputs/train/tiny-clip-layer1-linear-ldm"
+    options = [f"--data={place}/dolos", "--convention=autosplice"]
+    message = error_of("cross-eval", str(run), *options)
+    assert "the masks look inverted; set the convention" in message
+
+
+def test_convention_of_the_recipe_holds_for_scoring(place, here):
+    """White-is-fake data, said in the YAML alone: the same scores as black-is-fake ones."""
+    cross_eval(place)
+    expected = result(here)[1]["matrix"]["iou"]
+    data = Path(shutil.copytree(place / "dolos", here / "dolos"))
+    for mask in data.glob("fake/*/masks/*/*.png"):
+        Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)
+    text = (place / "tiny.yaml").read_text().replace("root: x", "root: x, convention: autosplice")
+    (here / "white.yaml").write_text(text)
+    shutil.rmtree(here / "outputs")
+    for generator in GENERATORS:
+        cli.main(["train", f"--data={data}", f"--config={here}/white.yaml",
+                  f"--generator={generator}"])  # fmt: skip
+    cli.main(["cross-eval", f"--data={data}", f"--config={here}/white.yaml"])
+    assert result(here)[1]["matrix"]["iou"] == expected
+
+
+def test_a_run_of_another_recipe_is_not_taken(place, here, error_of):
+    text = (place / "tiny.yaml").read_text()
+    (here / "other.yaml").write_text(
+        text.replace("image_size: 64", "image_size: 64, learning_rate: 0.1")
+    )
+    message = error_of("cross-eval", f"--data={place}/dolos", f"--config={here}/other.yaml")
+    assert "was trained by another recipe (model.learning_rate is 0.001, here 0.1)" in message
+
+
+def test_models_that_differ_in_more_than_the_seed_have_rows_of_their_own(place, here):
+    run = here / "outputs/train/tiny-clip-layer1-linear-ldm"
+    shutil.copytree(run, here / "faster")
+    cross_eval_models = [run, here / "faster"]
+    cli.main(["cross-eval", *map(str, cross_eval_models), f"--data={place}/dolos"])
+    assert result(here)[1]["rows"] == ["ldm (faster)", f"ldm ({run.name})"]
+
+
+def test_given_models_are_not_trained(place, here, error_of):
+    run = here / "outputs/train/tiny-clip-layer1-linear-ldm"
+    message = error_of("cross-eval", str(run), f"--data={place}/dolos", "--seeds=2")
+    assert "leave out all options of training" in message
+
+
+def test_leaving_one_out_takes_three(place, here, error_of):
+    message = error_of("cross-eval", f"--data={place}/dolos", f"--config={place}/tiny.yaml",
+                       "--leave_one_out=true")  # fmt: skip
+    assert "leaving one out takes three or more" in message
+
+
+def test_another_data_sets_results_are_not_replaced(place, here, error_of):
+    runs = sorted((here / "outputs/train").iterdir())
+    cli.main(["cross-eval", *map(str, runs), f"--data={place}/dolos", "--name=x"])
+    before = (here / "outputs/cross_eval/x/matrix.json").read_bytes()
+    data = shutil.copytree(place / "dolos", here / "dolos")
+    message = error_of("cross-eval", *map(str, runs), f"--data={data}", "--name=x")
+    assert "is of the data" in message and "RUN=" in message
+    assert (here / "outputs/cross_eval/x/matrix.json").read_bytes() == before
+
+
+def test_a_subset_does_not_replace_the_whole(place, here):
+    cross_eval(place)
+    cli.main(["cross-eval", str(here / "outputs/train/tiny-clip-layer1-linear-ldm"),
+              f"--data={place}/dolos"])  # fmt: skip
+    names = sorted(p.name for p in (here / "outputs/cross_eval").iterdir())
+    assert len(names) == 2 and names[1] == "dolos-tiny-clip-layer1-linear"
+
+
+def test_a_data_set_without_reals(place, here):
+    data = Path(shutil.copytree(place / "dolos", here / "dolos"))
+    shutil.rmtree(data / "real")
+    runs = sorted((here / "outputs/train").iterdir())
+    cli.main(["cross-eval", *map(str, runs), f"--data={data}"])
+    folder, matrix = result(here)
+    assert not any(metric.startswith("image") for metric in matrix["metrics"])
+    assert "iou_tuned" in matrix["metrics"] and (folder / "report.html").exists()
 
 
 def test_interrupted_three_times_it_ends_with_the_same_numbers(place, here, monkeypatch):
@@ -364,7 +514,7 @@ def test_models_of_several_kinds_are_told_apart(place, here):
     cli.main([*arguments, "--run.root=outputs/train"])
     cross_eval(place, *sorted((here / "outputs/train").iterdir()))
     folder, matrix = result(here)
-    assert folder.name == "dolos-3-models"
+    assert folder.name.startswith("dolos-3-models-")
     assert "ldm (tiny-clip layer1 linear weak)" in matrix["rows"] and len(matrix["rows"]) == 3
 
 

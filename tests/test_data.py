@@ -289,3 +289,17 @@ def test_train_masks(tree):
     masks = module(tree).train_masks()
     assert masks.shape == (COUNTS["train"], 256, 256)
     assert masks.float().mean().item() == pytest.approx((40 / 96) ** 2, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["real", "all", "all-but-x", "a+b"])
+def test_generators_with_names_that_mean_something_else_are_refused(own_tree, name):
+    (own_tree / "fake" / name).mkdir()
+    with pytest.raises(UserError, match="is no generator's name; rename it"):
+        select_generators(own_tree, "ldm")
+
+
+def test_real_photos_of_one_name_are_an_error(own_tree):
+    photo = own_tree / "real/test/0.png"
+    Image.open(photo).save(photo.with_suffix(".jpg"))
+    with pytest.raises(UserError, match="the same name as"):
+        samples(own_tree, "real", "test")

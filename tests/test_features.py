@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import pickle
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -146,20 +147,26 @@ def test_a_killed_build_continues_with_the_same_bytes(cache, photos, tmp_path, a
     assert not (cache.folder / ".killed.safetensors").exists()
 
 
-def _build(clip, root, photos, queue):
+def _build(clip, root, photos, queue, together):
     encoder, counted = build_encoder(str(clip), "layer1", 64), []
     forward = encoder.forward
-    encoder.forward = lambda pixels: counted.append(len(pixels)) or forward(pixels)
+
+    def slowly(pixels):
+        time.sleep(1)  # while the other one comes along
+        counted.append(len(pixels))
+        return forward(pixels)
+
+    encoder.forward = slowly
+    together.wait(timeout=60)
     fetch(FeatureCache(encoder, 64, root), photos)
     queue.put(sum(counted))
 
 
 def test_two_builders_at_once_encode_each_photo_once(clip, tmp_path, photos):
     context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    builders = [
-        context.Process(target=_build, args=(clip, tmp_path, photos, queue)) for _ in range(2)
-    ]
+    queue, together = context.Queue(), context.Barrier(2)
+    arguments = (clip, tmp_path, photos, queue, together)
+    builders = [context.Process(target=_build, args=arguments) for _ in range(2)]
     for builder in builders:
         builder.start()
     assert sum(queue.get(timeout=120) for _ in builders) == len(photos)
@@ -270,6 +277,21 @@ def test_cache_prune_deletes_what_was_named(in_folder, capsys, every):
     assert "8 photos" in capsys.readouterr().out
     cli.main(["cache", "ls"])
     assert "no features are cached" in capsys.readouterr().out
+
+
+def test_a_damaged_cache_can_be_listed_and_pruned(in_folder, capsys):
+    next(iter(in_folder.glob("[!.]*.safetensors"))).write_bytes(b"nonsense")
+    cli.main(["cache", "ls"])
+    assert "is damaged" in capsys.readouterr().out
+    cli.main(["cache", "prune", "all"])
+    assert not in_folder.exists()
+
+
+def test_features_that_are_deleted_meanwhile_are_one_clear_error(cache, photos):
+    found = fetch(cache, photos)
+    features.delete(cache.folder)
+    with pytest.raises(UserError, match="is gone: was the cache deleted"):
+        found[photos[0]]
 
 
 def test_cache_prune_knows_its_caches(in_folder, error_of):

@@ -216,6 +216,23 @@ def test_threshold_curves_equal_scoring_at_each_threshold():
         torch.testing.assert_close(curves["f1"][:, index], m.f1(levels, masks, exact))
 
 
+def test_best_threshold_equals_trying_all_of_them():
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        scores = torch.randint(0, 9, (30,), generator=generator) / 8
+        labels = torch.randint(0, 2, (30,), generator=generator)
+        best = m.best_accuracy_threshold(scores, labels)
+        tried = [((scores > t) == labels.bool()).sum() for t in torch.linspace(0, 1, 161)]
+        assert ((scores > best) == labels.bool()).sum() == max(tried)
+
+
+def test_large_masks_are_taken_a_few_at_a_time(monkeypatch):
+    monkeypatch.setattr(m, "PIXELS_AT_ONCE", 2 * 8 * 8)
+    masks = [torch.zeros(8, 8, dtype=torch.bool)] * 5 + [torch.zeros(20, 20, dtype=torch.bool)]
+    found = [chosen for chosen, _, _ in m.by_size(torch.rand(6, 1, 4, 4), masks)]
+    assert found == [[0, 1], [2, 3], [4], [5]]
+
+
 def test_calibration_histogram_by_hand():
     probabilities = torch.tensor([[[0.0, 0.05, 0.5, 1.0]]])
     masks = torch.tensor([[[False, True, True, True]]])

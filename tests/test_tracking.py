@@ -14,6 +14,7 @@ from PIL import Image
 from test_cli import records
 
 from declip_pl.cross_eval import tracking
+from declip_pl.cross_eval.cells import FORMAT
 from declip_pl.cross_eval.tracking import matrix_rows, photo_table, summary_figures, track
 
 ROWS = ("ldm", "lama", "all-but-ldm")
@@ -99,6 +100,7 @@ def _model(folder, row, seed):
 def _write_cell(folder, rng, model, test, photos):
     iou = [None, *rng.uniform(0, 100, photos - 1)]
     cell = {
+        "key": {"format": FORMAT, "checkpoint": "0" * 64, "test": "f" * 64},
         **{"model": model["name"], "row": model["row"], "seed": model["seed"], "test": test},
         "photos": [f"photo{index}" for index in range(photos)],
         "scores": {} if test == "real" else {"iou": iou, "ap": [math.nan] * photos},

@@ -208,11 +208,12 @@ def test_encoder_is_bit_identical_after_training(clip, tree):
     assert not torch.equal(decoder, model.network.decoder.fc[0].weight)
 
 
-@pytest.mark.parametrize("decoder", ["linear", "conv-4"])
-def test_resuming_equals_no_interruption(fit_arguments, tmp_path, monkeypatch, decoder):
+@pytest.mark.parametrize(("decoder", "workers"), [("linear", 0), ("linear", 2), ("conv-4", 0)])
+def test_resuming_equals_no_interruption(fit_arguments, tmp_path, monkeypatch, decoder, workers):
     """Augmentation, order, optimiser, schedule and table continue as if nothing had been."""
     monkeypatch.setattr("declip_pl.decoder.STAGES", (8, 8, 4, 4))
     common = {"data.augmentation": "all", "schedule.patience": 1, "model.decoder": decoder}
+    common |= {"data.num_workers": workers}
     cli.main(fit_arguments(**common, **{"trainer.max_epochs": 4, "run.name": "straight"}))
     cli.main(fit_arguments(**common, **{"trainer.max_epochs": 2, "run.name": "resumed"}))
     straight, resumed = tmp_path / "outputs/straight", tmp_path / "outputs/resumed"

@@ -54,10 +54,17 @@ class CachedFeatures:
         self._shards: dict[Path, Any] = {}
 
     def __getitem__(self, photo: Path) -> Features:
-        """Return fp16 features of one photo: grid ``[C, h, w]``, class token ``[C]`` or None."""
+        """Return fp16 features of one photo: grid ``[C, h, w]``, class token ``[C]`` or None.
+
+        Raises:
+            UserError: If the cache was deleted meanwhile.
+        """
         shard, row = self.places[photo]
         if shard not in self._shards:
-            opened: Any = safe_open(shard, "pt")
+            try:
+                opened: Any = safe_open(shard, "pt")
+            except FileNotFoundError as error:
+                raise UserError(f"{shard} is gone: was the cache deleted? Start again") from error
             self._shards[shard] = opened.get_slice("tokens")
         return _features(self._shards[shard][row], self.grid_size)
 
@@ -186,10 +193,13 @@ def caches() -> list[Path]:
 def describe(folder: Path) -> str:
     """Return a cache's name, its photos, its size on disk and whose features it holds."""
     shards = _shards(folder)
-    photos = sum(len(_keys(shard)) for shard in shards)
     size = sum(shard.stat().st_size for shard in shards)
     encoder = json.loads((folder / META).read_text(encoding="utf-8"))["encoder"]
-    return f"{folder.name}: {photos} photos, {size / GIB:.2f} GiB, encoder from {encoder['source']}"
+    try:
+        photos = f"{sum(len(_keys(shard)) for shard in shards)} photos"
+    except UserError as error:
+        photos = str(error)
+    return f"{folder.name}: {photos}, {size / GIB:.2f} GiB, encoder from {encoder['source']}"
 
 
 def delete(folder: Path) -> None:

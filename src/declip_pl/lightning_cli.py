@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from declip_pl.callbacks import PREDICTIONS, HeatMaps, History, Panels, PaperSchedule
 from declip_pl.data.dolos import DolosDataModule
+from declip_pl.data.layout import source_root
 from declip_pl.encoder import short_name
 from declip_pl.errors import UserError
 from declip_pl.files import write_text
@@ -118,14 +119,18 @@ class DeclipCLI(LightningCLI):
             kwargs["logger"] = self._wandb_logger()
         return super().instantiate_trainer(**kwargs)
 
-    def before_fit(self) -> None:
-        """Check the data while nothing is written yet, then begin the run's folder."""
-        if self.trainer.is_global_zero:
-            self.datamodule.prepare_data()
+    def fit(self, model: LocalizationTask, **kwargs: Any) -> None:
+        """Check the data, train, test the best checkpoint and close with a summary."""
+        if not self.trainer.is_global_zero:  # only the first of several processes writes
+            self._train_and_test(model, **kwargs)
+            return
+        self.datamodule.prepare_data()  # while nothing is written yet
+        with self.run.claimed():
             self.run.begin()
+            self._train_and_test(model, **kwargs)
 
-    def after_fit(self) -> None:
-        """Test the best checkpoint and close with a summary."""
+    def _train_and_test(self, model: LocalizationTask, **kwargs: Any) -> None:
+        self.trainer.fit(model, **kwargs)
         best = self.run.folder / BEST
         if not best.exists():  # fast_dev_run writes none
             return
@@ -170,11 +175,11 @@ class DeclipCLI(LightningCLI):
             "layer": model.layer,
             "decoder": model.decoder,
             "generator": data.generator,
-            "dataset": Path(data.root).name,
+            "dataset": source_root(Path(data.root), data.source).name,
             "supervision": model.supervision,
             "seed": config.seed_everything,
         }
-        # It starts with the first thing that is logged, which is after before_fit.
+        # It starts with the first thing that is logged, which is after the run has begun.
         logger = WandbLogger(
             project=PROJECT,
             name=self.run.name,
@@ -223,6 +228,7 @@ def _named(config: Namespace) -> Run:
         model.decoder,
         config.data.generator,
         model.supervision,
+        config.data.augmentation,
         config.seed_everything,
     )
     return run

@@ -25,6 +25,9 @@ THRESHOLDS = tuple(step / 50 for step in range(1, 50))
 
 CALIBRATION_BINS = 15
 
+PIXELS_AT_ONCE = 2**22
+"""64 maps of 256 x 256."""
+
 LOCALIZATION = ("iou", "f1_plain", "f1_plain_best", "f1_fixed", "f1_best", "ap")
 """Per-image scores: IoU and F1 at 0.5, F1 at the image's best threshold, the same two with a
 no-care border (the paper's code), pixel average precision."""
@@ -150,14 +153,17 @@ def by_size(
         masks: B bool masks ``[H, W]``, True = fake.
 
     Yields:
-        For each size: positions in the batch, ``[b, H, W]`` probabilities and masks.
+        Positions in the batch, ``[b, H, W]`` probabilities and masks; as many at once as have
+        :data:`PIXELS_AT_ONCE`, so that large photos need no more memory than many small ones.
     """
     positions: dict[torch.Size, list[int]] = defaultdict(list)
     for index, mask in enumerate(masks):
         positions[mask.shape].append(index)
-    for size, chosen in positions.items():
-        resized = resize_to(probabilities[chosen], size).squeeze(1)
-        yield chosen, resized, torch.stack([masks[i] for i in chosen])
+    for size, same in positions.items():
+        step = max(1, PIXELS_AT_ONCE // size.numel())
+        for chosen in (same[start : start + step] for start in range(0, len(same), step)):
+            resized = resize_to(probabilities[chosen], size).squeeze(1)
+            yield chosen, resized, torch.stack([masks[i] for i in chosen])
 
 
 def best_accuracy_threshold(scores: Tensor, labels: Tensor) -> float:
@@ -173,8 +179,10 @@ def best_accuracy_threshold(scores: Tensor, labels: Tensor) -> float:
     ends = scores.new_tensor([0.0, 1.0])
     levels = torch.unique(torch.cat([scores, ends]))
     candidates = torch.cat([ends[:1], (levels[:-1] + levels[1:]) / 2, ends[1:]])
-    correct = ((scores > candidates[:, None]) == labels.bool()).sum(1)
-    return float(candidates[correct.argmax()])
+    fakes, reals = (scores[labels == value].sort().values for value in (1, 0))
+    fakes_below = torch.searchsorted(fakes, candidates, right=True)
+    reals_below = torch.searchsorted(reals, candidates, right=True)
+    return float(candidates[(reals_below - fakes_below).argmax()])
 
 
 class LocalizationMetrics(Metric):

@@ -1,15 +1,18 @@
 """A run's folder: its name, who may write to it, and how it is resumed."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_only
 
 from declip_pl.encoder import short_name
 from declip_pl.errors import UserError
 
-CONFIG = "config.yaml"
+CONFIG, LOCK = "config.yaml", ".lock"
 RESULTS = "test_metrics.json"
 LAST = "checkpoints/last.ckpt"
 BEST = "checkpoints/best.ckpt"
@@ -22,7 +25,7 @@ class Run:
     Args:
         root: Folder of all training runs.
         name: Name of the run's folder; by default encoder-layer-decoder-generator, with the
-            supervision and the seed where they are not the default.
+            supervision, the augmentation and the seed where they are not the default.
         resume: Continue an interrupted run from its last epoch.
         overwrite: Delete what stands in the folder and start anew.
     """
@@ -67,10 +70,23 @@ class Run:
         return self.last
 
     def begin(self) -> None:
-        """Make the folder, without the run that ``overwrite`` replaces."""
+        """Delete the run that ``overwrite`` replaces."""
         if self.overwrite and (self.folder / CONFIG).exists():
-            shutil.rmtree(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+            for old in self.folder.iterdir():
+                if old.is_dir():
+                    shutil.rmtree(old)
+                elif old.name != LOCK:
+                    old.unlink()
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Make the folder and keep other processes from training there.
+
+        Raises:
+            UserError: If another process does.
+        """
+        with claim(self.folder, "training in"):
+            yield
 
     @property
     def last(self) -> Path | None:
@@ -79,11 +95,33 @@ class Run:
         return path if path.exists() else None
 
 
+@contextmanager
+def claim(folder: Path, doing: str) -> Iterator[None]:
+    """Make a folder and keep every other process out that claims it.
+
+    Raises:
+        UserError: If another process has it; ``doing`` says what it does there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            yield
+    except Timeout as error:
+        raise UserError(f"another process is {doing} {folder}") from error
+
+
 def run_name(
-    encoder: str, layer: str, decoder: str, generator: str, supervision: str, seed: int
+    encoder: str,
+    layer: str,
+    decoder: str,
+    generator: str,
+    supervision: str,
+    augmentation: str,
+    seed: int,
 ) -> str:
     """Return ``<encoder>-<layer>-<decoder>-<generator>``, short and safe as a folder name."""
     parts = [short_name(encoder).lower(), layer, decoder, generator]
     parts += [supervision] if supervision != "full" else []
+    parts += [f"augmented-{augmentation}"] if augmentation != "none" else []
     parts += [f"seed{seed}"] if seed else []
-    return "-".join(parts)
+    return "-".join(filter(None, parts))

@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torchmetrics.functional.classification import binary_auroc
 from tqdm import tqdm
 
 from declip_pl.cross_eval.models import Model
 from declip_pl.data.dataset import LocalizationDataset, collate
 from declip_pl.data.layout import REAL, Sample, read_image
 from declip_pl.encoder import Features
+from declip_pl.errors import UserError
 from declip_pl.files import atomic_path, sha256, write_text
 from declip_pl.metrics import (
     THRESHOLDS,
@@ -83,9 +85,10 @@ class Cells:
 
         def measure() -> dict[str, Any]:
             scored = [self._score(decoder, part, None) for part in valid]
-            return {"model": model.name, "thresholds": _best_thresholds(scored)}
+            return {"model": model.name, **_on_validation(scored)}
 
-        return self._kept(model, "valid", key, measure)["thresholds"]
+        path = self.folder / "thresholds" / f"{model.name}.json"
+        return self._kept(path, key, measure)["thresholds"]
 
     def score(self, model: Model, decoder: nn.Module, test: TestSet, thresholds: Any) -> Any:
         """Return a cell: every photo's scores, curves, and which photos were drawn."""
@@ -97,15 +100,14 @@ class Cells:
             about |= {"config": model.options, "encoder": model.encoder, "thresholds": thresholds}
             return about | scored | {"panels": self._draw(model, decoder, test, scored)}
 
-        return self._kept(model, test.name, key, measure)
+        path = self.folder / "cells" / model.name / f"{test.name}.json"
+        return self._kept(path, key, measure)
 
-    def _kept(self, model: Model, name: str, key: dict[str, Any], measure: Any) -> dict[str, Any]:
-        path = self.folder / "cells" / model.name / f"{name}.json"
+    def _kept(self, path: Path, key: dict[str, Any], measure: Any) -> dict[str, Any]:
         key = {"format": FORMAT, **key}
-        if path.exists():
-            kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            if kept["key"] == key:
-                return kept
+        kept = _read(path)
+        if kept and kept["key"] == key:
+            return kept
         start = time.monotonic()
         cell = {"key": key, **measure(), "seconds": round(time.monotonic() - start, 2)}
         write_text(path, json.dumps(cell) + "\n")
@@ -124,6 +126,7 @@ class Cells:
                 columns[name].append(values)
             photos += batch["name"]
         table = {name: torch.cat(parts).cpu() for name, parts in columns.items()}
+        _check_polarity(test, table["histogram"])
         return {"photos": photos, **_as_cell(table, is_real=test.name == REAL)}
 
     @torch.inference_mode()
@@ -148,12 +151,42 @@ class Cells:
         return drawn
 
 
+def finished_cell(
+    folder: Path, matrix: Mapping[str, Any], model: Mapping[str, Any], test: str
+) -> dict[str, Any] | None:
+    """Return a cell that a written matrix is made of.
+
+    Args:
+        folder: The cross-evaluation.
+        matrix: The content of its ``matrix.json``.
+        model: An entry of its ``models``.
+        test: A generator, or ``real``.
+
+    Returns:
+        The cell, or None where it failed; a file may stand there from before.
+    """
+    cell = _read(folder / "cells" / model["name"] / f"{test}.json")
+    if not cell or cell["key"]["format"] != FORMAT:
+        return None
+    hashes = (model["checkpoint_sha256"], matrix["data"]["tests"][test]["sha256"])
+    return cell if (cell["key"]["checkpoint"], cell["key"]["test"]) == hashes else None
+
+
 def content_hash(files: Sequence[Sample], fake_value: int) -> str:
     """Return a SHA-256 over names and contents of photos and masks, and the masks' polarity."""
     lines = [f"fake is {fake_value}"]
     for sample in files:
         lines += [sample.name, sha256(sample.image), sha256(sample.mask) if sample.mask else REAL]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Return what a cell's file holds, None where there is none or it is damaged."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if "key" in content else None
 
 
 def _photo_scores(logits: Tensor, masks: list[Tensor], pixel: float | None) -> dict[str, Tensor]:
@@ -174,6 +207,15 @@ def _photo_scores(logits: Tensor, masks: list[Tensor], pixel: float | None) -> d
     return table
 
 
+def _check_polarity(test: TestSet, histogram: Tensor) -> None:
+    count, _, fake = histogram.sum((0, 2))
+    if fake > count / 2:
+        raise UserError(
+            f"{100 * fake / count:.0f} % of the pixels of {test.name} are fake: the masks look "
+            "inverted; set the convention (CONVENTION=autosplice: white = fake)"
+        )
+
+
 def _as_cell(table: dict[str, Tensor], is_real: bool) -> dict[str, Any]:
     count, probability, fake = table["histogram"].unbind(1)
     return {
@@ -191,22 +233,24 @@ def _as_cell(table: dict[str, Tensor], is_real: bool) -> dict[str, Any]:
     }
 
 
-def _best_thresholds(scored: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _on_validation(scored: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the best thresholds, and how well each pooling tells fakes from reals."""
     fakes = [part for part in scored if part["scores"]]
     reals = [part for part in scored if not part["scores"]]
-    pixel, image = None, dict.fromkeys(POOLINGS)
+    pixel, image, auroc = None, dict.fromkeys(POOLINGS), dict.fromkeys(POOLINGS)
     if fakes:
         weights = [len(part["photos"]) for part in fakes]
         curve = np.average([part["curve"]["iou"] for part in fakes], axis=0, weights=weights)
         pixel = THRESHOLDS[int(curve.argmax())]
     if fakes and reals:
-        labels = [1] * sum(weights) + [0] * sum(len(part["photos"]) for part in reals)
+        real = sum(len(part["photos"]) for part in reals)
+        labels = torch.tensor([1] * sum(weights) + [0] * real)
         for pooling in POOLINGS:
-            scores = [s for part in [*fakes, *reals] for s in part["image_scores"][pooling]]
-            image[pooling] = best_accuracy_threshold(
-                torch.tensor(scores, dtype=torch.float64), torch.tensor(labels)
-            )
-    return {"pixel": pixel, "image": image}
+            pooled = [s for part in [*fakes, *reals] for s in part["image_scores"][pooling]]
+            scores = torch.tensor(pooled, dtype=torch.float64)
+            image[pooling] = best_accuracy_threshold(scores, labels)
+            auroc[pooling] = 100 * float(binary_auroc(scores, labels))
+    return {"thresholds": {"pixel": pixel, "image": image}, "image_auroc": auroc}
 
 
 def _group(table: dict[str, Tensor], prefix: str) -> list[tuple[str, Tensor]]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from declip_pl.cross_eval.cells import finished_cell
 from declip_pl.cross_eval.statistics import (
     RESAMPLES,
     Array,
@@ -65,12 +66,17 @@ class Evaluation:
     def files(self, cell: Cell) -> Files:
         """Return what each seed that was scored in a cell has left there."""
         row, column = cell
-        paths = {
-            model["seed"]: self.folder / "cells" / model["name"] / f"{column}.json"
+        found = {
+            model["seed"]: finished_cell(self.folder, self.matrix, model, column)
             for model in self.matrix["models"]
             if model["row"] == row
         }
-        return {seed: _read_cell(path) for seed, path in paths.items() if path.is_file()}
+        # Not the histograms, which take most of a cell and of the memory for it.
+        return {
+            seed: {name: cell[name] for name in ("photos", "scores")}
+            for seed, cell in found.items()
+            if cell
+        }
 
 
 @dataclass(frozen=True)
@@ -179,12 +185,6 @@ def describe(result: Comparison) -> str:
     return "\n".join([*lines, *notices])
 
 
-def _read_cell(path: Path) -> dict[str, Any]:
-    # Not the histograms, which take most of a file and of the memory that reading it needs.
-    cell = json.loads(path.read_text(encoding="utf-8"))
-    return {name: cell[name] for name in ("photos", "scores")}
-
-
 def _shared(a: Evaluation, b: Evaluation) -> dict[Cell, tuple[Files, Files]]:
     """Return the files of A and of B of every cell that both have."""
     others = set(b.cells())
@@ -220,8 +220,13 @@ def _check_metric(files: Iterable[tuple[Files, Files]], metric: str) -> None:
 
 def _groups(a: Evaluation, b: Evaluation, cells: Sequence[Cell]) -> dict[str, NDArray[np.bool_]]:
     """Return which cells of single-generator rows are in-domain, and which out-of-domain."""
-    left_out = {row for side in (a, b) for row in side.matrix["leave_one_out"]}
-    single = np.array([row not in left_out for row, _ in cells])
+    rows = {
+        model["row"]
+        for side in (a, b)
+        for model in side.matrix["models"]
+        if len(model["trained_on"]) > 1
+    }
+    single = np.array([row not in rows for row, _ in cells])
     inside = np.array([column in a.matrix["in_domain"][row] for row, column in cells])
     return {"in-domain": single & inside, "out-of-domain": single & ~inside}
 

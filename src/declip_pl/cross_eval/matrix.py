@@ -184,6 +184,8 @@ def write_matrix(folder: Path, matrix: Mapping[str, Any]) -> None:
 
 def summary(matrix: Mapping[str, Any], metric: str = "iou") -> str:
     """Return the matrix of one metric and its means as text."""
+    if metric not in matrix["matrix"]:
+        return "\nno cell was scored"
     rows, columns, cells = matrix["rows"], matrix["columns"], matrix["matrix"][metric]
     width = max(len(name) for name in [*rows, "test on \\ train on"]) + 2
     side = max(12, *(len(name) + 2 for name in rows))

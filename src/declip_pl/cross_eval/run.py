@@ -1,17 +1,18 @@
 """``declip-pl cross-eval``: every trained model against every generator."""
 
+import hashlib
+import json
 import platform
 import shlex
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
-from torch import nn
 
 from declip_pl.cross_eval.cells import Cells, TestSet, content_hash
 from declip_pl.cross_eval.matrix import build_matrix, summary, write_matrix
@@ -19,6 +20,7 @@ from declip_pl.cross_eval.models import (
     Failure,
     Model,
     Recipe,
+    attempt,
     choices,
     read_models,
     train_missing,
@@ -27,14 +29,15 @@ from declip_pl.cross_eval.plots import matrix_png
 from declip_pl.cross_eval.report import write_report
 from declip_pl.cross_eval.tracking import track
 from declip_pl.data.dolos import DolosDataModule
-from declip_pl.data.layout import REAL, is_stand_in
+from declip_pl.data.layout import REAL, is_stand_in, source_root
 from declip_pl.data.mini import build_mini
-from declip_pl.encoder import build_encoder
+from declip_pl.encoder import Encoder, build_encoder
 from declip_pl.errors import UserError
 from declip_pl.experiment import MINI, choose_config, choose_data
 from declip_pl.features import FeatureCache
 from declip_pl.network import Pooling
 from declip_pl.results import STAND_IN_NOTICE, circumstances
+from declip_pl.run import claim
 from declip_pl.task import load_decoder, read_checkpoint
 
 ROOT = Path("outputs/cross_eval")
@@ -79,25 +82,34 @@ def cross_eval(
         UserError: If there is nothing to score, or a model or cell failed; the rest is written.
     """
     start = time.monotonic()
-    root, why_data = choose_data(data)
+    options: Any = {"source": source, "convention": convention}
+    training: Any = {"encoder": encoder, "decoder": decoder, "layer": layer}
+    training |= {"supervision": supervision}
+    if models and (seeds > 1 or leave_one_out or config or any(training.values())):
+        raise UserError("given models are scored as they are: leave out all options of training")
+    root, why = choose_data(data)
     if root == MINI:
         build_mini(MINI)
-    print(f"data: {root} ({why_data})")
-    options = {"convention": convention} if convention else {}
-    test_data = DolosDataModule(str(root), "all", source, **options)  # type: ignore[arg-type]
+    print(f"data: {root} ({why})")
     failures: list[Failure] = []
+    label = None
     if not models:
         chosen, why = choose_config(config, root, source)
         print(f"recipe: {chosen} ({why})")
-        recipe = Recipe(root, chosen, source, convention, encoder, decoder, layer, supervision)
-        wanted = choices(test_data.root, leave_one_out)
+        recipe = Recipe(root, chosen, **options, **training)
+        options = {name: recipe.options["data", name] for name in options}
+        wanted = choices(source_root(root, options["source"]), leave_one_out)
         models, failures = train_missing(recipe, wanted, seeds)
-    described = read_models(models, test_data.generators)
+        label = recipe.kind + f"-{seeds}-seeds" * (seeds > 1) + "-leave-one-out" * leave_one_out
+    given = {key: value for key, value in options.items() if value}
+    test_data = DolosDataModule(str(root), "all", **given)
+    described, unread = read_models(models, test_data.generators)
+    failures += unread
     if not described:
         raise UserError(_failed(failures))
-    folder = ROOT / (name or _name(test_data, described))
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    folder = ROOT / (name or f"{test_data.root.name}-{label or _name(described)}")
+    with claim(folder, "cross-evaluating into"):
+        _check_folder(folder, test_data)
         results, failed = _score(described, test_data, folder)
         failures += failed
         matrix = build_matrix(described, results, test_data.generators, pooling)
@@ -121,61 +133,81 @@ def _score(
     """Score every model on every test set; photos pass each encoder once, whatever the models.
 
     Returns:
-        ``{"tests": {test: ...}, "thresholds": {model: ...}, "cells": {(model, test): ...}}`` and
-        what went wrong.
+        ``tests`` by name, ``thresholds`` by model, ``cells`` by model and test set, ``device``;
+        and what went wrong.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     cells = Cells(folder, device)
-    tests = _test_sets(data)
+    failures: list[Failure] = []
+    names = [*data.generators, *([REAL] if data.has_reals else [])]
+    attempted = [
+        attempt(failures, f"test set {name}", partial(_test_set, data, name, "test", name))
+        for name in names
+    ]
+    tests = [test for test in attempted if test]
     results: dict[str, Any] = {
         "tests": {t.name: {"photos": len(t.data), "sha256": t.sha256} for t in tests},
         "thresholds": {},
         "cells": {},
         "device": str(device),
     }
-    failures: list[Failure] = []
     for sharing in _by_encoder(models):
         options = sharing[0].options
-        try:
-            encoder = build_encoder(options["encoder"], options["layer"], options["image_size"])
-            valid = {model.name: _valid_sets(data, model) for model in sharing}
-            everything = [*tests, *(part for parts in valid.values() for part in parts)]
-            photos = {s.image: None for part in everything for s in part.data.samples}
-            cache = FeatureCache(encoder, options["image_size"])
-            features = cache.fetch(list(photos), device)
-        except UserError as error:
-            failures += [Failure(model.name, str(error)) for model in sharing]
+        names = [model.name for model in sharing]
+        parts = (options["encoder"], options["layer"], options["image_size"])
+        encoder = attempt(failures, ", ".join(names), partial(build_encoder, *parts))
+        if encoder is None:
             continue
-        for part in everything:
-            part.data.features = features
+        cache = FeatureCache(encoder, options["image_size"])
+        encoded = [
+            test
+            for test in tests
+            if attempt(failures, f"test set {test.name}", partial(_encode, cache, test, device))
+        ]
         for model in sharing:
-            try:
-                decoder = load_decoder(read_checkpoint(model.checkpoint), encoder).to(device)
-                results["thresholds"][model.name] = thresholds = cells.thresholds(
-                    model, decoder, valid[model.name]
-                )
-            except (UserError, RuntimeError, OSError, ValueError) as error:
-                failures.append(Failure(model.name, _first_line(error)))
-                continue
-            failures += _score_model(cells, model, decoder, tests, thresholds, results)
+            work = partial(_score_model, cells, model, data, encoder, cache, encoded, results)
+            failures += attempt(failures, model.name, work) or []
     return results, failures
 
 
 def _score_model(
     cells: Cells,
     model: Model,
-    decoder: nn.Module,
+    data: DolosDataModule,
+    encoder: Encoder,
+    cache: FeatureCache,
     tests: Sequence[TestSet],
-    thresholds: Any,
     results: dict[str, Any],
 ) -> list[Failure]:
-    failures = []
+    """Add a model's thresholds and cells to the results; return which cells failed."""
+    decoder = load_decoder(read_checkpoint(model.checkpoint), encoder).to(cells.device)
+    valid = _valid_sets(data, model)
+    for part in valid:
+        _encode(cache, part, cells.device)
+    thresholds = cells.thresholds(model, decoder, valid)
+    results["thresholds"][model.name] = thresholds
+    failures: list[Failure] = []
     for test in tests:
-        try:
-            results["cells"][model.name, test.name] = cells.score(model, decoder, test, thresholds)
-        except (UserError, RuntimeError, OSError, ValueError) as error:
-            failures.append(Failure(f"{model.name} on {test.name}", _first_line(error)))
+        work = partial(cells.score, model, decoder, test, thresholds)
+        cell = attempt(failures, f"{model.name} on {test.name}", work)
+        if cell:
+            results["cells"][model.name, test.name] = cell
     return failures
+
+
+def _encode(cache: FeatureCache, test: TestSet, device: torch.device) -> bool:
+    """Give a set its photos' features."""
+    test.data.features = cache.fetch([sample.image for sample in test.data.samples], device)
+    return True
+
+
+def _check_folder(folder: Path, data: DolosDataModule) -> None:
+    """Refuse to replace the cross-evaluation of another data set."""
+    path = folder / "matrix.json"
+    if path.exists():
+        there = json.loads(path.read_text(encoding="utf-8"))["data"]["root"]
+        if there != str(data.root.absolute()):
+            raise UserError(f"{folder} is of the data {there}; name another folder (RUN=...)")
 
 
 def _by_encoder(models: Sequence[Model]) -> list[list[Model]]:
@@ -183,11 +215,6 @@ def _by_encoder(models: Sequence[Model]) -> list[list[Model]]:
     for model in models:
         groups[model.encoder["sha256"], model.options["image_size"]].append(model)
     return list(groups.values())
-
-
-def _test_sets(data: DolosDataModule) -> list[TestSet]:
-    names = [*data.generators, *([REAL] if data.has_reals else [])]
-    return [_test_set(data, name, "test", name) for name in names]
 
 
 def _valid_sets(data: DolosDataModule, model: Model) -> list[TestSet]:
@@ -230,34 +257,13 @@ def _about(
     }
 
 
-def _name(data: DolosDataModule, models: Sequence[Model]) -> str:
-    kinds = {model.kind for model in models}
-    if len(kinds) > 1:
-        return f"{data.root.name}-{len(models)}-models"
-    parts = [part for part in kinds.pop() if part != "full"]
-    return "-".join([data.root.name, *parts])
-
-
-class _alone(FileLock):  # noqa: N801 - used as a function
-    """Keep a second cross-evaluation out of a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder / ".lock")
-
-    def __enter__(self) -> "_alone":
-        try:
-            self.acquire(timeout=0)
-        except Timeout as error:
-            folder = Path(self.lock_file).parent
-            raise UserError(f"another process is cross-evaluating into {folder}") from error
-        return self
+def _name(models: Sequence[Model]) -> str:
+    """Return a name for just these models."""
+    names = "\n".join(sorted(model.name for model in models))
+    return f"{len(models)}-models-{hashlib.sha256(names.encode()).hexdigest()[:6]}"
 
 
 def _failed(failures: Sequence[Failure]) -> str:
     lines = [f"  {failure.what}: {failure.why}" for failure in failures]
     return "\n".join(["these parts of the cross-evaluation failed:", *lines,
                       "the same command tries them again"])  # fmt: skip
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n", 1)[0]

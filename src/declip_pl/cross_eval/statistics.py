@@ -90,13 +90,14 @@ def estimate_difference(
 def mean_of_cells(scores: Array) -> Statistic:
     """Return the mean over cells of each cell's mean over seeds of the mean over photos.
 
-    A seed or a cell for which no photo is defined is left out of the mean above it.
+    A seed for which no photo is defined is left out of its cell's mean; without one of the cells
+    the mean is NaN.
 
     Args:
         scores: ``[C, S, P]``.
     """
     means = _cell_means(scores)
-    return lambda photos, seeds: mean_of_defined(means(photos, seeds))
+    return lambda photos, seeds: np.asarray(means(photos, seeds).mean(-1), np.float64)
 
 
 def combined(
@@ -108,16 +109,15 @@ def combined(
     be another; where several are about equally bad, the lowest of noisy values lies too low.
 
     Args:
-        statistics: Over the same photos and seeds; those that are not defined are left out.
+        statistics: Over the same photos and seeds; NaN where one of them is not defined.
         how: How to combine them.
     """
 
     def statistic(photos: Indices, seeds: Indices) -> Array:
+        # A resample without one of the cells is a mean of something else: NaN, and left out.
         values = np.stack([each(photos, seeds) for each in statistics], axis=-1)
-        if how == "mean":
-            return mean_of_defined(values)
-        extreme: Array = (np.fmin if how == "lowest" else np.fmax).reduce(values, axis=-1)
-        return extreme
+        reduce: Any = {"mean": np.mean, "lowest": np.min, "highest": np.max}
+        return np.asarray(reduce[how](values, axis=-1), np.float64)
 
     return statistic
 

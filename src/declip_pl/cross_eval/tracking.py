@@ -10,6 +10,7 @@ from typing import Any
 
 import wandb
 
+from declip_pl.cross_eval.cells import finished_cell
 from declip_pl.results import command
 from declip_pl.wandb_runs import PROJECT, wandb_id, wandb_mode
 
@@ -35,9 +36,8 @@ def track(folder: Path) -> list[str]:
         Lines that say how to look at the run, or why there is none; no lines where W&B is disabled.
     """
     matrix = json.loads((folder / "matrix.json").read_text(encoding="utf-8"))
-    photos = photo_table(_cells(folder, matrix))
     try:
-        return _log(folder, matrix, *photos)
+        return _log(folder, matrix, *photo_table(_cells(folder, matrix)))
     except Exception as error:  # whatever W&B stumbles over, the evaluation is done and on disk
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         return [f"W&B: this cross-evaluation was not logged ({reason}); its files are in {folder}"]
@@ -147,7 +147,7 @@ def _tags(matrix: dict[str, Any]) -> list[str]:
     keys = ("encoder", "layer", "decoder", "supervision")
     values = [JOB_TYPE, matrix["data"]["name"], *matrix["rows"], *matrix["seeds"]]
     values += [model[key] for model in models for key in keys]
-    return list(dict.fromkeys(map(str, values)))
+    return list(dict.fromkeys(str(value)[:64] for value in values))  # W&B takes no longer ones
 
 
 def _joined(values: Iterable[Any]) -> Any:
@@ -160,9 +160,9 @@ def _cells(folder: Path, matrix: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the cells that the matrix is made of; the folder may hold older ones, too."""
     for model in matrix["models"]:
         for test in matrix["data"]["tests"]:
-            path = folder / "cells" / model["name"] / f"{test}.json"
-            if path.exists():  # not where the cell failed
-                yield json.loads(path.read_text(encoding="utf-8"))
+            cell = finished_cell(folder, matrix, model, test)
+            if cell:
+                yield cell | {"row": model["row"]}  # another evaluation may have named it otherwise
 
 
 def _photos(cell: dict[str, Any]) -> Iterator[dict[str, Any]]:

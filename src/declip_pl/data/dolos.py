@@ -214,6 +214,11 @@ class DolosDataModule(L.LightningDataModule):
         data = self.train_set()
         data.features = self.features if self.augmentation == "none" else None
         sampler = EpochSampler(data, *self._share(), shuffle=True, seed=self.seed)
+        if self.trainer:
+            # A resumed run's workers ask for the first photos before Lightning says which epoch.
+            # `current_epoch` counts completed epochs: one less after a checkpoint at its end.
+            progress = self.trainer.fit_loop.epoch_progress.current
+            sampler.set_epoch(progress.processed)  # type: ignore[attr-defined]
         return self._loader(data, sampler=sampler)
 
     def val_dataloader(self) -> list[DataLoader[Item]]:

@@ -82,8 +82,16 @@ def is_stand_in(root: Path) -> bool:
 
 
 def generators(root: Path) -> list[str]:
-    """Return the names of the generators under ``root/fake``, sorted."""
-    return sorted(p.name for p in (root / "fake").iterdir() if p.is_dir())
+    """Return the names of the generators under ``root/fake``, sorted.
+
+    Raises:
+        UserError: If one has a name that means something else.
+    """
+    names = sorted(p.name for p in (root / "fake").iterdir() if p.is_dir())
+    for name in names:
+        if name in (REAL, "all") or name.startswith("all-but-") or "+" in name:
+            raise UserError(f"{root / 'fake' / name}: {name!r} is no generator's name; rename it")
+    return names
 
 
 def select_generators(root: Path, choice: str) -> list[str]:
@@ -129,7 +137,8 @@ def find_samples(root: Path, generator: str, split: Split) -> tuple[list[Sample]
     problems: list[str] = []
     if generator == REAL:
         folder = root / REAL / split
-        found = [Sample(_stem(path, folder), path, None) for path in image_files(folder)]
+        photo_of, problems = _by_stem(folder)
+        found = [Sample(stem, path, None) for stem, path in photo_of.items()]
     else:
         folder = root / "fake" / generator / "images" / split
         pairs, problems = pair(folder, root / "fake" / generator / "masks" / split)
