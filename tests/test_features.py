@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import make_clip, make_tree
+from torch.utils.data import DataLoader
 
 from declip_pl import cli, features
+from declip_pl.data import dolos
 from declip_pl.data.dataset import LocalizationDataset, collate
 from declip_pl.data.layout import samples
 from declip_pl.data.transforms import build_transform
@@ -31,7 +33,7 @@ def encoder(clip):
 @pytest.fixture
 def cache(encoder, tmp_path, monkeypatch):
     monkeypatch.setattr(features, "SHARD", 3)
-    return FeatureCache(encoder, 64, tmp_path / "features")
+    return FeatureCache(encoder, 64, root=tmp_path / "features")
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def test_cached_features_are_the_encoders(cache, encoder, tree, photos):
     found = fetch(cache, photos)
     data = LocalizationDataset("x", samples(tree, "ldm", "train"), build_transform(64), 0)
     pixels = collate([data[i] for i in range(4)])["image"]
-    data.features = found
+    data.views = [found]
     ours, theirs = collate([data[i] for i in range(4)])["image"], encoder(pixels)
     assert isinstance(ours, Features) and ours.grid.dtype == torch.float16
     assert ours.grid.shape == theirs.grid.shape and ours.grid.stride() == (
@@ -84,7 +86,7 @@ def test_features_without_class_token(tmp_path, photos):
                 torch.arange(20.0).view(1, 5, 2, 2).expand(len(pixels), -1, -1, -1), None
             )
 
-    one = fetch(FeatureCache(Grid(1, 1), 64, tmp_path), photos)[photos[3]]
+    one = fetch(FeatureCache(Grid(1, 1), 64, root=tmp_path), photos)[photos[3]]
     assert one.cls is None and torch.equal(one.grid.float(), torch.arange(20.0).view(5, 2, 2))
 
 
@@ -110,10 +112,10 @@ def test_a_changed_photo_is_encoded_anew(cache, photos, encoded, tmp_path):
 def test_another_encoder_layer_or_size_has_a_cache_of_its_own(clip, encoder, tmp_path):
     other = build_encoder(str(make_clip(tmp_path / clip.name, seed=1)), "layer1", 64)
     caches = [
-        FeatureCache(encoder, 64, tmp_path),
-        FeatureCache(other, 64, tmp_path),
-        FeatureCache(build_encoder(str(clip), "layer2", 64), 64, tmp_path),
-        FeatureCache(build_encoder(str(clip), "layer1", 128), 128, tmp_path),
+        FeatureCache(encoder, 64, root=tmp_path),
+        FeatureCache(other, 64, root=tmp_path),
+        FeatureCache(build_encoder(str(clip), "layer2", 64), 64, root=tmp_path),
+        FeatureCache(build_encoder(str(clip), "layer1", 128), 128, root=tmp_path),
     ]
     assert len({cache.folder for cache in caches}) == 4
 
@@ -141,7 +143,7 @@ def test_a_killed_build_continues_with_the_same_bytes(cache, photos, tmp_path, a
     monkeypatch.setattr(FeatureCache, "_write", write)
     assert len(shards(cache)) == after
     fetch(cache, photos)
-    straight = FeatureCache(cache.encoder, 64, tmp_path / "straight")
+    straight = FeatureCache(cache.encoder, 64, root=tmp_path / "straight")
     fetch(straight, photos)
     assert shards(cache) == shards(straight) and len(shards(cache)) == 3
     assert not (cache.folder / ".killed.safetensors").exists()
@@ -158,7 +160,7 @@ def _build(clip, root, photos, queue, together):
 
     encoder.forward = slowly
     together.wait(timeout=60)
-    fetch(FeatureCache(encoder, 64, root), photos)
+    fetch(FeatureCache(encoder, 64, root=root), photos)
     queue.put(sum(counted))
 
 
@@ -246,6 +248,77 @@ def test_augmented_photos_are_encoded_anew(fit_arguments, encoded, tmp_path, mon
     monkeypatch.setenv("DECLIP_FEATURES", str(tmp_path / "features"))
     cli.main(fit_arguments(**{"data.augmentation": "jpeg"}))
     assert len(encoded) == 2 * 8 + 8 + 8  # two epochs; valid and test once
+
+
+def test_views_of_augmented_photos_are_encoded_once(fit_arguments, encoded, tmp_path, monkeypatch):
+    monkeypatch.setenv("DECLIP_FEATURES", str(tmp_path / "features"))
+    options = {"data.augmentation": "jpeg", "data.views": 2, "trainer.max_epochs": 4}
+    cli.main(fit_arguments(**options))
+    assert len(encoded) == 2 * 8 + 8 + 8  # two views; valid and test once
+    encoded.clear()
+    cli.main(fit_arguments(**options, **{"run.name": "again", "seed_everything": 1}))
+    assert not encoded
+
+
+def test_views_differ_and_are_remade_alike(encoder, photos, tmp_path):
+    def view(number, root="a", augmentation="jpeg"):
+        cache = FeatureCache(encoder, 64, augmentation, number, root=tmp_path / root)
+        return cache.folder.name, fetch(cache, photos)[photos[0]].grid
+
+    (name, plain), (first, one), (second, two) = view(0, augmentation="none"), view(0), view(1)
+    assert len({name, first, second}) == 3 and "64px-jpeg1" in second
+    assert not torch.equal(one, plain) and not torch.equal(one, two)
+    assert torch.equal(view(1, "b")[1], two)
+
+
+def test_epochs_take_the_views_in_turn(cache, encoder, photos, tree, tmp_path):
+    data = LocalizationDataset("x", samples(tree, "ldm", "train"), build_transform(64), 0)
+    blurred = FeatureCache(encoder, 64, "blur", 0, root=tmp_path)
+    data.views = [fetch(cache, photos), fetch(blurred, photos)]
+    for data.epoch, view in [(0, 0), (1, 1), (2, 0)]:
+        assert torch.equal(data[3]["image"].grid, data.views[view][photos[3]].grid)
+
+
+def test_what_fits_into_memory_is_held_there(fit_arguments, monkeypatch, tmp_path):
+    """The same training, with processes that read the disk or without."""
+    seen = []
+    monkeypatch.setattr(DataLoader, "__iter__", _noting(DataLoader.__iter__, seen.append))
+
+    def train(name, free):
+        seen.clear()
+        monkeypatch.setattr(dolos, "free_memory", lambda device: free)
+        cli.main(fit_arguments(**{"run.name": name, "data.num_workers": 2}))
+        workers = {loader.dataset.name.split("/")[0]: loader.num_workers for loader in seen}
+        return workers, (tmp_path / "outputs" / name / "metrics.csv").read_text()
+
+    held, with_memory = train("held", 10**12)
+    streamed, without = train("streamed", 0)
+    assert held == {"train": 0, "valid": 2, "test": 2}  # the test's valid set comes last
+    assert streamed == {"train": 2, "valid": 2, "test": 2}
+    assert with_memory == without
+
+
+def _noting(method, note):
+    def noted(self):
+        note(self)
+        return method(self)
+
+    return noted
+
+
+def test_held_photos_are_the_same(cache, photos, tree):
+    data = LocalizationDataset("x", samples(tree, "ldm", "train"), build_transform(64), 0)
+    data.views = [fetch(cache, photos)]
+    before = [data[i] for i in range(len(data))]
+    shards_and_masks = data.views[0].nbytes + data.mask_bytes
+    data.views[0].hold(CPU)
+    data.hold(CPU)
+    held = sum(t.nbytes for t in data.views[0]._shards.values())
+    held += sum(t.nbytes for t in data._held.values())
+    assert held == pytest.approx(shards_and_masks, rel=0.05)  # but for the shards' headers
+    for item, after in zip(before, [data[i] for i in range(len(data))], strict=True):
+        assert torch.equal(item["image"].grid, after["image"].grid)
+        assert torch.equal(item["mask"], after["mask"]) and item["path"] == after["path"]
 
 
 def test_meta_tells_whose_features_they_are(cache, photos, clip):

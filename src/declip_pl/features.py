@@ -1,9 +1,12 @@
 """The feature cache: what a frozen encoder sees in a photo is computed once and kept on disk.
 
-One folder for each encoder (by the hash of its weights), layer, input size and preprocessing; in
-it shards of at most 64 photos, safetensors files of ``[n, tokens, C]`` fp16 that are read through
-a memory map. Photos are known by the SHA-256 of their files, so that a changed photo is a new one
-and equal files are encoded once, whatever data set, run or generator they belong to.
+One folder for each encoder (by the hash of its weights), layer, input size and preprocessing (with
+an augmentation, for each view of the photos); in it shards of at most 64 photos, safetensors files
+of ``[n, tokens, C]`` fp16. Photos are known by the SHA-256 of their files, so that a changed photo
+is a new one and equal files are encoded once, whatever data set, run or generator they belong to.
+
+Shards are read through a memory map: what fits into memory stays there, the rest streams, and the
+kernel takes the memory back when others need it. A GPU can hold them in its own memory.
 """
 
 import errno
@@ -16,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
@@ -24,7 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from declip_pl.data.layout import read_image
-from declip_pl.data.transforms import PREPROCESSING, build_transform
+from declip_pl.data.transforms import PREPROCESSING, Augmentation, build_transform
 from declip_pl.encoder import Encoder, Features, identity
 from declip_pl.errors import UserError
 from declip_pl.files import atomic_path, sha256, write_text
@@ -61,12 +65,26 @@ class CachedFeatures:
         """
         shard, row = self.places[photo]
         if shard not in self._shards:
-            try:
-                opened: Any = safe_open(shard, "pt")
-            except FileNotFoundError as error:
-                raise UserError(f"{shard} is gone: was the cache deleted? Start again") from error
-            self._shards[shard] = opened.get_slice("tokens")
+            self._shards[shard] = _open(shard).get_slice("tokens")
         return _features(self._shards[shard][row], self.grid_size)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all shards that the photos lie in."""
+        return sum(shard.stat().st_size for shard in self._used())
+
+    def hold(self, device: torch.device) -> None:
+        """Load the shards into a device's memory; features come from there from now on.
+
+        Raises:
+            UserError: If the cache was deleted meanwhile.
+        """
+        self._shards = {
+            shard: _open(shard).get_tensor("tokens").to(device) for shard in self._used()
+        }
+
+    def _used(self) -> list[Path]:
+        return sorted({shard for shard, _ in self.places.values()})
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave open files out of what is sent to other processes."""
@@ -79,23 +97,37 @@ class FeatureCache:
     Args:
         encoder: Frozen encoder.
         image_size: Side in pixels that photos are squashed to.
+        augmentation: Random changes that each photo goes through first.
+        view: Which of the photo's random versions; each is a cache of its own.
         root: Folder of all caches; by default ``$DECLIP_FEATURES`` or ``features`` in
             ``$DECLIP_CACHE`` (``~/.cache/declip-pl``).
     """
 
-    def __init__(self, encoder: Encoder, image_size: int, root: Path | None = None) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        image_size: int,
+        augmentation: Augmentation = "none",
+        view: int = 0,
+        root: Path | None = None,
+    ) -> None:
         self.encoder = encoder
         self.image_size = image_size
-        self.meta = {
+        self.augmentation = augmentation
+        self.view = view
+        self.meta: dict[str, Any] = {
             "format": FORMAT,
             "encoder": identity(encoder),
             "image_size": image_size,
             "preprocessing": PREPROCESSING,
         }
-        without_source = json.dumps({**self.meta, "encoder": self.meta["encoder"]["sha256"]})  # type: ignore[index]
+        name = f"{encoder.name}-{encoder.layer}-{image_size}px"
+        if augmentation != "none":
+            self.meta |= {"augmentation": augmentation, "view": view}
+            name += f"-{augmentation}{view}"
+        without_source = json.dumps({**self.meta, "encoder": self.meta["encoder"]["sha256"]})
         key = hashlib.sha256(without_source.encode()).hexdigest()[:16]
-        name = f"{encoder.name}-{encoder.layer}-{image_size}px-{key}"
-        self.folder = (root or features_folder()) / name
+        self.folder = (root or features_folder()) / f"{name}-{key}"
 
     def fetch(self, photos: Sequence[Path], device: torch.device) -> CachedFeatures:
         """Return the features of photos; those that are missing are encoded first.
@@ -138,21 +170,39 @@ class FeatureCache:
         for leftover in self.folder.glob(".*.safetensors"):  # of a build that was killed
             leftover.unlink()
         write_text(self.folder / META, json.dumps(self.meta, indent=2) + "\n")
-        keys, photos = list(missing), list(missing.values())
+        keys = list(missing)
         encoder: Any = self.encoder
         home = next(encoder.parameters()).device
         encoder.to(device)
-        bar = tqdm(total=len(photos), desc="encoding photos", unit="photo")
+        bar = tqdm(total=len(keys), desc="encoding photos", unit="photo")
         try:
-            for index, pixels in enumerate(_decoded(photos, self.image_size)):
+            for index, pixels in enumerate(self._decoded(missing)):
                 tokens = _tokens(encoder(pixels.to(device)))
                 if index == 0:
-                    self._announce(len(photos), tokens[0].nbytes)
+                    self._announce(len(keys), tokens[0].nbytes)
                 self._write(keys[index * SHARD : (index + 1) * SHARD], tokens)
                 bar.update(len(tokens))
         finally:
             bar.close()
             encoder.to(home)
+
+    def _decoded(self, photos: dict[str, Path]) -> Iterator[Tensor]:
+        """Yield photos in batches of one shard, ``[B, 3, S, S]`` normalised, one batch ahead."""
+
+        def read(item: tuple[str, Path]) -> Tensor:
+            transform = build_transform(self.image_size, self.augmentation)
+            # The photo and the view alone decide, so that a rebuilt shard has the same bytes.
+            transform.set_random_seed(int(item[0][:8], 16) + self.view)
+            pixels: Tensor = transform(image=read_image(item[1]))["image"]
+            return pixels
+
+        items = list(photos.items())
+        with ThreadPoolExecutor() as pool:  # PIL decodes and resizes outside the interpreter lock
+            ahead = pool.map(read, items[:SHARD])
+            for start in range(SHARD, len(items) + SHARD, SHARD):
+                batch = list(ahead)
+                ahead = pool.map(read, items[start : start + SHARD])
+                yield torch.stack(batch)
 
     def _announce(self, photos: int, bytes_each: int) -> None:
         """Say how much is going to be written, or that it is too much."""
@@ -177,6 +227,13 @@ class FeatureCache:
                 f"the disk is full: {self.folder} ({os.strerror(errno.ENOSPC)}); finished shards "
                 "stay. Make room or name another folder (DECLIP_FEATURES=...)"
             ) from error
+
+
+def free_memory(device: torch.device) -> int:
+    """Return how many bytes of a device's memory (the machine's, for ``cpu``) are free."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return int(psutil.virtual_memory().available)
 
 
 def features_folder() -> Path:
@@ -219,20 +276,11 @@ def _shards(folder: Path) -> list[Path]:
     return sorted(folder.glob("[!.]*.safetensors"))  # a hidden one is half written
 
 
-def _decoded(photos: Sequence[Path], image_size: int) -> Iterator[Tensor]:
-    """Yield photos in batches of one shard, ``[B, 3, S, S]`` normalised, one batch ahead."""
-    transform = build_transform(image_size)
-
-    def read(photo: Path) -> Tensor:
-        pixels: Tensor = transform(image=read_image(photo))["image"]
-        return pixels
-
-    with ThreadPoolExecutor() as pool:  # PIL decodes and resizes outside the interpreter lock
-        ahead = pool.map(read, photos[:SHARD])
-        for start in range(SHARD, len(photos) + SHARD, SHARD):
-            batch = list(ahead)
-            ahead = pool.map(read, photos[start : start + SHARD])
-            yield torch.stack(batch)
+def _open(shard: Path) -> Any:
+    try:
+        return safe_open(shard, "pt")
+    except FileNotFoundError as error:
+        raise UserError(f"{shard} is gone: was the cache deleted? Start again") from error
 
 
 class _locked(FileLock):  # noqa: N801 - used as a function

@@ -73,6 +73,7 @@ class DeclipCLI(LightningCLI):
                 "best.mode": "max",
                 "best.save_on_train_epoch_end": True,  # after the schedule has decided
                 "best.enable_version_counter": False,
+                "best.save_weights_only": True,  # last.ckpt is what a run is resumed from
                 "last.filename": "last",
                 "last.save_on_train_epoch_end": True,
                 "last.enable_version_counter": False,

@@ -1,13 +1,15 @@
 """Samples as tensors, and batches of them."""
 
+import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from typing import Any, TypedDict
 
 import albumentations as A
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
@@ -60,7 +62,8 @@ class LocalizationDataset(Dataset[Item]):
 
     Attributes:
         epoch: Number of the epoch; the same photo is drawn differently in each.
-        features: What the encoder makes of the photos, where that is cached; they are not decoded.
+        views: What the encoder makes of the photos, where that is cached; they are not decoded.
+            Of several views each epoch takes the next.
     """
 
     def __init__(
@@ -79,7 +82,8 @@ class LocalizationDataset(Dataset[Item]):
         self.mask_size = mask_size
         self.seed = seed
         self.epoch = 0
-        self.features: CachedFeatures | None = None
+        self.views: Sequence[CachedFeatures] = ()
+        self._held: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
         """Return the number of photos."""
@@ -93,12 +97,28 @@ class LocalizationDataset(Dataset[Item]):
         """
         sample = self.samples[index]
         return Item(
-            image=self.features[sample.image] if self.features else self._pixels(index),
-            mask=torch.from_numpy(self._mask(sample)).bool(),
+            image=self._features(sample) if self.views else self._pixels(index),
+            mask=self._held[index] if self._held else self._mask(sample),
             label=float(sample.mask is not None),
             path=self.path(index),
             name=sample.name,
         )
+
+    @property
+    def mask_bytes(self) -> int:
+        """Size of all masks as :meth:`hold` keeps them; only their headers are read."""
+        if self.mask_size:
+            return len(self) * self.mask_size**2
+        return sum(math.prod(Image.open(s.mask).size) for s in self.samples if s.mask)
+
+    def hold(self, device: torch.device) -> None:
+        """Decode all masks into a device's memory; items take them from there from now on."""
+        with ThreadPoolExecutor() as pool:
+            masks = [mask.to(device) for mask in pool.map(self._mask, self.samples)]
+        self._held = dict(enumerate(masks))
+
+    def _features(self, sample: Sample) -> Features:
+        return self.views[self.epoch % len(self.views)][sample.image]
 
     def _pixels(self, index: int) -> Tensor:
         # A draw of its own for each seed, epoch and photo, whatever the workers and wherever a
@@ -108,11 +128,12 @@ class LocalizationDataset(Dataset[Item]):
         pixels: Tensor = self.transform(image=read_image(self.samples[index].image))["image"]
         return pixels
 
-    def _mask(self, sample: Sample) -> NDArray[np.uint8]:
+    def _mask(self, sample: Sample) -> Tensor:
         if sample.mask is None:  # nothing is fake, at any size
-            return np.zeros((OUTPUT_SIZE, OUTPUT_SIZE), np.uint8)
+            return torch.zeros(OUTPUT_SIZE, OUTPUT_SIZE, dtype=torch.bool)
         mask = read_mask(sample.mask, self.fake_value)
-        return resize_mask(mask, self.mask_size) if self.mask_size else mask
+        mask = resize_mask(mask, self.mask_size) if self.mask_size else mask
+        return torch.from_numpy(mask).bool()
 
     def every(self, step: int, start: int) -> "LocalizationDataset":
         """Return the same set with every ``step``-th photo from ``start`` on."""

@@ -1,6 +1,6 @@
 """The data module of Dolos and of everything in its layout (mini, the benchmark)."""
 
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from declip_pl.data.check import check_data
 from declip_pl.data.dataset import EpochSampler, Item, LocalizationDataset, collate
@@ -29,8 +29,9 @@ from declip_pl.data.layout import (
 )
 from declip_pl.data.transforms import Augmentation, build_transform, resize_mask
 from declip_pl.decoder import OUTPUT_SIZE
+from declip_pl.encoder import Encoder
 from declip_pl.errors import UserError
-from declip_pl.features import CachedFeatures, FeatureCache
+from declip_pl.features import CachedFeatures, FeatureCache, free_memory
 
 
 class DolosDataModule(L.LightningDataModule):
@@ -50,13 +51,15 @@ class DolosDataModule(L.LightningDataModule):
         convention: Whose mask polarity the data follow (Dolos: black = fake).
         image_size: Side in pixels that photos are squashed to.
         augmentation: Augmentation of training photos.
+        views: With augmentation and cache: how many random versions of each photo are encoded and
+            taken in turn, one in each epoch. 0 makes and encodes a new one every time.
         batch_size: Photos in a batch, on each device.
         num_workers: Processes that decode photos.
         supervision: ``full`` (masks) or ``weak`` (image labels, reals against fakes).
         check: Decode every file before training and refuse to start if one is damaged.
         seed: Decides the order of the training photos and their augmentation.
         cache: Encode every photo once and keep its features on disk (see
-            :mod:`declip_pl.features`). Augmented photos are encoded anew each time.
+            :mod:`declip_pl.features`).
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class DolosDataModule(L.LightningDataModule):
         convention: Convention = "dolos",
         image_size: int = 224,
         augmentation: Augmentation = "none",
+        views: int = 0,
         batch_size: int = 64,
         num_workers: int = 2,
         supervision: str = "full",
@@ -83,13 +87,17 @@ class DolosDataModule(L.LightningDataModule):
         self.fake_value = FAKE_VALUE[convention]
         self.image_size = image_size
         self.augmentation = augmentation
+        self.views = views
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.supervision = supervision
         self.check = check
         self.seed = seed
         self.cache = cache
-        self.features: CachedFeatures | None = None
+        self._train_views: list[CachedFeatures] = []
+        self._evaluation_views: list[CachedFeatures] = []
+        self._holder: torch.device | None = None
+        """The device whose memory holds features and masks during training."""
         self.has_reals = (self.root / REAL).is_dir()
 
     @property
@@ -120,15 +128,48 @@ class DolosDataModule(L.LightningDataModule):
         if not self.cache or trainer is None or trainer.fast_dev_run:
             return
         sets = {
-            "fit": lambda: self.valid_sets(self.weak) + self._repeated_train_sets(),
+            "fit": lambda: self.valid_sets(self.weak),
             "validate": lambda: self.valid_sets(self.weak),
             "test": self.test_sets,
             "predict": self.predict_sets,
         }[stage]()
+        network, device = trainer.lightning_module.network, trainer.strategy.root_device
+        fetch = partial(self._fetch, network.encoder, device)
+        if stage != "fit":
+            self._evaluation_views = [fetch(sets)]
+        elif self.augmentation == "none":
+            self._train_views = self._evaluation_views = [fetch([self.train_set(), *sets])]
+        else:
+            self._evaluation_views = [fetch(sets)]
+            self._train_views = [
+                fetch([self.train_set()], self.augmentation, view) for view in range(self.views)
+            ]
+        # What is read once need not be held; what has no views is decoded by other processes.
+        if stage == "fit" and self._train_views and self._fits([self.train_set(), *sets], device):
+            for features in {*self._train_views, *self._evaluation_views}:
+                features.hold(device)
+            self._holder = device
+
+    def teardown(self, stage: str) -> None:
+        """Free the memory that training held."""
+        self._train_views, self._evaluation_views, self._holder = [], [], None
+
+    def _fetch(
+        self,
+        encoder: Encoder,
+        device: torch.device,
+        sets: list[LocalizationDataset],
+        augmentation: Augmentation = "none",
+        view: int = 0,
+    ) -> CachedFeatures:
         photos = list(dict.fromkeys(sample.image for data in sets for sample in data.samples))
-        encoder = trainer.lightning_module.network.encoder
-        cache = FeatureCache(encoder, self.image_size)
-        self.features = cache.fetch(photos, trainer.strategy.root_device)
+        return FeatureCache(encoder, self.image_size, augmentation, view).fetch(photos, device)
+
+    def _fits(self, sets: list[LocalizationDataset], device: torch.device) -> bool:
+        """Whether features and masks take less than half of a device's free memory."""
+        views = {*self._train_views, *self._evaluation_views}
+        needed = sum(v.nbytes for v in views) + sum(data.mask_bytes for data in sets)
+        return needed < free_memory(device) / 2
 
     def train_set(self) -> LocalizationDataset:
         """Return the training photos, with masks at the size of the network's output."""
@@ -212,7 +253,7 @@ class DolosDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Item]:
         """Return shuffled batches, in an order that depends on the seed and the epoch only."""
         data = self.train_set()
-        data.features = self.features if self.augmentation == "none" else None
+        data.views = self._train_views
         sampler = EpochSampler(data, *self._share(), shuffle=True, seed=self.seed)
         if self.trainer:
             # A resumed run's workers ask for the first photos before Lightning says which epoch.
@@ -239,23 +280,21 @@ class DolosDataModule(L.LightningDataModule):
         world, rank = self._share()
         if len(data) < world:
             raise UserError(f"{data.name} has {len(data)} photos for {world} devices; take fewer")
-        data.features = self.features
+        data.views = self._evaluation_views
         return self._loader(data.every(world, rank))
-
-    def _repeated_train_sets(self) -> list[LocalizationDataset]:
-        """Return the training set if it shows the encoder the same pixels in every epoch."""
-        return [self.train_set()] if self.augmentation == "none" else []
 
     def _share(self) -> tuple[int, int]:
         """Return how many devices share the work and which one this is."""
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
-    def _loader(self, data: Dataset[Item], **options: object) -> DataLoader[Item]:
+    def _loader(self, data: LocalizationDataset, **options: Any) -> DataLoader[Item]:
+        if self._holder:
+            data.hold(self._holder)
         return DataLoader(
             data,
             batch_size=self.batch_size,
-            num_workers=self.num_workers,
+            num_workers=0 if self._holder else self.num_workers,
             collate_fn=collate,
-            pin_memory=torch.cuda.is_available(),
-            **options,  # type: ignore[arg-type]
+            pin_memory=torch.cuda.is_available() and not self._holder,
+            **options,
         )
