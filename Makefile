@@ -21,7 +21,7 @@ CROSS_EVAL_OPTIONS = $(MODELS) $(OPTIONS) $(if $(SEEDS),--seeds='$(SEEDS)') \
   $(if $(filter 1 true yes,$(LOO)),--leave_one_out=true) $(if $(POOLING),--pooling='$(POOLING)')
 
 .DEFAULT_GOAL := help
-.PHONY: help train cross-eval dashboard data weights test lint clean
+.PHONY: help train cross-eval dashboard bench data weights test lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ cross-eval: $(VENV)/.installed  ## every generator's model (trained if missing) 
 
 dashboard: $(VENV)/.installed  ## build the W&B workspace and report, or say what they would be
 	@$(BIN)/declip-pl dashboard
+
+bench: $(VENV)/.installed  ## time it against the published loop: make bench REFERENCE=a-checkout-of-it
+	@$(BIN)/python -m benchmarks.bench $(if $(REFERENCE),--reference='$(REFERENCE)')
 
 data: $(VENV)/.installed  ## build data/mini, the stand-in for machines without Dolos
 	@$(BIN)/declip-pl data mini

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from declip_pl.decoder import DECODERS, ConvDecoder, build_decoder
 from declip_pl.encoder import Features
@@ -121,6 +122,44 @@ def test_linear_decoder_is_one_map_for_each_patch():
     torch.testing.assert_close(decoder(Features(grid, None)), expected)
 
 
+def test_light_decoder_equals_an_independent_forward():
+    decoder = build_decoder("light", encoder(8, 14)).eval()
+    for norm in (m for m in decoder.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.running_mean.uniform_(-0.1, 0.1)
+        norm.running_var.uniform_(0.5, 2)
+    grid = torch.randn(2, 8, 14, 14)
+    state, x = decoder.state_dict(), grid
+    for index, channels, kernel in [
+        (0, 128, 1),
+        (3, 128, 3),
+        (6, 128, 3),
+        (10, 64, 3),
+        (13, 64, 3),
+    ]:
+        x = F.conv2d(x, state[f"fc.{index}.weight"], padding=kernel // 2)
+        get = lambda name, i=index + 1: state[f"fc.{i}.{name}"][:, None, None]  # noqa: E731
+        x = (x - get("running_mean")) / (get("running_var") + 1e-5).sqrt()
+        x = (x * get("weight") + get("bias")).clamp(min=0)
+        assert x.shape[1] == channels
+        if index in (6, 13):
+            x = F.interpolate(x, scale_factor=2, mode="bilinear")
+    x = F.conv2d(x, state["fc.17.weight"], state["fc.17.bias"], padding=1)
+    assert x.shape == (2, 1, 56, 56)
+    expected = F.interpolate(x, (256, 256), mode="bilinear")
+    torch.testing.assert_close(decoder(Features(grid, None)), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("channels", "grid"), [(768, 14), (1024, 16), (256, 56), (2048, 7)])
+def test_light_decoder_costs_a_tenth_of_conv_20_or_less(channels, grid):
+    def multiply_adds(decoder):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            build_decoder(decoder, encoder(channels, grid)).eval()(features)
+        return counter.get_total_flops() / 2
+
+    features = Features(torch.zeros(1, channels, grid, grid), None)
+    assert multiply_adds("light") < multiply_adds("conv-20") / 10
+
+
 def attention_block(x, state, heads):
     """A pre-norm transformer block on ``[T, C]`` tokens, one head at a time."""
 
@@ -175,5 +214,5 @@ def test_initialisation():
 
 
 def test_unknown_decoder():
-    with pytest.raises(UserError, match=r"conv-5.*choose one of linear, attention, conv-4"):
+    with pytest.raises(UserError, match=r"conv-5.*choose one of linear, light, attention, conv-4"):
         build_decoder("conv-5", VIT)

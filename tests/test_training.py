@@ -10,7 +10,7 @@ import torch
 from conftest import make_clip, make_tree
 
 from declip_pl import cli
-from declip_pl.callbacks import PaperSchedule
+from declip_pl.callbacks import History, OneCycle, PaperSchedule
 from declip_pl.data.dolos import DolosDataModule
 from declip_pl.errors import UserError
 from declip_pl.task import LocalizationTask
@@ -126,6 +126,27 @@ def test_schedule_counts_only_epochs_that_validated():
     assert trainer.rate == pytest.approx(1e-4)
 
 
+def test_one_cycle_rises_to_the_rate_and_falls_to_zero():
+    trainer, schedule = FakeTrainer(), OneCycle(warmup=0.25)
+    trainer.optimizers[0].param_groups[0]["initial_lr"] = 1e-3
+    trainer.estimated_stepping_batches = 40
+    schedule.on_train_start(trainer, None)
+    rates = []
+    for trainer.global_step in range(40):
+        schedule.on_train_batch_start(trainer, None, None, 0)
+        rates.append(trainer.rate)
+    assert rates[:10] == pytest.approx([(i + 0.5) * 1e-4 for i in range(10)])  # the warm-up
+    assert rates[24] + rates[25] == pytest.approx(1e-3)  # the middle of the cosine
+    assert rates[10:] == sorted(rates[10:], reverse=True) and 0 < rates[-1] < 2e-6
+
+
+def test_one_cycle_has_to_know_the_end():
+    trainer = FakeTrainer()
+    trainer.estimated_stepping_batches = float("inf")
+    with pytest.raises(UserError, match=r"trainer\.max_epochs"):
+        OneCycle().on_train_start(trainer, None)
+
+
 def test_schedule_goes_on_after_a_restart():
     scores = [10.0, *[9.0] * 12]
     straight, schedule = FakeTrainer(), PaperSchedule()
@@ -232,6 +253,27 @@ def test_resuming_equals_no_interruption(fit_arguments, tmp_path, monkeypatch, d
         json.loads((f / "test_metrics.json").read_text())["scores"] for f in (resumed, straight)
     ]
     assert scores[0] == scores[1]
+
+
+def test_one_cycle_goes_on_after_a_restart(fit_arguments, tmp_path, monkeypatch):
+    common = {"schedule": "OneCycle", "trainer.max_epochs": 4, "model.decoder": "light"}
+    cli.main(fit_arguments(**common, **{"run.name": "straight"}))
+    add_row = History.on_train_epoch_end
+
+    def add_row_and_stop(self, trainer, module):
+        add_row(self, trainer, module)
+        trainer.should_stop = trainer.current_epoch == 1
+
+    with monkeypatch.context() as patch:
+        patch.setattr(History, "on_train_epoch_end", add_row_and_stop)
+        cli.main(fit_arguments(**common, **{"run.name": "resumed"}))
+    straight, resumed = tmp_path / "outputs/straight", tmp_path / "outputs/resumed"
+    assert len((resumed / "metrics.csv").read_text().splitlines()) == 3
+    (resumed / "test_metrics.json").unlink()
+    cli.main(fit_arguments(**common, **{"run.name": "resumed", "run.resume": "true"}))
+    assert (resumed / "metrics.csv").read_text() == (straight / "metrics.csv").read_text()
+    ours, theirs = checkpoint(resumed)["state_dict"], checkpoint(straight)["state_dict"]
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
 
 
 def test_resuming_a_run_that_had_stopped_trains_no_further(fit_arguments, tmp_path):

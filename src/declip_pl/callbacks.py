@@ -1,4 +1,4 @@
-"""What happens around training: the paper's schedule, panels, the table of epochs."""
+"""What happens around training: the schedules, panels, the table of epochs."""
 
 import csv
 import io
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from declip_pl.data.dataset import Batch
 from declip_pl.data.layout import read_image
+from declip_pl.errors import UserError
 from declip_pl.files import atomic_path, write_text
 from declip_pl.panels import panel
 
@@ -23,8 +24,12 @@ PREDICTIONS = "predictions"
 """Folder of heat maps inside a run."""
 
 
-class PaperSchedule(Callback):
-    """Divide the learning rate by 10 when validation stalls; stop when it gets too small.
+class Schedule(Callback):
+    """Decides on the learning rate and on the end of training."""
+
+
+class PaperSchedule(Schedule):
+    """Divide the learning rate by 10 when validation stalls; stop when it gets too small (paper).
 
     The best ``monitor`` so far decides, as ``ReduceLROnPlateau`` sees it. This is a callback so
     that a checkpoint written at the end of an epoch already holds the epoch's decision: Lightning
@@ -83,6 +88,41 @@ class PaperSchedule(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember the plateau's state until there is an optimiser to bind to."""
         self._restored = state_dict
+
+
+class OneCycle(Schedule):
+    """Warm up to the learning rate, then follow a cosine down to zero over all epochs.
+
+    It reaches the paper schedule's validation score in fewer epochs, but has to know their number
+    (``trainer.max_epochs``). The step alone decides on the rate, so there is nothing to resume.
+
+    Args:
+        warmup: Share of all steps in which the rate rises.
+    """
+
+    def __init__(self, warmup: float = 0.2) -> None:
+        self.warmup = warmup
+        self._steps = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count the steps.
+
+        Raises:
+            UserError: If their number is not limited.
+        """
+        self._steps = trainer.estimated_stepping_batches
+        if math.isinf(self._steps):
+            raise UserError("OneCycle needs to know the end; set trainer.max_epochs")
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Set the rate of the step to come."""
+        done = (trainer.global_step + 0.5) / self._steps
+        falling = (done - self.warmup) / (1 - self.warmup)
+        part = done / self.warmup if falling < 0 else (1 + math.cos(math.pi * falling)) / 2
+        for group in trainer.optimizers[0].param_groups:
+            group["lr"] = part * group["initial_lr"]
 
 
 class History(Callback):

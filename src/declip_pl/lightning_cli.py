@@ -12,7 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from declip_pl.callbacks import PREDICTIONS, HeatMaps, History, Panels, PaperSchedule
+from declip_pl.callbacks import PREDICTIONS, HeatMaps, History, Panels, Schedule
 from declip_pl.data.dolos import DolosDataModule
 from declip_pl.data.layout import source_root
 from declip_pl.encoder import short_name
@@ -62,12 +62,13 @@ class DeclipCLI(LightningCLI):
         parser.add_class_arguments(Run, "run")
         parser.add_lightning_class_args(ModelCheckpoint, "best")
         parser.add_lightning_class_args(ModelCheckpoint, "last")
-        parser.add_lightning_class_args(PaperSchedule, "schedule")
+        parser.add_lightning_class_args(Schedule, "schedule", subclass_mode=True)
         parser.add_lightning_class_args(Panels, "panels")
         parser.add_lightning_class_args(History, "history")
         parser.add_lightning_class_args(HeatMaps, "heat_maps")
         parser.set_defaults(
             {
+                "schedule": {"class_path": "declip_pl.callbacks.PaperSchedule"},
                 "best.filename": "best",
                 "best.monitor": "val/score",
                 "best.mode": "max",

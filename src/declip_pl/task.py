@@ -30,13 +30,13 @@ class LocalizationTask(L.LightningModule):
 
     Binary cross-entropy on every pixel (``full``) or on the mean logit of every image
     (``weak``); AdamW without weight decay. The learning rate's schedule and the stopping rule are
-    :class:`declip_pl.callbacks.PaperSchedule`.
+    a :class:`declip_pl.callbacks.Schedule`.
 
     Args:
         encoder: Frozen encoder: a hub id, a local folder, ``RN50``, ``RN50:FILE``, or a ViT and
             an RN50 joined by ``+``.
         layer: The paper's name of the feature layer, counted from 0 for ViTs.
-        decoder: ``linear``, ``attention``, ``conv-4``, ``conv-12`` or ``conv-20``.
+        decoder: ``linear``, ``light``, ``attention``, ``conv-4``, ``conv-12`` or ``conv-20``.
         image_size: Side of the input in pixels.
         supervision: ``full`` (masks) or ``weak`` (image labels).
         learning_rate: Initial learning rate.
@@ -84,9 +84,9 @@ class LocalizationTask(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the paper's optimiser over the decoder."""
-        return torch.optim.AdamW(
-            self.network.decoder.parameters(), lr=self.learning_rate, weight_decay=0.0
-        )
+        rate = self.learning_rate
+        parameters = {"params": self.network.decoder.parameters(), "initial_lr": rate}
+        return torch.optim.AdamW([parameters], lr=rate, weight_decay=0.0, fused=True)
 
     def training_step(self, batch: Batch) -> Tensor:
         """Return the loss of a batch."""

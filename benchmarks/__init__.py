@@ -1,0 +1,1 @@
+"""Timing against the published implementation: benchmarks, not tests."""

@@ -1,0 +1,405 @@
+"""Time declip-pl against the published loop, both in this process and on the same photos.
+
+``make bench`` runs it. It prints a table and writes it, with all figures as JSON and a plot, to
+``outputs/bench/<date>``. Encoders have the real architecture and random weights, which cost the
+same; nothing is downloaded and no accuracy is measured.
+"""
+
+import argparse
+import ctypes
+import gc
+import itertools
+import json
+import logging
+import math
+import os
+import platform
+import statistics
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import psutil
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, CLIPVisionModel
+
+from benchmarks.ours import Ours
+from benchmarks.published import Published, Reference, StandIn
+from declip_pl.data.layout import SPLITS
+from declip_pl.decoder import build_decoder
+from declip_pl.encoder import build_encoder
+from declip_pl.files import write_text
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+
+GENERATORS = ("a", "b", "c", "d")
+MIB = 2**20
+MAPS = 64
+"""Maps of one evaluation batch, 256 x 256 px."""
+
+
+@dataclass
+class Network:
+    """An encoder with a decoder."""
+
+    name: str
+    layer: int
+    decoder: str
+    vision: dict[str, Any]
+    text: dict[str, Any]
+
+    @property
+    def config(self) -> CLIPConfig:
+        """The architecture of CLIP around this encoder."""
+        text, vision = CLIPTextConfig(**self.text), CLIPVisionConfig(**self.vision)
+        return CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict())
+
+
+def _tower(width: int, blocks: int, **options: int) -> dict[str, Any]:
+    return {
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": blocks,
+        "num_attention_heads": width // 64,
+        **options,
+    }
+
+
+VIT_L = _tower(1024, 24, patch_size=14), _tower(768, 12)
+VIT_B = _tower(768, 12, patch_size=16), _tower(512, 12)
+NETWORKS = (
+    Network("ViT-L/14 conv-20", 20, "conv-20", *VIT_L),
+    Network("ViT-L/14 linear", 20, "linear", *VIT_L),
+    Network("ViT-B/16 light", 5, "light", *VIT_B),
+)
+PUBLISHED_DECODERS = ("conv-20", "linear")
+"""Those of :data:`NETWORKS` that the public implementation has, with the encoder it has."""
+
+MEASURED = {
+    "training, first epoch": "photos/s",
+    "training, later epochs": "photos/s",
+    "training, peak memory": "MiB",
+    "checkpoint": "MiB",
+    "evaluation with all metrics": "photos/s",
+    "metrics of an evaluation batch": "photos/s",
+    "4 x 4 cross-evaluation": "photos/s",
+    "one photo": "photos/s",
+    "a folder": "photos/s",
+}
+"""What is measured, and in which unit the table gives it."""
+
+
+@dataclass
+class Row:
+    """One line of the table: what both sides took in seconds or bytes, run by run."""
+
+    network: str
+    what: str
+    photos: int
+    published: list[float]
+    ours: list[float]
+
+    @property
+    def ratio(self) -> float:
+        """How many times more the published side takes, by the medians."""
+        return statistics.median(self.published) / statistics.median(self.ours)
+
+    def amount(self, runs: list[float]) -> str:
+        """Return the median of some runs in the unit of the table."""
+        unit, median = MEASURED[self.what], statistics.median(runs)
+        value = median / MIB if unit == "MiB" else self.photos / median
+        digits = max(0, 2 - math.floor(math.log10(value)))  # three significant ones
+        return f"{value:.{digits}f} {unit}"
+
+
+@dataclass
+class Settings:
+    """What both sides run on."""
+
+    photos: int
+    root: Path
+    temporary: Path
+    device: torch.device
+    reference: Path | None
+
+    @property
+    def arguments(self) -> tuple[Path, str, int, torch.device]:
+        """Data, training generator, batch size and device."""
+        return self.root, GENERATORS[0], max(1, min(64, self.photos // 2)), self.device
+
+    @property
+    def test_photos(self) -> list[Path]:
+        """The test photos of one generator."""
+        return sorted((self.root / "fake" / GENERATORS[0] / "images" / "test").iterdir())
+
+    def times(self, work: Callable[[], object], repeats: int = 1) -> list[float]:
+        """Return the seconds of each run."""
+        seconds = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            work()
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - start)
+        return seconds
+
+
+def main() -> None:
+    """Measure and report."""
+    options = _options()
+    # Lightning's remarks on devices, and torch's and its advice on numbers of workers.
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="torch.utils.data|lightning")
+    torch.manual_seed(0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    folder = Path("outputs/bench") / datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    with tempfile.TemporaryDirectory() as temporary:
+        root = _write_photos(Path(temporary) / "data", options.photos)
+        settings = Settings(options.photos, root, Path(temporary), device, options.reference)
+        machine = _machine(settings)
+        rows = [row for network in NETWORKS for row in _measure(network, settings)]
+        adds = {network.name: _multiply_adds(network, settings) for network in NETWORKS}
+    report = _table(rows, machine, adds)
+    figures = {"machine": machine, "multiply-adds": adds, "rows": [_as_dict(row) for row in rows]}
+    write_text(folder / "bench.md", report)
+    write_text(folder / "bench.json", json.dumps(figures, indent=2) + "\n")
+    _plot(rows, folder / "bench.png")
+    print(f"\n{report}\nresults: {folder}/bench.md, bench.json, bench.png")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    photos = 1024 if torch.cuda.is_available() else 16
+    parser.add_argument("--photos", type=int, default=photos, help="photos in each split")
+    parser.add_argument(
+        "--reference", type=Path, help="a checkout of the public implementation, to time it itself"
+    )
+    return parser.parse_args()
+
+
+def _measure(network: Network, settings: Settings) -> list[Row]:
+    os.environ["DECLIP_FEATURES"] = str(settings.temporary / f"features-{network.decoder}")
+    encoder = _encoder(network, settings)
+    ours = _measure_ours(network, encoder, settings)
+    published = _measure_published(network, encoder, settings)
+    counts = {"metrics of an evaluation batch": MAPS, "one photo": 1}
+    counts["4 x 4 cross-evaluation"] = len(GENERATORS) * settings.photos
+    rows = []
+    for what in MEASURED:
+        count = counts.get(what, settings.photos)
+        rows.append(row := Row(network.name, what, count, published[what], ours[what]))
+        print(f"  {what:32} {row.amount(row.published):>18} {row.amount(row.ours):>18}")
+    return rows
+
+
+def _measure_ours(network: Network, encoder: Path, settings: Settings) -> dict[str, list[float]]:
+    with _peak_memory(settings.device) as peak:
+        ours = Ours(encoder, f"layer{network.layer}", network.decoder, *settings.arguments)
+        checkpoint = settings.temporary / "ours.ckpt"
+        first, *later = ours.train(4, checkpoint)
+    photos, times = settings.test_photos, settings.times
+    return {
+        "training, first epoch": [first],
+        "training, later epochs": later,
+        "training, peak memory": peak,
+        "checkpoint": [checkpoint.stat().st_size],
+        "evaluation with all metrics": times(lambda: ours.evaluate(GENERATORS[0])),
+        "metrics of an evaluation batch": times(lambda: ours.metrics(*_maps(settings)), 3),
+        "4 x 4 cross-evaluation": times(lambda: ours.cross_evaluate(GENERATORS, len(GENERATORS))),
+        "one photo": times(lambda: ours.predict(photos[:1]), 3),
+        "a folder": times(lambda: ours.predict(photos)),
+    }
+
+
+def _measure_published(
+    network: Network, encoder: Path, settings: Settings
+) -> dict[str, list[float]]:
+    with _peak_memory(settings.device) as peak:
+        theirs = _published(network, encoder, settings)
+        print(f"{network.name}: {theirs.name}, declip-pl")
+        first, *later = settings.times(theirs.train_epoch, 2)
+        checkpoint = settings.temporary / "published.pth"
+        theirs.save(checkpoint)
+    photos, times = settings.test_photos, settings.times
+
+    def score_every_model_on_every_set() -> None:
+        for _ in GENERATORS:  # as many models
+            for generator in GENERATORS:
+                theirs.evaluate(generator)
+
+    return {
+        "training, first epoch": [first],
+        "training, later epochs": later,
+        "training, peak memory": peak,
+        "checkpoint": [checkpoint.stat().st_size],
+        "evaluation with all metrics": times(lambda: theirs.evaluate(GENERATORS[0])),
+        "metrics of an evaluation batch": times(lambda: theirs.metrics(*_maps(settings))),
+        "4 x 4 cross-evaluation": times(score_every_model_on_every_set),
+        "one photo": times(lambda: theirs.predict(photos[:1]), 3),
+        "a folder": times(lambda: theirs.predict(photos)),
+    }
+
+
+def _published(network: Network, encoder: Path, settings: Settings) -> Published:
+    layer = f"layer{network.layer}"
+    if settings.reference and network.decoder in PUBLISHED_DECODERS:
+        return Reference(settings.reference, layer, network.decoder, *settings.arguments)
+    frozen = build_encoder(str(encoder), layer)
+    return StandIn(network.config, frozen, network.layer, network.decoder, *settings.arguments)
+
+
+def _encoder(network: Network, settings: Settings) -> Path:
+    """Save a vision tower with random weights."""
+    folder = settings.temporary / network.name.split()[0].replace("/", "-").lower()
+    if not folder.exists():
+        CLIPVisionModel(CLIPVisionConfig(**network.vision)).save_pretrained(folder)
+    return folder
+
+
+def _write_photos(root: Path, count: int) -> Path:
+    """Write noise with a box as its mask, as many photos in every split."""
+    rng = np.random.default_rng(0)
+    mask = np.full((256, 256), 255, np.uint8)
+    mask[60:160, 60:120] = 0
+    for generator, split in itertools.product(GENERATORS, SPLITS):
+        folders = [root / "fake" / generator / kind / split for kind in ("images", "masks")]
+        for folder in folders:
+            folder.mkdir(parents=True)
+        for index in range(count):
+            pixels = rng.integers(0, 255, (256, 256, 3), np.uint8)
+            for folder, array in zip(folders, (pixels, mask), strict=True):
+                Image.fromarray(array).save(folder / f"{index:05}.png")
+    return root
+
+
+def _maps(settings: Settings) -> tuple[Tensor, Tensor]:
+    heat = torch.rand(MAPS, 256, 256, device=settings.device)
+    masks = torch.zeros(MAPS, 256, 256, dtype=torch.bool, device=settings.device)
+    masks[:, 60:160, 60:120] = True
+    return heat, masks
+
+
+@contextmanager
+def _peak_memory(device: torch.device) -> Iterator[list[float]]:
+    """Measure how much memory is taken at most beyond what is taken now, in bytes."""
+    gc.collect()
+    peak = [0.0]
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        yield peak
+        peak[0] = torch.cuda.max_memory_allocated() - before
+        return
+    if platform.system() == "Linux":
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # give back what the last network took
+    process, done = psutil.Process(), threading.Event()
+    before = process.memory_info().rss
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            peak[0] = max(peak[0], process.memory_info().rss - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        watcher.join()
+
+
+def _multiply_adds(network: Network, settings: Settings) -> dict[str, float]:
+    """Count multiply-adds for one photo: the whole tower, up to the layer, the decoder."""
+    encoder = build_encoder(str(_encoder(network, settings)), f"layer{network.layer}")
+    decoder = build_decoder(network.decoder, encoder).eval()
+    tower: Any = CLIPVisionModel(CLIPVisionConfig(**network.vision))
+    pixels = torch.zeros(1, 3, 224, 224)
+    features = encoder(pixels)
+    parts = {"tower": (tower, pixels), "encoder": (encoder, pixels), "decoder": (decoder, features)}
+    return {name: _count(*part) for name, part in parts.items()}
+
+
+@torch.no_grad()
+def _count(network: Any, features: object) -> float:
+    with FlopCounterMode(display=False) as counter:
+        network(features)
+    return float(counter.get_total_flops()) / 2
+
+
+def _machine(settings: Settings) -> dict[str, Any]:
+    """Describe the device, with the FLOP/s of a large matrix product as its peak."""
+    gpu = settings.device.type == "cuda"
+    name = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU threads"
+    peak = {
+        str(t).removeprefix("torch."): _peak(t, settings) for t in (torch.float32, torch.bfloat16)
+    }
+    return {"device": name, "torch": torch.__version__, "peak FLOP/s": peak}
+
+
+def _peak(dtype: torch.dtype, settings: Settings) -> float:
+    side = 8192 if settings.device.type == "cuda" else 2048
+    a = torch.randn(side, side, device=settings.device).to(dtype)
+    return 2 * side**3 / min(settings.times(lambda: a @ a, 5))
+
+
+def _as_dict(row: Row) -> dict[str, Any]:
+    return asdict(row) | {"unit": MEASURED[row.what], "ratio": row.ratio}
+
+
+def _table(rows: list[Row], machine: dict[str, Any], adds: dict[str, dict[str, float]]) -> str:
+    peak = machine["peak FLOP/s"]["float32"]
+    lines = [
+        f"{machine['device']}, torch {machine['torch']}, fp32; matrix products reach "
+        f"{peak / 1e9:.0f} GFLOP/s",
+        "",
+        "| network | what | published | declip-pl | ratio |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        amounts = f"{row.amount(row.published)} | {row.amount(row.ours)}"
+        lines.append(f"| {row.network} | {row.what} | {amounts} | {row.ratio:.1f} |")
+    lines += [
+        "",
+        "| network | multiply-adds of the tower | up to the layer | of the decoder "
+        "| the decoder in later epochs |",
+        "|---|---|---|---|---|",
+    ]
+    later = {row.network: row for row in rows if row.what == "training, later epochs"}
+    for name, row in later.items():
+        costs = " | ".join(f"{adds[name][part] / 1e9:.3g} G" for part in adds[name])
+        # Forward, and backward to the weights and to the features before: thrice the products.
+        speed = 3 * 2 * adds[name]["decoder"] * row.photos / statistics.median(row.ours)
+        share = f"{speed / 1e9:.0f} GFLOP/s, {100 * speed / peak:.0f} % of the matrix products'"
+        lines.append(f"| {name} | {costs} | {share} |")
+    return "\n".join(lines) + "\n"
+
+
+def _plot(rows: list[Row], path: Path) -> None:
+    labels = [f"{row.network}: {row.what}" for row in rows][::-1]
+    ratios = [row.ratio for row in rows][::-1]
+    figure, axes = plt.subplots(figsize=(8, 0.28 * len(rows) + 1), layout="constrained")
+    bars = axes.barh(labels, ratios)
+    axes.bar_label(bars, [f"{ratio:.1f}" for ratio in ratios], padding=3)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_xlabel("published / declip-pl (time, memory or bytes)")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""What is timed of declip-pl: the same work as :mod:`benchmarks.published`, by its own code."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from declip_pl.data.dataset import collate
+from declip_pl.data.dolos import DolosDataModule
+from declip_pl.data.layout import read_image
+from declip_pl.data.transforms import build_transform
+from declip_pl.encoder import Features
+from declip_pl.features import FeatureCache
+from declip_pl.metrics import LocalizationMetrics, localization_scores
+from declip_pl.task import LocalizationTask
+
+TOGETHER = 8
+"""Photos that pass the network at once when a folder is localized."""
+
+
+class Ours:
+    """A localizer of this package.
+
+    Args:
+        encoder: Folder of the encoder.
+        layer: Name of the feature layer.
+        decoder: Name of the decoder.
+        root: Data in Dolos' layout.
+        generator: What it trains on.
+        batch_size: Photos in a batch.
+        device: Where it runs.
+    """
+
+    def __init__(
+        self,
+        encoder: Path,
+        layer: str,
+        decoder: str,
+        root: Path,
+        generator: str,
+        batch_size: int,
+        device: torch.device,
+    ) -> None:
+        self.task = LocalizationTask(str(encoder), layer, decoder)
+        self.network = self.task.network.to(device)
+        self.root, self.device = root, device
+        self.data = DolosDataModule(str(root), generator, batch_size=batch_size, check=False)
+
+    def train(self, epochs: int, checkpoint: Path) -> list[float]:
+        """Train for some epochs, save, and return each epoch's seconds; the first encodes."""
+        clock = _Clock()
+        trainer = L.Trainer(
+            accelerator=self.device.type, devices=1, max_epochs=epochs, limit_val_batches=0,
+            callbacks=[clock], logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(self.task, self.data)
+        trainer.save_checkpoint(checkpoint, weights_only=True)
+        self.network.to(self.device)
+        return clock.seconds()
+
+    @torch.inference_mode()
+    def evaluate(self, generator: str) -> None:
+        """Score every test photo of a generator with all metrics, straight from the pixels."""
+        self.network.eval()
+        data = self.data.evaluation_set(generator, "test", generator)
+        metrics = LocalizationMetrics().to(self.device)
+        size = self.data.batch_size
+        for start in range(0, len(data), size):
+            batch = collate([data[i] for i in range(start, min(start + size, len(data)))])
+            assert isinstance(batch["image"], Tensor)
+            heat = self.network(batch["image"].to(self.device)).sigmoid()
+            metrics.update(heat, [mask.to(self.device) for mask in batch["mask"]])
+        metrics.compute()
+
+    @torch.inference_mode()
+    def cross_evaluate(self, generators: Sequence[str], models: int) -> None:
+        """Score every test photo with several decoders; each photo passes the encoder once."""
+        self.network.eval()
+        cache = FeatureCache(self.network.encoder, 224)
+        for generator in generators:
+            data = self.data.evaluation_set(generator, "test", generator)
+            data.views = [cache.fetch([sample.image for sample in data.samples], self.device)]
+            batch = collate([data[i] for i in range(len(data))])
+            assert isinstance(batch["image"], Features)
+            grid = batch["image"].grid.to(self.device).float()
+            masks = [mask.to(self.device) for mask in batch["mask"]]
+            for _ in range(models):
+                metrics = LocalizationMetrics().to(self.device)
+                metrics.update(self.network.decoder(Features(grid, None)).sigmoid(), masks)
+                metrics.compute()
+
+    @torch.inference_mode()
+    def predict(self, photos: Sequence[Path]) -> Tensor:
+        """Return a probability for each pixel, ``[B, 256, 256]``, several photos at a time."""
+        self.network.eval()
+        transform = build_transform(224)
+        maps = []
+        for start in range(0, len(photos), TOGETHER):
+            pixels = [
+                transform(image=read_image(photo))["image"]
+                for photo in photos[start : start + TOGETHER]
+            ]
+            maps.append(self.network(torch.stack(pixels).to(self.device)).sigmoid())
+        return torch.cat(maps).squeeze(1)
+
+    def metrics(self, probabilities: Tensor, masks: Tensor) -> None:
+        """Compute all metrics of ``[B, H, W]`` maps and masks."""
+        localization_scores(probabilities, masks)
+
+
+class _Clock(Callback):
+    def __init__(self) -> None:
+        self.ticks = [time.perf_counter()]
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.ticks.append(time.perf_counter())
+
+    def seconds(self) -> list[float]:
+        return [end - start for start, end in zip(self.ticks, self.ticks[1:], strict=False)]
