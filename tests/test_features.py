@@ -298,12 +298,35 @@ def test_what_fits_into_memory_is_held_there(fit_arguments, monkeypatch, tmp_pat
     assert with_memory == without
 
 
+class _Noted(dict):
+    """A dictionary that notes which values are looked up."""
+
+    def __init__(self, values, notes):
+        super().__init__(values)
+        self.notes = notes
+
+    def __getitem__(self, key):
+        self.notes.append(super().__getitem__(key))
+        return self.notes[-1]
+
+
 def _noting(method, note):
     def noted(self):
         note(self)
         return method(self)
 
     return noted
+
+
+def test_batches_are_read_in_the_order_of_the_disk(cache, photos, tree):
+    data = LocalizationDataset("x", samples(tree, "ldm", "train"), build_transform(64), 0)
+    data.views = [found := fetch(cache, photos)]
+    read = []
+    found.places = _Noted(found.places, read)
+    wanted = [6, 1, 4, 0]
+    batch = data.__getitems__(wanted)
+    assert [item["path"] for item in batch] == [str(photos[i]) for i in wanted]
+    assert read[-4:] == sorted(read[-4:]) and len(set(read)) == 4
 
 
 def test_held_photos_are_the_same(cache, photos, tree):

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
+from pathlib import Path
 from typing import Any, TypedDict
 
 import albumentations as A
@@ -104,6 +105,11 @@ class LocalizationDataset(Dataset[Item]):
             name=sample.name,
         )
 
+    def __getitems__(self, indices: Sequence[int]) -> list[Item]:
+        """Return the photos of a batch; cached features are read in the order of the disk."""
+        items = {index: self[index] for index in sorted(indices, key=self._place)}
+        return [items[index] for index in indices]
+
     @property
     def mask_bytes(self) -> int:
         """Size of all masks as :meth:`hold` keeps them; only their headers are read."""
@@ -118,7 +124,15 @@ class LocalizationDataset(Dataset[Item]):
         self._held = dict(enumerate(masks))
 
     def _features(self, sample: Sample) -> Features:
-        return self.views[self.epoch % len(self.views)][sample.image]
+        return self._view()[sample.image]
+
+    def _view(self) -> CachedFeatures:
+        return self.views[self.epoch % len(self.views)]
+
+    def _place(self, index: int) -> tuple[Path, int]:
+        """Return where a photo lies: its shard and row there, or just its position."""
+        photo = self.samples[index].image
+        return self._view().places[photo] if self.views else (Path(), index)
 
     def _pixels(self, index: int) -> Tensor:
         # A draw of its own for each seed, epoch and photo, whatever the workers and wherever a
