@@ -308,6 +308,23 @@ def test_a_run_of_another_recipe_is_not_taken(place, here, error_of):
     assert "was trained by another recipe (model.learning_rate is 0.001, here 0.1)" in message
 
 
+@pytest.mark.parametrize("patience", [5, 3])
+def test_a_run_of_the_recipe_is_taken_whatever_it_leaves_out(place, here, patience):
+    """The run's own file names every option of the schedule, the recipe one of them."""
+    schedule = (
+        "schedule: {class_path: declip_pl.callbacks.PaperSchedule, init_args: {patience: %s}}"
+    )
+    text = (place / "tiny.yaml").read_text() + "\n" + schedule % patience + "\n"
+    (here / "same.yaml").write_text(text)
+    recipe = Recipe(place / "dolos", here / "same.yaml")
+    run = here / "outputs/train/tiny-clip-layer1-linear-ldm"
+    if patience == 5:
+        recipe.check(run, "ldm")
+    else:
+        with pytest.raises(UserError, match=r"another recipe \(schedule\.init_args.*'patience': 3"):
+            recipe.check(run, "ldm")
+
+
 def test_models_that_differ_in_more_than_the_seed_have_rows_of_their_own(place, here):
     run = here / "outputs/train/tiny-clip-layer1-linear-ldm"
     shutil.copytree(run, here / "faster")

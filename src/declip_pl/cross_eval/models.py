@@ -25,7 +25,7 @@ LEAVE_ONE_OUT = "all-but-"
 ERRORS = (UserError, RuntimeError, OSError, ValueError)
 """What one part of a cross-evaluation may fail with while the rest goes on."""
 
-DATA_OPTIONS = ("source", "convention", "augmentation", "batch_size")
+DATA_OPTIONS = ("source", "convention", "augmentation", "views", "batch_size")
 OVERRIDES = (
     *(("model", name) for name in ("encoder", "layer", "decoder", "supervision")),
     *(("data", name) for name in ("source", "convention")),
@@ -156,7 +156,7 @@ class Recipe:
         for (section, name), ours in self.options.items():
             theirs = config.get(section, {}).get(name, ours)
             # Neither changes what is learned; the seed is in the run's name.
-            if theirs != ours and name not in ("pooling", "seed"):
+            if not _agrees(theirs, ours) and name not in ("pooling", "seed"):
                 raise UserError(
                     f"{folder} was trained by another recipe ({section}.{name} is {theirs}, here "
                     f"{ours}); {advice}"
@@ -169,6 +169,13 @@ class Recipe:
         options |= {"generator": choice, "seed": seed, "resume": "true"}
         arguments = [f"--{name}={value}" for name, value in options.items()]
         return [sys.executable, "-m", "declip_pl", "train", *arguments]
+
+
+def _agrees(saved: Any, wanted: Any) -> bool:
+    """Whether all that a recipe names has the same value in a saved configuration."""
+    if isinstance(saved, dict) and isinstance(wanted, dict):
+        return all(_agrees(saved.get(name), value) for name, value in wanted.items())
+    return bool(saved == wanted)
 
 
 def choices(root: Path, leave_one_out: bool) -> list[str]:
