@@ -3,13 +3,15 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from declip_pl.data.dataset import collate
+from declip_pl.data.dataset import LocalizationDataset, collate
 from declip_pl.data.dolos import DolosDataModule
 from declip_pl.data.layout import read_image
 from declip_pl.data.transforms import build_transform
@@ -69,10 +71,7 @@ class Ours:
         self.network.eval()
         data = self.data.evaluation_set(generator, "test", generator)
         metrics = LocalizationMetrics().to(self.device)
-        size = self.data.batch_size
-        for start in range(0, len(data), size):
-            batch = collate([data[i] for i in range(start, min(start + size, len(data)))])
-            assert isinstance(batch["image"], Tensor)
+        for batch in self._batches(data, self.data.num_workers):
             heat = self.network(batch["image"].to(self.device)).sigmoid()
             metrics.update(heat, [mask.to(self.device) for mask in batch["mask"]])
         metrics.compute()
@@ -85,14 +84,14 @@ class Ours:
         for generator in generators:
             data = self.data.evaluation_set(generator, "test", generator)
             data.views = [cache.fetch([sample.image for sample in data.samples], self.device)]
-            batch = collate([data[i] for i in range(len(data))])
-            assert isinstance(batch["image"], Features)
-            grid = batch["image"].grid.to(self.device).float()
-            masks = [mask.to(self.device) for mask in batch["mask"]]
-            for _ in range(models):
-                metrics = LocalizationMetrics().to(self.device)
-                metrics.update(self.network.decoder(Features(grid, None)).sigmoid(), masks)
-                metrics.compute()
+            metrics = [LocalizationMetrics().to(self.device) for _ in range(models)]
+            for batch in self._batches(data):
+                grid = batch["image"].grid.to(self.device).float()
+                masks = [mask.to(self.device) for mask in batch["mask"]]
+                for scores in metrics:
+                    scores.update(self.network.decoder(Features(grid, None)).sigmoid(), masks)
+            for scores in metrics:
+                scores.compute()
 
     @torch.inference_mode()
     def predict(self, photos: Sequence[Path]) -> Tensor:
@@ -108,6 +107,10 @@ class Ours:
             maps.append(self.network(torch.stack(pixels).to(self.device)).sigmoid())
         return torch.cat(maps).squeeze(1)
 
+    def _batches(self, data: LocalizationDataset, workers: int = 0) -> DataLoader[Any]:
+        size = self.data.batch_size
+        return DataLoader(data, size, num_workers=workers, collate_fn=collate)
+
     def metrics(self, probabilities: Tensor, masks: Tensor) -> None:
         """Compute all metrics of ``[B, H, W]`` maps and masks."""
         localization_scores(probabilities, masks)
@@ -118,6 +121,8 @@ class _Clock(Callback):
         self.ticks = [time.perf_counter()]
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         self.ticks.append(time.perf_counter())
 
     def seconds(self) -> list[float]:

@@ -41,7 +41,7 @@ def test_bench_reports_every_figure(tmp_path, monkeypatch, capsys):
     assert list(rows) == list(bench.MEASURED)
     for what, row in rows.items():
         assert f"| tiny linear | {what} |" in report and row["ratio"] > 0
-    saved = rows["checkpoint"]
+    saved = rows["best checkpoint"]
     assert saved["ratio"] == pytest.approx(saved["published"][0] / saved["ours"][0])
 
 
@@ -59,6 +59,13 @@ def test_both_sides_compute_the_same_maps(settings):
 
 
 def test_multiply_adds_are_counted():
-    assert bench._count(torch.nn.Linear(10, 20), torch.zeros(3, 10)) == 3 * 10 * 20
+    linear = torch.nn.Linear(10, 20)
+    assert bench.multiply_adds(lambda: linear(torch.zeros(3, 10))) == 3 * 10 * 20
     convolution = torch.nn.Conv2d(4, 8, kernel_size=3, padding=1)
-    assert bench._count(convolution, torch.zeros(1, 4, 5, 5)) == 5 * 5 * 9 * 4 * 8
+    pixels = torch.zeros(1, 4, 5, 5)
+    assert bench.multiply_adds(lambda: convolution(pixels)) == 5 * 5 * 9 * 4 * 8
+    q = torch.zeros(1, 2, 7, 16)
+    attention = lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q)  # noqa: E731
+    assert bench.multiply_adds(attention) == 2 * (2 * 7 * 7 * 16)
+    # The backward pass to the weights alone: the input needs no gradient.
+    assert bench.multiply_adds(lambda: convolution(pixels).sum().backward()) == 2 * 7200

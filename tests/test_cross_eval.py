@@ -308,20 +308,27 @@ def test_a_run_of_another_recipe_is_not_taken(place, here, error_of):
     assert "was trained by another recipe (model.learning_rate is 0.001, here 0.1)" in message
 
 
-@pytest.mark.parametrize("patience", [5, 3])
-def test_a_run_of_the_recipe_is_taken_whatever_it_leaves_out(place, here, patience):
-    """The run's own file names every option of the schedule, the recipe one of them."""
-    schedule = (
-        "schedule: {class_path: declip_pl.callbacks.PaperSchedule, init_args: {patience: %s}}"
-    )
-    text = (place / "tiny.yaml").read_text() + "\n" + schedule % patience + "\n"
+PAPER = "{class_path: declip_pl.callbacks.PaperSchedule, init_args: {patience: %s}}"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "taken"),
+    [
+        (PAPER % 5, True),  # the run's own file names every option, the recipe one of them
+        ("PaperSchedule", True),
+        (PAPER % 3, False),
+        ("{class_path: OneCycle}", False),
+    ],
+)
+def test_a_run_of_another_schedule_is_not_taken(place, here, schedule, taken):
+    text = (place / "tiny.yaml").read_text() + f"\nschedule: {schedule}\n"
     (here / "same.yaml").write_text(text)
     recipe = Recipe(place / "dolos", here / "same.yaml")
     run = here / "outputs/train/tiny-clip-layer1-linear-ldm"
-    if patience == 5:
+    if taken:
         recipe.check(run, "ldm")
     else:
-        with pytest.raises(UserError, match=r"another recipe \(schedule\.init_args.*'patience': 3"):
+        with pytest.raises(UserError, match=r"another recipe \(its schedule is .*'patience': 5"):
             recipe.check(run, "ldm")
 
 

@@ -303,3 +303,11 @@ def test_real_photos_of_one_name_are_an_error(own_tree):
     Image.open(photo).save(photo.with_suffix(".jpg"))
     with pytest.raises(UserError, match="the same name as"):
         samples(own_tree, "real", "test")
+
+
+@pytest.mark.parametrize(
+    "options", [{"views": -1, "augmentation": "blur"}, {"views": 2}, {"views": 2, "cache": False}]
+)
+def test_views_are_of_augmented_cached_photos(tree, options):
+    with pytest.raises(UserError, match="views counts the cached versions of augmented photos"):
+        DolosDataModule(str(tree), "ldm", **options)

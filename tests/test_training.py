@@ -147,6 +147,12 @@ def test_one_cycle_has_to_know_the_end():
         OneCycle().on_train_start(trainer, None)
 
 
+@pytest.mark.parametrize("warmup", [-0.1, 1.0])
+def test_warmup_is_a_share(warmup):
+    with pytest.raises(UserError, match="share of all steps"):
+        OneCycle(warmup)
+
+
 def test_schedule_goes_on_after_a_restart():
     scores = [10.0, *[9.0] * 12]
     straight, schedule = FakeTrainer(), PaperSchedule()
@@ -274,6 +280,18 @@ def test_one_cycle_goes_on_after_a_restart(fit_arguments, tmp_path, monkeypatch)
     assert (resumed / "metrics.csv").read_text() == (straight / "metrics.csv").read_text()
     ours, theirs = checkpoint(resumed)["state_dict"], checkpoint(straight)["state_dict"]
     assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+
+
+def test_the_best_checkpoint_is_for_use_not_for_going_on(fit_arguments, tmp_path, error_of):
+    cli.main(fit_arguments())
+    best = run_folder(tmp_path) / "checkpoints/best.ckpt"
+    assert "optimizer_states" not in torch.load(best, weights_only=True)
+    message = error_of(*fit_arguments(**{"run.name": "x"}), f"--ckpt_path={best}")
+    assert "has no optimiser's state" in message and "last.ckpt" in message
+
+
+def test_gradients_can_be_clipped_in_mixed_precision(fit_arguments):
+    cli.main(fit_arguments(**{"trainer.gradient_clip_val": 1, "trainer.precision": "bf16-mixed"}))
 
 
 def test_resuming_a_run_that_had_stopped_trains_no_further(fit_arguments, tmp_path):

@@ -101,6 +101,8 @@ class OneCycle(Schedule):
     """
 
     def __init__(self, warmup: float = 0.2) -> None:
+        if not 0 <= warmup < 1:
+            raise UserError(f"warmup is a share of all steps, from 0 to below 1; found {warmup}")
         self.warmup = warmup
         self._steps = 0.0
 

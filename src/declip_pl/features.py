@@ -74,7 +74,9 @@ class CachedFeatures:
         return sum(shard.stat().st_size for shard in self._used())
 
     def hold(self, device: torch.device) -> None:
-        """Load the shards into a device's memory; features come from there from now on.
+        """Put the shards into a device's memory; features come from there from now on.
+
+        On a CPU they stay a memory map, all of which the kernel may keep in memory.
 
         Raises:
             UserError: If the cache was deleted meanwhile.
@@ -82,6 +84,10 @@ class CachedFeatures:
         self._shards = {
             shard: _open(shard).get_tensor("tokens").to(device) for shard in self._used()
         }
+
+    def release(self) -> None:
+        """Free what :meth:`hold` took; features are read from the disk again."""
+        self._shards = {}
 
     def _used(self) -> list[Path]:
         return sorted({shard for shard, _ in self.places.values()})
@@ -232,6 +238,7 @@ class FeatureCache:
 def free_memory(device: torch.device) -> int:
     """Return how many bytes of a device's memory (the machine's, for ``cpu``) are free."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # torch keeps what the encoder took
         return torch.cuda.mem_get_info(device)[0]
     return int(psutil.virtual_memory().available)
 

@@ -109,7 +109,12 @@ class DeclipCLI(LightningCLI):
         else:
             raise UserError(f"{self.subcommand} needs --ckpt_path=RUN/checkpoints/best.ckpt")
         if config.ckpt_path:
-            read_checkpoint(Path(config.ckpt_path))
+            checkpoint = read_checkpoint(Path(config.ckpt_path))
+            if self.subcommand == "fit" and "optimizer_states" not in checkpoint:
+                raise UserError(
+                    f"{config.ckpt_path} has no optimiser's state to go on with; last.ckpt beside "
+                    "it has (RESUME=1, --run.resume true)"
+                )
         config.weights_only = True  # a checkpoint is never unpickled
         config.trainer.default_root_dir = str(self.run.folder)
         config.best.dirpath = config.last.dirpath = str((self.run.folder / BEST).parent)

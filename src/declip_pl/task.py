@@ -86,7 +86,9 @@ class LocalizationTask(L.LightningModule):
         """Return the paper's optimiser over the decoder."""
         rate = self.learning_rate
         parameters = {"params": self.network.decoder.parameters(), "initial_lr": rate}
-        return torch.optim.AdamW([parameters], lr=rate, weight_decay=0.0, fused=True)
+        # Lightning can't clip gradients of a fused optimiser in mixed precision.
+        fused = not (self._trainer and self.trainer.gradient_clip_val)
+        return torch.optim.AdamW([parameters], lr=rate, weight_decay=0.0, fused=fused)
 
     def training_step(self, batch: Batch) -> Tensor:
         """Return the loss of a batch."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
+from declip_pl import callbacks
 from declip_pl.data.dolos import DolosDataModule
 from declip_pl.data.layout import generators
 from declip_pl.errors import UserError
@@ -120,6 +121,12 @@ class Recipe:
         source, convention = options["data", "source"], options["data", "convention"]
         return DolosDataModule(str(self.data), choice, source, convention)
 
+    @property
+    def schedule(self) -> Any:
+        """What the recipe says of the schedule."""
+        sections = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        return sections.get("schedule", "PaperSchedule")
+
     @cached_property
     def options(self) -> dict[tuple[str, str], Any]:
         """All that decides what is trained: section and name of an option, and its value."""
@@ -135,11 +142,7 @@ class Recipe:
             if getattr(self, name) is not None
         }
         decisive = {("data", name) for name in DATA_OPTIONS} | {("trainer", "max_epochs")}
-        return {
-            key: value
-            for key, value in found.items()
-            if key in decisive or key[0] in ("model", "schedule")
-        }
+        return {key: value for key, value in found.items() if key in decisive or key[0] == "model"}
 
     def check(self, folder: Path, choice: str) -> None:
         """Refuse a finished run that this recipe would not have made.
@@ -153,10 +156,16 @@ class Recipe:
         if saved.get("files_sha256") != data.fingerprint:
             raise UserError(f"{folder} was trained on other data than {data.root}; {advice}")
         config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+        theirs_schedule = _schedule(config["schedule"])
+        if theirs_schedule != (ours_schedule := _schedule(self.schedule)):
+            raise UserError(
+                f"{folder} was trained by another recipe (its schedule is {theirs_schedule}, here "
+                f"{ours_schedule}); {advice}"
+            )
         for (section, name), ours in self.options.items():
             theirs = config.get(section, {}).get(name, ours)
             # Neither changes what is learned; the seed is in the run's name.
-            if not _agrees(theirs, ours) and name not in ("pooling", "seed"):
+            if theirs != ours and name not in ("pooling", "seed"):
                 raise UserError(
                     f"{folder} was trained by another recipe ({section}.{name} is {theirs}, here "
                     f"{ours}); {advice}"
@@ -171,11 +180,11 @@ class Recipe:
         return [sys.executable, "-m", "declip_pl", "train", *arguments]
 
 
-def _agrees(saved: Any, wanted: Any) -> bool:
-    """Whether all that a recipe names has the same value in a saved configuration."""
-    if isinstance(saved, dict) and isinstance(wanted, dict):
-        return all(_agrees(saved.get(name), value) for name, value in wanted.items())
-    return bool(saved == wanted)
+def _schedule(said: Any) -> tuple[str, dict[str, Any]]:
+    """Return the class of a schedule and all its options, however little a file says of it."""
+    said = {"class_path": said} if isinstance(said, str) else said
+    name = said.get("class_path", "PaperSchedule").rpartition(".")[-1]
+    return name, _defaults(getattr(callbacks, name)) | said.get("init_args", {})
 
 
 def choices(root: Path, leave_one_out: bool) -> list[str]:

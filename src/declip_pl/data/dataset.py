@@ -1,6 +1,5 @@
 """Samples as tensors, and batches of them."""
 
-import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
@@ -10,7 +9,6 @@ from typing import Any, TypedDict
 import albumentations as A
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
@@ -112,10 +110,8 @@ class LocalizationDataset(Dataset[Item]):
 
     @property
     def mask_bytes(self) -> int:
-        """Size of all masks as :meth:`hold` keeps them; only their headers are read."""
-        if self.mask_size:
-            return len(self) * self.mask_size**2
-        return sum(math.prod(Image.open(s.mask).size) for s in self.samples if s.mask)
+        """Size of all masks as :meth:`hold` keeps them, were all as large as the first."""
+        return len(self) * self._mask(self.samples[0]).nbytes
 
     def hold(self, device: torch.device) -> None:
         """Decode all masks into a device's memory; items take them from there from now on."""
@@ -152,7 +148,7 @@ class LocalizationDataset(Dataset[Item]):
     def every(self, step: int, start: int) -> "LocalizationDataset":
         """Return the same set with every ``step``-th photo from ``start`` on."""
         part = copy(self)
-        part.samples = self.samples[start::step]
+        part.samples, part._held = self.samples[start::step], {}
         return part
 
     def path(self, index: int) -> str:

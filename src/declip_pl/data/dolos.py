@@ -33,6 +33,9 @@ from declip_pl.encoder import Encoder
 from declip_pl.errors import UserError
 from declip_pl.features import CachedFeatures, FeatureCache, free_memory
 
+HELD_SHARE = 0.25
+"""Features and masks are held in a device's memory if they need less than this share of it."""
+
 
 class DolosDataModule(L.LightningDataModule):
     """The images of one generator subset (or several) in Dolos' layout.
@@ -52,7 +55,8 @@ class DolosDataModule(L.LightningDataModule):
         image_size: Side in pixels that photos are squashed to.
         augmentation: Augmentation of training photos.
         views: With augmentation and cache: how many random versions of each photo are encoded and
-            taken in turn, one in each epoch. 0 makes and encodes a new one every time.
+            taken in turn, one in each epoch, the same for every seed. 0 makes and encodes a new
+            one every time.
         batch_size: Photos in a batch, on each device.
         num_workers: Processes that decode photos.
         supervision: ``full`` (masks) or ``weak`` (image labels, reals against fakes).
@@ -81,6 +85,11 @@ class DolosDataModule(L.LightningDataModule):
         super().__init__()
         if batch_size < 1:
             raise UserError(f"a batch needs at least one photo; found batch_size {batch_size}")
+        if views < 0 or (views and (augmentation == "none" or not cache)):
+            raise UserError(
+                f"views counts the cached versions of augmented photos; found views {views} with "
+                f"augmentation {augmentation} and cache {cache}"
+            )
         self.root = source_root(Path(root), source)
         self.generator = generator
         self.generators = select_generators(self.root, generator)
@@ -124,6 +133,7 @@ class DolosDataModule(L.LightningDataModule):
         Raises:
             UserError: If a photo can't be decoded or the disk is too small.
         """
+        self.teardown(stage)  # a run that failed left its own behind
         trainer: Any = self.trainer
         if not self.cache or trainer is None or trainer.fast_dev_run:
             return
@@ -152,6 +162,8 @@ class DolosDataModule(L.LightningDataModule):
 
     def teardown(self, stage: str) -> None:
         """Free the memory that training held."""
+        for features in [*self._train_views, *self._evaluation_views]:
+            features.release()
         self._train_views, self._evaluation_views, self._holder = [], [], None
 
     def _fetch(
@@ -166,10 +178,10 @@ class DolosDataModule(L.LightningDataModule):
         return FeatureCache(encoder, self.image_size, augmentation, view).fetch(photos, device)
 
     def _fits(self, sets: list[LocalizationDataset], device: torch.device) -> bool:
-        """Whether features and masks take less than half of a device's free memory."""
+        """Whether features and masks leave most of a device's free memory to the network."""
         views = {*self._train_views, *self._evaluation_views}
         needed = sum(v.nbytes for v in views) + sum(data.mask_bytes for data in sets)
-        return needed < free_memory(device) / 2
+        return needed < HELD_SHARE * free_memory(device)
 
     def train_set(self) -> LocalizationDataset:
         """Return the training photos, with masks at the size of the network's output."""
