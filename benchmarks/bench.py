@@ -187,7 +187,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    photos = 1024 if torch.cuda.is_available() else 16
+    photos = 1024 if torch.cuda.is_available() else 8
     parser.add_argument("--photos", type=int, default=photos, help="photos in each split")
     parser.add_argument(
         "--reference", type=Path, help="a checkout of the public implementation, to time it itself"
