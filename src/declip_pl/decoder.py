@@ -72,9 +72,8 @@ class LightDecoder(nn.Module):
     """Two narrow stages of 3 x 3 convolutions, for machines without a GPU; not in the paper.
 
     The features are projected to 128 channels; each stage has two convolutions and a bilinear x2
-    upsampling; the logits are resized bilinearly to 256 x 256. What a fake region shows lies in the
-    patch vectors, so the wide maps at high resolution that make ``conv-20`` expensive add nothing
-    (README, speed).
+    upsampling; the logits are resized bilinearly to 256 x 256. The wide maps at high resolution
+    that make ``conv-20`` expensive are left out (README, speed: what each decoder finds).
 
     Args:
         channels: Channels of the feature map.
