@@ -41,7 +41,6 @@ def test_real_clip_features_localize_on_photos_never_seen(mirror, tmp_path, both
             f"--data.root={tmp_path / 'mini'}",
             "--data.generator=repaint-p2-9k",
             "--data.batch_size=4",
-            "--model.layer=layer2",  # half the cost of the recipe's layer5
             "--data.num_workers=0",
             f"--model.encoder={mirror}",
             "--trainer.max_epochs=8",
