@@ -99,7 +99,7 @@ def resolve_resnet(spec: str) -> tuple[Path, str]:
         return cached, source
     if not hub_reachable():
         raise _unreachable(RN50_REPOSITORY, f"a local file (RN50:/path/to/{RN50_FILE})")
-    return _download(RN50_REPOSITORY, RN50_FILE), source
+    return download(RN50_REPOSITORY, RN50_FILE), source
 
 
 def hub_reachable() -> bool:
@@ -115,6 +115,29 @@ def hub_reachable() -> bool:
     probe.start()
     probe.join(_PROBE_SECONDS)  # a time-out of the socket would not bound the look-up of the name
     return answers == [True]
+
+
+def download(repository: str, file: str) -> Path:
+    """Fetch a file of a repository from the hub, or take it from the hub's cache.
+
+    Raises:
+        UserError: If the hub does not have it, refuses it, or can't be reached.
+    """
+    try:
+        return Path(huggingface_hub.hf_hub_download(repository, file))
+    except hub_errors.GatedRepoError as error:
+        raise UserError(
+            f"{repository} is gated: accept its terms on the Hugging Face hub and log in with "
+            "`hf auth login`, or pass a local folder"
+        ) from error
+    except hub_errors.RepositoryNotFoundError as error:
+        raise UserError(f"the Hugging Face hub has no {repository}, or it is private") from error
+    except hub_errors.LocalEntryNotFoundError as error:  # a kind of EntryNotFoundError
+        raise _unreachable(repository, "a local copy") from error
+    except hub_errors.EntryNotFoundError as error:
+        raise _NoSuchFileError(f"{repository} on the Hugging Face hub has no {file}") from error
+    except _HUB_FAILURES as error:  # also a connection that drops half-way
+        raise UserError(f"the Hugging Face hub failed for {repository}: {error}") from error
 
 
 def _probe() -> bool:
@@ -167,29 +190,11 @@ def _cached_snapshot(repository: str) -> str | None:
 
 
 def _download_snapshot(repository: str) -> str:
-    config = _download(repository, "config.json")
+    config = download(repository, "config.json")
     for name in _HUB_WEIGHTS:
         try:
-            _download(repository, name)
+            download(repository, name)
         except _NoSuchFileError:
             continue
         return str(config.parent)
     raise UserError(f"{repository} on the Hugging Face hub has no {' or '.join(_HUB_WEIGHTS)}")
-
-
-def _download(repository: str, file: str) -> Path:
-    try:
-        return Path(huggingface_hub.hf_hub_download(repository, file))
-    except hub_errors.GatedRepoError as error:
-        raise UserError(
-            f"{repository} is gated: accept its terms on the Hugging Face hub and log in with "
-            "`hf auth login`, or pass a local folder"
-        ) from error
-    except hub_errors.RepositoryNotFoundError as error:
-        raise UserError(f"the Hugging Face hub has no {repository}, or it is private") from error
-    except hub_errors.LocalEntryNotFoundError as error:  # a kind of EntryNotFoundError
-        raise _unreachable(repository, "a local copy") from error
-    except hub_errors.EntryNotFoundError as error:
-        raise _NoSuchFileError(f"{repository} on the Hugging Face hub has no {file}") from error
-    except _HUB_FAILURES as error:  # also a connection that drops half-way
-        raise UserError(f"the Hugging Face hub failed for {repository}: {error}") from error

@@ -1,0 +1,98 @@
+"""Trained localizers on disk and on the hub: what is saved, where it is found, how it is read.
+
+A localizer lives in one of two shapes. A run's checkpoint is Lightning's. A saved folder is what
+people pass on: ``model.safetensors`` with the decoder's weights, ``config.json`` with everything
+else that a checkpoint says, and a model card. Neither holds the frozen encoder, only its name and
+the hash of its weights. Nothing is unpickled.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from declip_pl.errors import UserError
+from declip_pl.files import atomic_path, write_text
+from declip_pl.run import BEST
+from declip_pl.task import DECODER_PREFIX, read_checkpoint
+from declip_pl.weights import download
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+
+FORMAT = 1
+"""Raise it with any change to what a saved folder holds."""
+
+SAVED = ("encoder", "decoder", "image_size", "hyper_parameters", "DolosDataModule", "results")
+"""What ``config.json`` repeats of a checkpoint: the frozen encoder's identity, the decoder's name,
+the side of the input in pixels, the options of the task, what it was trained on, and the scores of
+its test (the last two where they are known)."""
+
+
+def save(checkpoint: dict[str, Any], folder: Path) -> None:
+    """Write a localizer's decoder and its description into a folder.
+
+    Args:
+        checkpoint: What :func:`read` returns.
+        folder: Where to; it is made.
+
+    Raises:
+        UserError: If a localizer is there already.
+    """
+    if (folder / CONFIG_FILE).exists():
+        raise UserError(f"a model stands in {folder}; name another folder")
+    state = checkpoint["state_dict"]
+    weights = {k.removeprefix(DECODER_PREFIX): v.contiguous() for k, v in state.items()}
+    with atomic_path(folder / WEIGHTS_FILE) as temporary:
+        save_file(weights, temporary, {"format": "pt"})
+    config = {"format": FORMAT} | {name: checkpoint.get(name) for name in SAVED}
+    write_text(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
+
+
+def read(model: str | Path) -> dict[str, Any]:
+    """Read a trained localizer, in the shape of a checkpoint of this package.
+
+    Args:
+        model: A run's folder, a checkpoint (``.ckpt``), a saved folder, or a hub id.
+
+    Returns:
+        The entries named in :data:`SAVED`, and ``state_dict`` with the decoder's weights.
+
+    Raises:
+        UserError: If there is none, it is damaged, or it is something else.
+    """
+    return read_checkpoint(found) if (found := find(model)).is_file() else _read_saved(found)
+
+
+def find(model: str | Path) -> Path:
+    """Return where a trained localizer is on this machine: a checkpoint or a saved folder.
+
+    Raises:
+        UserError: If it is nowhere, on the hub neither.
+    """
+    path = Path(model).expanduser()
+    if path.is_file():
+        return path
+    if (path / CONFIG_FILE).is_file():
+        return path
+    if (path / BEST).is_file():
+        return path / BEST
+    if path.exists() or str(model).count("/") != 1 or str(model).startswith((".", "/", "~")):
+        raise UserError(
+            f"there is no localizer at {path}: expected a run's folder, a checkpoint, a saved "
+            "folder or an id on the Hugging Face hub"
+        )
+    download(str(model), WEIGHTS_FILE)
+    return download(str(model), CONFIG_FILE).parent
+
+
+def _read_saved(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        weights = load_file(folder / WEIGHTS_FILE)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"{folder} holds no localizer, or a damaged one ({error})") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise UserError(f"{folder / CONFIG_FILE} describes no localizer of this declip-pl")
+    return config | {"state_dict": {DECODER_PREFIX + k: v for k, v in weights.items()}}
