@@ -100,6 +100,14 @@ def test_constant_maps_have_every_score(answer):
     assert all(score.isfinite().all() for score in scores.values())
 
 
+def test_a_negative_zero_is_a_zero():
+    masks = box()[None]
+    maps = torch.where(masks, -0.0, 0.0)
+    zeros = m.localization_scores(torch.zeros_like(maps), masks)
+    for name, scores in m.localization_scores(maps, masks).items():
+        assert torch.equal(scores, zeros[name]), name
+
+
 def test_empty_masks():
     empty = torch.zeros(2, 64, 64, dtype=torch.bool)
     maps = torch.stack([torch.zeros(64, 64), torch.eye(64)])

@@ -4,14 +4,21 @@ Shapes and units are the same everywhere: probabilities ``[B, H, W]`` float in [
 ``[B, H, W]`` bool with True = fake, scores ``[B]`` float in percent. Where a score is not defined
 for an image (no fake pixel to rank, say) its entry is NaN; means leave such images out and say
 how many images they are made of.
+
+Pixels are counted on the host, an image in each thread: numpy sorts integers with the processor's
+vector units, while torch's sort has to carry an index for each pixel along.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
@@ -35,14 +42,12 @@ no-care border (the paper's code), pixel average precision."""
 
 def iou(probabilities: Tensor, masks: Tensor, threshold: float = THRESHOLD) -> Tensor:
     """Intersection over union of each image in percent; empty against empty is 100."""
-    predicted = probabilities > threshold
-    union = (predicted | masks).sum((1, 2))
-    return _percent((predicted & masks).sum((1, 2)), union)
+    return _each(lambda p, mask: _plain(p, mask).above(threshold).iou(), probabilities, masks)
 
 
 def f1(probabilities: Tensor, masks: Tensor, threshold: float = THRESHOLD) -> Tensor:
     """F1 of each image in percent; empty against empty is 100."""
-    return _f1(probabilities > threshold, masks, torch.ones_like(masks))
+    return _each(lambda p, mask: _plain(p, mask).above(threshold).f1(), probabilities, masks)
 
 
 def f1_border(probabilities: Tensor, masks: Tensor, threshold: float = THRESHOLD) -> Tensor:
@@ -50,14 +55,12 @@ def f1_border(probabilities: Tensor, masks: Tensor, threshold: float = THRESHOLD
 
     NaN where the mask has fake pixels but erosion leaves none.
     """
-    fake, counted = _without_border(masks)
-    scores = _f1(probabilities > threshold, fake, counted)
-    return scores.masked_fill(_any(masks) & ~_any(fake), torch.nan)
+    return _each(lambda p, mask: _bordered(p, mask).f1_at(threshold, mask), probabilities, masks)
 
 
 def best_f1(probabilities: Tensor, masks: Tensor) -> Tensor:
     """F1 at each image's own best threshold in percent; NaN where the mask is empty."""
-    return _rank(probabilities).curve(masks, torch.ones_like(masks)).best_f1()
+    return _each(lambda p, mask: _rank(p, mask)[0].at_fakes().best_f1(), probabilities, masks)
 
 
 def best_f1_border(probabilities: Tensor, masks: Tensor) -> Tensor:
@@ -65,12 +68,14 @@ def best_f1_border(probabilities: Tensor, masks: Tensor) -> Tensor:
 
     NaN where erosion leaves no fake pixel.
     """
-    return _rank(probabilities).curve(*_without_border(masks)).best_f1()
+    return _each(lambda p, mask: _rank(p, mask)[1].at_fakes().best_f1(), probabilities, masks)
 
 
 def average_precision(probabilities: Tensor, masks: Tensor) -> Tensor:
     """Pixel average precision of each image in percent; NaN where the mask is empty."""
-    return _rank(probabilities).curve(masks, torch.ones_like(masks)).average_precision()
+    return _each(
+        lambda p, mask: _rank(p, mask)[0].at_fakes().average_precision(), probabilities, masks
+    )
 
 
 def localization_scores(probabilities: Tensor, masks: Tensor) -> dict[str, Tensor]:
@@ -81,26 +86,18 @@ def localization_scores(probabilities: Tensor, masks: Tensor) -> dict[str, Tenso
         masks: ``[B, H, W]`` bool, True = fake.
 
     Returns:
-        ``[B]`` percentages by name; NaN where a score is not defined for an image.
+        ``[B]`` percentages on the CPU by name; NaN where a score is not defined for an image.
 
     Raises:
         ValueError: If a probability is NaN or outside [0, 1], or the shapes differ.
     """
     if probabilities.shape != masks.shape:
         raise ValueError(f"probabilities {probabilities.shape} against masks {masks.shape}")
-    if not ((probabilities >= 0) & (probabilities <= 1)).all():  # False for NaN too
+    lowest, highest = probabilities.aminmax()
+    if not (lowest >= 0 and highest <= 1):  # False for NaN too
         raise ValueError("expected probabilities in [0, 1]; found NaN or values outside")
-    ranking = _rank(probabilities)
-    plain = ranking.curve(masks, torch.ones_like(masks))
-    bordered = ranking.curve(*_without_border(masks))
-    return {
-        "iou": iou(probabilities, masks),
-        "f1_plain": f1(probabilities, masks),
-        "f1_plain_best": plain.best_f1(),
-        "f1_fixed": f1_border(probabilities, masks),
-        "f1_best": bordered.best_f1(),
-        "ap": plain.average_precision(),
-    }
+    columns = _each(_all_scores, probabilities, masks).unbind(1)
+    return dict(zip(LOCALIZATION, columns, strict=True))
 
 
 def threshold_curves(probabilities: Tensor, masks: Tensor) -> dict[str, Tensor]:
@@ -113,17 +110,13 @@ def threshold_curves(probabilities: Tensor, masks: Tensor) -> dict[str, Tensor]:
     Returns:
         ``iou`` and ``f1``, each ``[B, len(THRESHOLDS)]`` in percent; empty against empty is 100.
     """
-    # The number of thresholds that each pixel is above; counting them bin by bin gives every
-    # threshold's confusion matrix in one pass over the pixels.
-    thresholds = torch.tensor(THRESHOLDS, device=probabilities.device)
-    above = torch.bucketize(probabilities.flatten(1), thresholds)
-    predicted = _at_least(above, torch.ones_like(above))
-    hits = _at_least(above, masks.flatten(1).long())
-    fake = masks.sum((1, 2))[:, None]
-    return {
-        "iou": _percent(hits, predicted + fake - hits),
-        "f1": _percent(2 * hits, predicted + fake),
-    }
+
+    def curves(p: _Map, mask: _Mask) -> _Scores:
+        counts = _rank(p, mask)[0].above(THRESHOLDS)
+        return np.stack([counts.iou(), counts.f1()])
+
+    iou_curve, f1_curve = _each(curves, probabilities, masks).unbind(1)
+    return {"iou": iou_curve, "f1": f1_curve}
 
 
 def calibration_histogram(probabilities: Tensor, masks: Tensor) -> Tensor:
@@ -136,11 +129,13 @@ def calibration_histogram(probabilities: Tensor, masks: Tensor) -> Tensor:
     Returns:
         ``[B, 3, bins]`` float64: pixels, the sum of their probabilities, and how many are fake.
     """
-    values = probabilities.flatten(1).double()
-    bins = (values * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
-    rows = torch.stack([torch.ones_like(values), values, masks.flatten(1).double()], dim=1)
-    empty = rows.new_zeros(len(values), 3, CALIBRATION_BINS)
-    return empty.scatter_add(2, bins[:, None].expand(-1, 3, -1), rows)
+
+    def histogram(p: _Map, mask: _Mask) -> _Scores:
+        bins = (p.ravel() * float(CALIBRATION_BINS)).astype(np.intp).clip(max=CALIBRATION_BINS - 1)
+        weights = (None, p.ravel(), mask.ravel())
+        return np.stack([np.bincount(bins, w, CALIBRATION_BINS) for w in weights])
+
+    return _each(histogram, probabilities, masks, torch.float64)
 
 
 def by_size(
@@ -213,7 +208,7 @@ class LocalizationMetrics(Metric):
         """
         for _, resized, stacked in by_size(probabilities, masks):
             scores = localization_scores(resized, stacked)
-            table = torch.stack([scores[name] for name in LOCALIZATION])
+            table = torch.stack([scores[name] for name in LOCALIZATION]).to(self.total.device)
             self.total += table.nansum(1)
             self.count += table.isfinite().sum(1)
 
@@ -279,84 +274,152 @@ def resize_to(probabilities: Tensor, size: torch.Size) -> Tensor:
     return F.interpolate(probabilities, size=size, mode="bilinear", antialias=True).clamp(0, 1)
 
 
-class _Curve(NamedTuple):
-    """Counts at every threshold of every image, from the highest to the lowest probability.
+_Map = NDArray[np.float32]
+_Mask = NDArray[np.bool_]
+_Scores = NDArray[np.float64]
 
-    ``hits`` and ``predicted`` are ``[B, N]`` counts of true and of all positives when everything
-    up to that rank is called fake; ``is_threshold`` marks the last rank of equal probabilities,
-    the only ranks that a threshold can reach; ``positives`` is ``[B]``.
+
+class _Counts(NamedTuple):
+    """How many pixels a threshold calls fake, how many of them are, and how many are in all.
+
+    ``hits`` and ``predicted`` hold an entry for each of several thresholds, or are one number.
     """
 
-    hits: Tensor
-    predicted: Tensor
-    is_threshold: Tensor
-    positives: Tensor
+    hits: Any
+    predicted: Any
+    fakes: int
 
-    def best_f1(self) -> Tensor:
-        scores = 200.0 * self.hits / (self.predicted + self.positives[:, None]).clamp(min=1)
-        best = scores.masked_fill(~self.is_threshold, 0).amax(1)
-        return best.masked_fill(self.positives == 0, torch.nan)
+    def iou(self) -> _Scores:
+        return _percent(self.hits, self.predicted + self.fakes - self.hits)
 
-    def average_precision(self) -> Tensor:
-        precision = self.hits / self.predicted.clamp(min=1)
-        at_threshold = self.hits.masked_fill(~self.is_threshold, 0)
-        reached = F.pad(at_threshold.cummax(1).values[:, :-1], (1, 0))
-        gained = (self.hits - reached).masked_fill(~self.is_threshold, 0)
-        return 100 * (gained * precision).sum(1) / self.positives  # 0 / 0 = NaN: undefined
+    def f1(self) -> _Scores:
+        return _percent(2 * self.hits, self.predicted + self.fakes)
+
+    def best_f1(self) -> float:
+        return float(self.f1().max()) if self.fakes else np.nan
+
+    def average_precision(self) -> float:
+        """Return the mean precision over the fakes, each at its own probability as threshold."""
+        return float(100 * (self.hits / self.predicted).mean()) if self.fakes else np.nan
+
+
+class _Image(NamedTuple):
+    """An image's probabilities, which of its pixels are fake and which do not count."""
+
+    probabilities: _Map
+    fake: _Mask
+    ignored: _Mask
+
+    def above(self, threshold: float) -> _Counts:
+        """Count at one threshold."""
+        above = self.probabilities > np.float32(threshold)
+        predicted = np.count_nonzero(above) - np.count_nonzero(above & self.ignored)
+        hits = np.count_nonzero(above & self.fake)
+        return _Counts(hits, predicted, int(np.count_nonzero(self.fake)))
+
+    def f1_at(self, threshold: float, mask: _Mask) -> _Scores | float:
+        """Return F1, or NaN where all fakes of the mask are ignored."""
+        lost = mask.any() and not self.fake.any()
+        return np.nan if lost else self.above(threshold).f1()
 
 
 class _Ranking(NamedTuple):
-    """The pixels of every image in falling order of probability: ``[B, N]`` each."""
+    """An image's pixels in rising order of probability.
 
-    order: Tensor
-    is_threshold: Tensor
+    ``values`` are the probabilities' bits, which rise as they do; ``fakes`` and ``ignored`` are
+    the ranks of the fakes that count and of all pixels that do not.
+    """
 
-    def curve(self, fake: Tensor, counted: Tensor) -> _Curve:
-        hits = (fake & counted).flatten(1).gather(1, self.order).cumsum(1, dtype=torch.int32)
-        predicted = counted.flatten(1).gather(1, self.order).cumsum(1, dtype=torch.int32)
-        return _Curve(hits, predicted, self.is_threshold, hits[:, -1])
+    values: NDArray[np.uint32]
+    fakes: NDArray[np.intp]
+    ignored: NDArray[np.intp]
 
+    def above(self, thresholds: Sequence[float]) -> _Counts:
+        """Count at many thresholds."""
+        bits = np.array(thresholds, np.float32).view(np.uint32)
+        return self._from(np.searchsorted(self.values, bits, "right"))
 
-def _rank(probabilities: Tensor) -> _Ranking:
-    values, order = probabilities.flatten(1).sort(dim=1, descending=True)
-    is_threshold = F.pad(values[:, 1:] < values[:, :-1], (0, 1), value=True)
-    return _Ranking(order, is_threshold)
+    def at_fakes(self) -> _Counts:
+        """Count at the probability of each fake, itself included.
 
+        No other threshold matters: between two of them only alarms are gained.
+        """
+        found = self.values[self.fakes]
+        ranks = self.fakes.copy()
+        tied = found == self.values[ranks - 1]  # before rank 0 comes the last: equal if all are
+        ranks[tied] = np.searchsorted(self.values, found[tied])
+        return self._from(ranks)
 
-def _without_border(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the eroded masks and which pixels count: eroded fakes and what is surely real."""
-    values = masks.float().unsqueeze(1)
-    fake = (-_max_filter(-values, ERODE)).squeeze(1).bool()
-    return fake, fake | ~_max_filter(values, DILATE).squeeze(1).bool()
-
-
-def _max_filter(values: Tensor, side: int) -> Tensor:
-    # Along one axis, then the other: the same maximum with 2 * side comparisons, not side ** 2.
-    rows = F.max_pool2d(values, (side, 1), stride=1, padding=(side // 2, 0))
-    return F.max_pool2d(rows, (1, side), stride=1, padding=(0, side // 2))
-
-
-def _at_least(levels: Tensor, weights: Tensor) -> Tensor:
-    """Sum the weights ``[B, N]`` of the pixels above each threshold: ``[B, len(THRESHOLDS)]``."""
-    counts = weights.new_zeros(len(levels), len(THRESHOLDS) + 1).scatter_add(1, levels, weights)
-    return counts.flip(1).cumsum(1).flip(1)[:, 1:]
+    def _from(self, ranks: NDArray[np.intp]) -> _Counts:
+        """Count the pixels from each of these ranks on."""
+        hits = len(self.fakes) - np.searchsorted(self.fakes, ranks)
+        ignored = len(self.ignored) - np.searchsorted(self.ignored, ranks)
+        return _Counts(hits, len(self.values) - ranks - ignored, len(self.fakes))
 
 
-def _f1(predicted: Tensor, fake: Tensor, counted: Tensor) -> Tensor:
-    hits = (predicted & fake & counted).sum((1, 2))
-    return _percent(2 * hits, (predicted & counted).sum((1, 2)) + (fake & counted).sum((1, 2)))
+def _all_scores(probabilities: _Map, mask: _Mask) -> list[Any]:
+    """Return an image's scores in the order of :data:`LOCALIZATION`."""
+    inner = _bordered(probabilities, mask)
+    plain, bordered = _ranks(inner, mask)
+    at_half, curve = _plain(probabilities, mask).above(THRESHOLD), plain.at_fakes()
+    return [
+        at_half.iou(),
+        at_half.f1(),
+        curve.best_f1(),
+        inner.f1_at(THRESHOLD, mask),
+        bordered.at_fakes().best_f1(),
+        curve.average_precision(),
+    ]
 
 
-def _percent(part: Tensor, whole: Tensor) -> Tensor:
-    return torch.where(whole > 0, 100 * part / whole.clamp(min=1), 100.0)
+def _rank(probabilities: _Map, mask: _Mask) -> tuple[_Ranking, _Ranking]:
+    return _ranks(_bordered(probabilities, mask), mask)
+
+
+def _ranks(image: _Image, mask: _Mask) -> tuple[_Ranking, _Ranking]:
+    """Rank an image's pixels, with its mask's border and without it."""
+    # Bits of floats in [0, 1] leave two free: is it fake, does it count.
+    keys = image.probabilities.view(np.uint32) << np.uint32(2)
+    keys |= mask.view(np.uint8) << 1
+    keys |= ~image.ignored
+    keys = np.sort(keys, axis=None)
+    values, is_fake, counts = keys >> np.uint32(2), keys & 2 > 0, keys & 1 > 0
+    fakes, ignored = np.flatnonzero(is_fake), np.flatnonzero(~counts)
+    return _Ranking(values, fakes, ignored[:0]), _Ranking(values, fakes[counts[fakes]], ignored)
+
+
+def _plain(probabilities: _Map, mask: _Mask) -> _Image:
+    return _Image(probabilities, mask, np.zeros_like(mask))
+
+
+def _bordered(probabilities: _Map, mask: _Mask) -> _Image:
+    """Return an image whose fakes are the eroded mask; only they and what is surely real count."""
+    pixels = mask.view(np.uint8)
+    fake = cv2.erode(pixels, np.ones((ERODE, ERODE), np.uint8)).view(np.bool_)
+    near = cv2.dilate(pixels, np.ones((DILATE, DILATE), np.uint8)).view(np.bool_)
+    return _Image(probabilities, fake, near & ~fake)
+
+
+def _each(
+    score: Callable[[_Map, _Mask], Any],
+    probabilities: Tensor,
+    masks: Tensor,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Return what ``score`` returns for each image as ``[B, ...]`` on the CPU."""
+    maps, truth = probabilities.detach().float().cpu().numpy(), masks.cpu().numpy()
+    with ThreadPoolExecutor(
+        torch.get_num_threads()
+    ) as pool:  # numpy and OpenCV count outside the interpreter lock
+        return torch.tensor(np.array(list(pool.map(score, maps, truth))), dtype=dtype)
+
+
+def _percent(part: Any, whole: Any) -> _Scores:
+    return np.where(np.equal(whole, 0), 100.0, 100 * part / np.maximum(whole, 1))
 
 
 def _accuracy(scores: Tensor, labels: Tensor, threshold: float) -> Tensor:
     return 100 * ((scores > threshold) == labels.bool()).float().mean()
-
-
-def _any(masks: Tensor) -> Tensor:
-    return masks.flatten(1).any(1)
 
 
 def _cat(values: list[Tensor] | Tensor) -> Tensor:
