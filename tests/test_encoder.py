@@ -151,6 +151,32 @@ def test_fingerprint_tells_encoders_apart(clip, tmp_path):
     assert same != fingerprint(build_encoder(str(other), "layer1", 64))
 
 
+@pytest.mark.parametrize("kind", ["vit", "resnet", "fusion"])
+def test_released_weights_come_back_when_they_are_needed(clip, rn50, kind):
+    name, layer = {
+        "vit": (str(clip), "layer1"),
+        "resnet": (f"RN50:{rn50}", "layer3"),
+        "fusion": (f"{clip}+RN50:{rn50}", "layer1"),
+    }[kind]
+    encoder, pixels = build_encoder(name, layer, 64), torch.randn(1, 3, 64, 64)
+    before, weights = encoder(pixels).grid, fingerprint(encoder)
+    encoder.release()
+    assert sum(tensor.numel() for tensor in encoder.state_dict().values()) == 0
+    assert encoder.sha256 == weights  # still known
+    assert torch.equal(encoder(pixels).grid, before) and fingerprint(encoder) == weights
+    assert not any(weight.requires_grad for weight in encoder.parameters())
+    encoder.train()
+    assert not any(module.training for module in encoder.modules())
+
+
+def test_other_weights_in_the_place_of_released_ones_are_refused(tmp_path):
+    encoder = build_encoder(str(make_clip(tmp_path / "clip")), "layer1", 64)
+    encoder.release()
+    make_clip(tmp_path / "clip", seed=1)
+    with pytest.raises(UserError, match=r"the weights of folder .*clip have changed meanwhile"):
+        encoder(torch.randn(1, 3, 64, 64))
+
+
 def test_pooling():
     logits = torch.tensor([[[[0.0, 2.0], [-2.0, 4.0]]]])
     assert image_logit(logits).tolist() == [1.0]

@@ -79,7 +79,7 @@ def test_cached_features_are_the_encoders(cache, encoder, tree, photos):
 
 def test_features_without_class_token(tmp_path, photos):
     class Grid(torch.nn.Linear):
-        name, layer, source, channels, grid_size = "grid", "layer1", "test", 5, 2
+        name, layer, source, sha256, channels, grid_size = "grid", "layer1", "test", "0", 5, 2
 
         def forward(self, pixels):
             return Features(

@@ -221,15 +221,19 @@ def test_loading_stays_strict(clip, fit_arguments, tmp_path, damage):
         LocalizationTask.load_from_checkpoint(tmp_path / "damaged.ckpt", weights_only=True)
 
 
-def test_encoder_is_bit_identical_after_training(clip, tree):
-    model = task(clip)
+@pytest.mark.parametrize("cache", [True, False])
+def test_encoder_is_bit_identical_after_training(clip, tree, cache):
+    model, pixels = task(clip), torch.randn(2, 3, 64, 64)
+    features = model.network.encoder(pixels)
     before = {k: v.clone() for k, v in model.network.encoder.state_dict().items()}
     decoder = model.network.decoder.fc[0].weight.clone()
     data = DolosDataModule(
-        str(tree), "ldm", image_size=64, batch_size=4, num_workers=0, check=False
+        str(tree), "ldm", image_size=64, batch_size=4, num_workers=0, check=False, cache=cache
     )
     L.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
               enable_progress_bar=False, enable_model_summary=False).fit(model, data)  # fmt: skip
+    assert model.network.encoder.released == cache  # its features are all that training needs
+    assert torch.equal(model.network.encoder(pixels).grid, features.grid)
     after = model.network.encoder.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert not torch.equal(decoder, model.network.decoder.fc[0].weight)

@@ -5,6 +5,7 @@ beyond that layer. It never changes: no gradients, always in eval mode, absent f
 """
 
 import hashlib
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -54,6 +55,46 @@ class _Frozen(nn.Module):
         """Stay in eval mode: Lightning and users call ``train()`` on whole networks."""
         return super().train(False)
 
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the weights (:func:`fingerprint`), computed once."""
+        return fingerprint(self)
+
+
+class _Tower(_Frozen):
+    """One network whose weights can be put away while nothing is encoded."""
+
+    model: nn.Module
+    source: str
+    released = False
+
+    def read(self) -> nn.Module:
+        """Return the layers up to the named one, with their weights."""
+        raise NotImplementedError
+
+    def release(self) -> None:
+        """Free the weights' memory; :meth:`restore` reads them again."""
+        _ = self.sha256  # can't be computed without them
+        for tensor in (*self.parameters(), *self.buffers()):
+            tensor.data = tensor.new_empty(0)
+        self.released = True
+
+    def restore(self) -> None:
+        """Read the weights again if they were released.
+
+        Raises:
+            UserError: If other weights are found in their place.
+        """
+        if not self.released:
+            return
+        device = next(self.parameters()).device
+        self.model = self.read()
+        self.to(device)
+        self.freeze()
+        self.released = False
+        if fingerprint(self) != self.sha256:
+            raise UserError(f"the weights of {self.source} have changed meanwhile; start again")
+
 
 class Encoder(Protocol):
     """What decoders and checkpoints need to know of an encoder."""
@@ -69,14 +110,18 @@ class Encoder(Protocol):
     always_resizes: bool
     """Whether published decoders for it end in a resize even where that changes nothing."""
 
+    @property
+    def sha256(self) -> str:
+        """Hash of the weights."""
+
     def __call__(self, pixels: Tensor) -> Features:
         """Encode ``[B, 3, S, S]`` normalised pixels."""
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the frozen weights."""
+    def release(self) -> None:
+        """Free the weights' memory until the next photo is encoded."""
 
 
-class ViTEncoder(_Frozen):
+class ViTEncoder(_Tower):
     """Blocks 0 to N of a HuggingFace CLIP vision tower.
 
     ``layerN`` counts transformer blocks from 0 and is the output of block N before the final
@@ -96,29 +141,36 @@ class ViTEncoder(_Frozen):
 
     def __init__(self, encoder: str, layer: str, image_size: int = 224) -> None:
         super().__init__()
-        weights = resolve(encoder)
-        self.model = _load_vit(weights)
+        self._weights = resolve(encoder)
+        self._encoder = encoder
+        self.layer = layer
+        self.model = self.read()
         config = self.model.config
-        number = _block_number(encoder, layer, config.num_hidden_layers)
-        self.model.encoder.layers = self.model.encoder.layers[: number + 1]
-        # Only the pooled embedding passes through it, and no decoder reads that.
-        self.model.post_layernorm = nn.Identity()  # type: ignore[assignment]
         patch = int(config.patch_size)  # type: ignore[arg-type]
         if image_size % patch:
             raise UserError(
                 f"image size {image_size} is no multiple of the {patch} px patches of {encoder}"
             )
         self.name = short_name(encoder)
-        self.layer = layer
-        self.source = weights.source
+        self.source = self._weights.source
         self.channels = config.hidden_size
         self.grid_size = image_size // patch
         self._interpolate = image_size != config.image_size
         self.freeze()
 
+    def read(self) -> CLIPVisionModel:
+        """Return the tower up to the named block."""
+        model = _load_vit(self._weights)
+        number = _block_number(self._encoder, self.layer, model.config.num_hidden_layers)
+        model.encoder.layers = model.encoder.layers[: number + 1]
+        # Only the pooled embedding passes through it, and no decoder reads that.
+        model.post_layernorm = nn.Identity()  # type: ignore[assignment]
+        return model
+
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> Features:
         """Encode ``[B, 3, S, S]`` normalised pixels into ``[B, C, S/patch, S/patch]``."""
+        self.restore()
         tokens = self.model(
             pixels, interpolate_pos_encoding=self._interpolate
         ).last_hidden_state  # [B, 1 + h * w, C]
@@ -127,7 +179,7 @@ class ViTEncoder(_Frozen):
         return Features(grid, tokens[:, 0])
 
 
-class ResNetEncoder(_Frozen):
+class ResNetEncoder(_Tower):
     """CLIP's RN50 up to one of ``layer1`` ... ``layer4`` (256, 512, 1024, 2048 channels).
 
     Args:
@@ -147,17 +199,22 @@ class ResNetEncoder(_Frozen):
         stages = {"layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}
         if layer not in stages:
             raise UserError(f"RN50 has no {layer!r}; choose one of {', '.join(stages)}")
-        path, self.source = resolve_resnet(encoder)
-        self.model = load_resnet(path, layer)
-        self.name = short_name(encoder)
+        self._path, self.source = resolve_resnet(encoder)
         self.layer = layer
+        self.model = self.read()
+        self.name = short_name(encoder)
         self.channels = 64 * stages[layer]
         self.grid_size = image_size // stages[layer]
         self.freeze()
 
+    def read(self) -> nn.Module:
+        """Return the network up to the named stage."""
+        return load_resnet(self._path, self.layer)
+
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> Features:
         """Encode ``[B, 3, S, S]`` normalised pixels into ``[B, C, S/stride, S/stride]``."""
+        self.restore()
         return Features(self.model(pixels), None)
 
 
@@ -183,6 +240,12 @@ class FusionEncoder(_Frozen):
         self.channels = self.vit.channels + self.resnet.channels
         self.grid_size = self.vit.grid_size
         self.freeze()
+
+    def release(self) -> None:
+        """Free the weights of both; each reads its own again."""
+        _ = self.sha256
+        self.vit.release()
+        self.resnet.release()
 
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> Features:
@@ -225,11 +288,11 @@ def identity(encoder: Encoder) -> dict[str, str]:
         "name": encoder.name,
         "layer": encoder.layer,
         "source": encoder.source,
-        "sha256": fingerprint(encoder),
+        "sha256": encoder.sha256,
     }
 
 
-def fingerprint(encoder: Encoder) -> str:
+def fingerprint(encoder: nn.Module) -> str:
     """Return a SHA-256 over the names and values of the weights that an encoder computes with.
 
     It tells whether a decoder belongs to an encoder.

@@ -154,6 +154,8 @@ class DolosDataModule(L.LightningDataModule):
             self._train_views = [
                 fetch([self.train_set()], self.augmentation, view) for view in range(self.views)
             ]
+        if self._train_views or stage != "fit":
+            network.encoder.release()  # all that it would see is encoded
         # What is read once need not be held; what has no views is decoded by other processes.
         if stage == "fit" and self._train_views and self._fits([self.train_set(), *sets], device):
             for features in {*self._train_views, *self._evaluation_views}:
