@@ -52,7 +52,7 @@ class ConvDecoder(nn.Module):
         layers: list[nn.Module] = []
         for stage, width in enumerate(STAGES):
             for _ in range(depth // len(STAGES)):
-                layers += [_convolution(channels, width), nn.BatchNorm2d(width), nn.ReLU()]
+                layers += [_convolution(channels, width), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
                 channels = width
             if stage >= len(STAGES) - doublings:
                 layers += [nn.Upsample(scale_factor=2, mode="bilinear")]
@@ -196,7 +196,7 @@ def _convolution(channels: int, width: int) -> nn.Conv2d:
 
 def _block(channels: int, width: int, kernel_size: int) -> list[nn.Module]:
     convolution = nn.Conv2d(channels, width, kernel_size, padding=kernel_size // 2, bias=False)
-    return [convolution, nn.BatchNorm2d(width), nn.ReLU()]
+    return [convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
 
 
 def _linear(channels: int) -> nn.Linear:
