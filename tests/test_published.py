@@ -23,7 +23,7 @@ from transformers import CLIPVisionModel
 
 from declip_pl import cli, pretrained
 from declip_pl.data.transforms import build_transform
-from declip_pl.encoder import build_encoder
+from declip_pl.encoder import Features, build_encoder
 from declip_pl.errors import UserError
 from declip_pl.network import DeCLIP
 from declip_pl.published import VIT, import_published
@@ -53,7 +53,11 @@ def flat_layers(decoder: str, backbone: str, layer: str) -> list[tuple]:
 
 
 def decoder_weights(decoder: str, backbone: str, layer: str) -> dict[str, torch.Tensor]:
-    """Random weights; batch-norm statistics are still those of activations near 1."""
+    """Random weights; batch-norm statistics are still those of activations near 1.
+
+    Biases let most activations pass: the more of them a ReLU cuts off, the more do random layers
+    enlarge what rounding differs in, a thousandfold in twenty.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def noise(*shape):
@@ -69,18 +73,20 @@ def decoder_weights(decoder: str, backbone: str, layer: str) -> dict[str, torch.
             weights[f"fc.{index}.bias"] = 0.1 * noise(width)
         elif kind == "norm":
             weights[f"fc.{index}.weight"] = 0.7 + 0.3 * noise(*sizes)
-            weights[f"fc.{index}.bias"] = 0.2 * noise(*sizes)
+            weights[f"fc.{index}.bias"] = 1 + 0.2 * noise(*sizes)
             weights[f"fc.{index}.running_mean"] = 0.2 * noise(*sizes)
             weights[f"fc.{index}.running_var"] = 0.5 + noise(*sizes).abs()
             weights[f"fc.{index}.num_batches_tracked"] = torch.tensor(1234)
     return weights
 
 
-def decode(features, weights, decoder: str, backbone: str, layer: str) -> torch.Tensor:
+def decode(
+    features, weights, decoder: str, backbone: str, layer: str, settle: bool = True
+) -> torch.Tensor:
     """``[1, C, h, w]`` features to ``[1, 1, 256, 256]`` logits.
 
-    On the way batch-norm statistics are moved to where training leaves them, near those of what
-    comes in: otherwise twenty random layers make the same of every photo.
+    ``settle`` moves batch-norm statistics on the way to where training leaves them, near those of
+    what comes in: otherwise twenty random layers make the same of every photo.
     """
     x = features
     for index, (kind, *_) in enumerate(flat_layers(decoder, backbone, layer)):
@@ -88,9 +94,10 @@ def decode(features, weights, decoder: str, backbone: str, layer: str) -> torch.
         if kind == "convolution":
             x = F.conv2d(x, w["weight"], w["bias"], padding=2)
         elif kind == "norm":
-            std, mean = torch.std_mean(x, dim=(0, 2, 3))
-            w["running_mean"].mul_(std).add_(mean)
-            w["running_var"].mul_(std**2)
+            if settle:
+                std, mean = torch.std_mean(x, dim=(0, 2, 3))
+                w["running_mean"].mul_(std).add_(mean)
+                w["running_var"].mul_(std**2)
             x = F.batch_norm(x, w["running_mean"], w["running_var"], w["weight"], w["bias"])
         elif kind == "relu":
             x = x.clamp(min=0)
@@ -336,6 +343,24 @@ def test_logits_are_those_of_the_public_network(
     assert difference < TOLERANCE
 
 
+@pytest.mark.parametrize(
+    ("decoder", "backbone", "layer"), [("linear", "ViT", "layer0"), ("conv-4", "RN50", "layer4")]
+)
+def test_nothing_but_rounding_differs(decoder, backbone, layer, encoders, features_of, tmp_path):
+    weights = decoder_weights(decoder, backbone, layer)
+    features = features_of(backbone, layer)
+    decode(features, weights, decoder, backbone, layer)  # settles the statistics
+    file = write(tmp_path / "best.pth", weights, decoder, layer)
+    encoder, rn50 = (encoders.folder, None) if backbone == "ViT" else ("RN50", Path(encoders.file))
+    import_published(file, encoder, rn50, tmp_path / "model")
+    checkpoint = pretrained.read(tmp_path / "model")
+    frozen = build_encoder(checkpoint["hyper_parameters"]["encoder"], layer, 224)
+    found = load_decoder(checkpoint, frozen).double()(Features(features.double(), None))
+    exact = {name: weight.double() for name, weight in weights.items()}
+    expected = decode(features.double(), exact, decoder, backbone, layer, settle=False)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
 def test_what_is_saved_is_a_task_of_this_package(encoders, tmp_path):
     file = write(tmp_path / "best.pth", with_encoder(linear(), encoders.vit))
     import_published(file, encoders.folder, output=tmp_path / "model")
@@ -469,7 +494,7 @@ def truncated(path):
         (lambda p: write(p, linear(), layer="xceptionnet"), "{path}: feature layer 'xceptionnet'"),
         (
             lambda p: write(p, linear(), layer="layer24"),
-            "{path}: linear on layer04 of .* not exist",
+            "{path}: linear on layer24 of .* not exist",
         ),
         (
             lambda p: write(p, linear(), layer="layer9"),
