@@ -148,7 +148,7 @@ def read_published(path: Path) -> Published:
         )
     if decoder not in IMPORTED:
         raise UserError(f"{path}: decoder {decoder!r}, expected one of {', '.join(IMPORTED)}")
-    if not isinstance(layer, str) or not re.fullmatch(r"layer\d{1,2}", layer, re.ASCII):
+    if not isinstance(layer, str) or not re.fullmatch(r"layer(0|[1-9]\d?)", layer, re.ASCII):
         raise UserError(f"{path}: feature layer {layer!r}, expected layer0 to layer23")
     weights = content["model"]
     unknown = [name for name in weights if not name.startswith(("fc.", "model."))]
