@@ -18,6 +18,7 @@ from declip_pl.data.mini import build_mini
 from declip_pl.errors import UserError
 from declip_pl.experiment import MINI, train_arguments
 from declip_pl.lightning_cli import DeclipCLI
+from declip_pl.published import import_published
 from declip_pl.weights import resolve
 
 
@@ -140,6 +141,7 @@ def cache_prune(name: str) -> None:
 COMMANDS: Any = {
     "data": {"check": check, "mini": mini},
     "weights": weights,
+    "import": import_published,
     "cache": {"ls": cache_ls, "prune": cache_prune},
     "compare": compare,
     "dashboard": dashboard,
