@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ import numpy as np
 import psutil
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, CLIPVisionModel
@@ -41,7 +42,7 @@ from benchmarks.ours import Ours
 from benchmarks.published import Published, Reference, StandIn
 from declip_pl.data.layout import SPLITS
 from declip_pl.decoder import build_decoder
-from declip_pl.encoder import build_encoder
+from declip_pl.encoder import Features, build_encoder
 from declip_pl.files import write_text
 
 matplotlib.use("agg")
@@ -177,8 +178,10 @@ def main() -> None:
         shutil.rmtree(os.environ["DECLIP_FEATURES"])
         rows = [row for network in NETWORKS for row in _measure(network, settings)]
         adds = {network.name: _adds_of_parts(network, settings) for network in NETWORKS}
-    report = _table(rows, machine, adds)
-    figures = {"machine": machine, "multiply-adds": adds, "rows": [_as_dict(row) for row in rows]}
+        steps = {network.name: _decoder_steps(network, settings) for network in NETWORKS}
+    report = _table(rows, machine, adds) + _steps_table(steps)
+    figures = {"machine": machine, "multiply-adds": adds, "decoder steps": steps}
+    figures |= {"rows": [_as_dict(row) for row in rows]}
     write_text(folder / "bench.md", report)
     write_text(folder / "bench.json", json.dumps(figures, indent=2) + "\n")
     _plot(rows, folder / "bench.png")
@@ -353,8 +356,35 @@ def multiply_adds(work: Callable[[], object]) -> float:
     return float(counter.get_total_flops()) / 2
 
 
+def _decoder_steps(network: Network, settings: Settings) -> dict[str, float]:
+    """Time a training step of the decoder as it is, in bf16 and compiled, in seconds."""
+    encoder = build_encoder(str(_encoder(network, settings)), f"layer{network.layer}")
+    decoder = build_decoder(network.decoder, encoder).to(settings.device)
+    batch, side = settings.arguments[2], encoder.grid_size
+    grid = torch.randn(batch, encoder.channels, side, side, device=settings.device)
+    features = Features(grid.contiguous(memory_format=torch.channels_last), None)
+
+    def step(run: Callable[[Features], Tensor], bf16: bool) -> None:
+        with torch.autocast(settings.device.type, torch.bfloat16, enabled=bf16):
+            logits = run(features)
+        loss: Any = logits.float().square().mean()
+        loss.backward()
+
+    kinds: dict[str, tuple[Callable[[Features], Tensor], bool]] = {
+        "plain": (decoder, False),
+        "bf16": (decoder, True),
+    }
+    if settings.device.type == "cuda" or shutil.which(os.environ.get("CXX", "g++")):
+        compiled = torch.compile(decoder)
+        kinds |= {"compiled": (compiled, False), "compiled, bf16": (compiled, True)}
+    return {
+        kind: statistics.median(settings.times(partial(step, *way), 4)[1:])  # the first compiles
+        for kind, way in kinds.items()
+    }
+
+
 def _machine(settings: Settings) -> dict[str, Any]:
-    """Describe the device, with the FLOP/s of a large matrix product as its peak."""
+    """Describe the device; its peak is what a large matrix product or convolution reaches."""
     gpu = settings.device.type == "cuda"
     name = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU threads"
     peak = {
@@ -366,7 +396,14 @@ def _machine(settings: Settings) -> dict[str, Any]:
 def _peak(dtype: torch.dtype, settings: Settings) -> float:
     side = 8192 if settings.device.type == "cuda" else 2048
     a = torch.randn(side, side, device=settings.device).to(dtype)
-    return 2 * side**3 / min(settings.times(lambda: a @ a, 5))
+    product = 2 * side**3 / min(settings.times(lambda: a @ a, 5))
+    # On some CPUs convolutions have the better kernels.
+    layer = nn.Conv2d(512, 512, 5, padding=2).to(settings.device, dtype)
+    layer = layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    grid = torch.randn(4, 32, 32, 512, device=settings.device).to(dtype).movedim(-1, 1)
+    with torch.inference_mode():
+        seconds = min(settings.times(lambda: layer(grid), 5))
+    return max(product, 2 * 25 * 512**2 * 4 * 32**2 / seconds)
 
 
 def _as_dict(row: Row) -> dict[str, Any]:
@@ -376,8 +413,8 @@ def _as_dict(row: Row) -> dict[str, Any]:
 def _table(rows: list[Row], machine: dict[str, Any], adds: dict[str, dict[str, float]]) -> str:
     peak = machine["peak FLOP/s"]["float32"]
     lines = [
-        f"{machine['device']}, torch {machine['torch']}, fp32; matrix products reach "
-        f"{peak / 1e9:.0f} GFLOP/s",
+        f"{machine['device']}, torch {machine['torch']}, fp32; a matrix product or convolution "
+        f"alone reaches {peak / 1e9:.0f} GFLOP/s",
         "",
         "| network | what | published | declip-pl | ratio |",
         "|---|---|---|---|---|",
@@ -395,8 +432,22 @@ def _table(rows: list[Row], machine: dict[str, Any], adds: dict[str, dict[str, f
     for name, row in later.items():
         costs = " | ".join(f"{adds[name][part] / 1e9:.3g} G" for part in adds[name])
         speed = 2 * adds[name]["decoder in training"] * row.photos / statistics.median(row.ours)
-        share = f"{speed / 1e9:.0f} GFLOP/s, {100 * speed / peak:.0f} % of the matrix products'"
+        share = f"{speed / 1e9:.0f} GFLOP/s, {100 * speed / peak:.0f} % of that"
         lines.append(f"| {name} | {costs} | {share} |")
+    return "\n".join(lines) + "\n"
+
+
+def _steps_table(steps: dict[str, dict[str, float]]) -> str:
+    kinds = list(next(iter(steps.values())))
+    lines = [
+        "",
+        f"| a training step of the decoder | {' | '.join(kinds)} |",
+        "|---" * (1 + len(kinds)) + "|",
+    ]
+    for name, seconds in steps.items():
+        first = seconds[kinds[0]]
+        ratios = " | ".join(f"{s:.3g} s ({first / s:.2f} x)" for s in seconds.values())
+        lines.append(f"| {name} | {ratios} |")
     return "\n".join(lines) + "\n"
 
 

@@ -52,7 +52,11 @@ class ConvDecoder(nn.Module):
         layers: list[nn.Module] = []
         for stage, width in enumerate(STAGES):
             for _ in range(depth // len(STAGES)):
-                layers += [_convolution(channels, width), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+                layers += [
+                    _convolution(channels, width),
+                    nn.BatchNorm2d(width),
+                    nn.ReLU(inplace=True),
+                ]
                 channels = width
             if stage >= len(STAGES) - doublings:
                 layers += [nn.Upsample(scale_factor=2, mode="bilinear")]

@@ -117,6 +117,9 @@ class Encoder(Protocol):
     def __call__(self, pixels: Tensor) -> Features:
         """Encode ``[B, 3, S, S]`` normalised pixels."""
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the frozen weights."""
+
     def release(self) -> None:
         """Free the weights' memory until the next photo is encoded."""
 
@@ -267,18 +270,18 @@ def build_encoder(encoder: str, layer: str, image_size: int = 224) -> Encoder:
     Raises:
         UserError: If the weights or the layer can't be found.
     """
+    if encoder.startswith("RN50"):  # first, as its file's path may hold "+RN50"
+        return ResNetEncoder(encoder, layer, image_size)
     if "+RN50" in encoder:
         return FusionEncoder(encoder, layer, image_size)
-    if encoder.startswith("RN50"):
-        return ResNetEncoder(encoder, layer, image_size)
     return ViTEncoder(encoder, layer, image_size)
 
 
 def short_name(encoder: str) -> str:
     """Return an encoder's name without organisation or path: ``clip-vit-large-patch14+rn50``."""
-    vit, plus_rn50, _ = encoder.partition("+RN50")
-    if vit.startswith("RN50"):
+    if encoder.startswith("RN50"):
         return "rn50"
+    vit, plus_rn50, _ = encoder.partition("+RN50")
     return Path(vit).name + plus_rn50.lower()
 
 
