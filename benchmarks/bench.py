@@ -180,8 +180,8 @@ def main() -> None:
         adds = {network.name: _adds_of_parts(network, settings) for network in NETWORKS}
         steps = {network.name: _decoder_steps(network, settings) for network in NETWORKS}
     report = _table(rows, machine, adds) + _steps_table(steps)
-    figures = {"machine": machine, "multiply-adds": adds, "decoder steps": steps}
-    figures |= {"rows": [_as_dict(row) for row in rows]}
+    figures: dict[str, Any] = {"machine": machine, "multiply-adds": adds, "decoder steps": steps}
+    figures["rows"] = [_as_dict(row) for row in rows]
     write_text(folder / "bench.md", report)
     write_text(folder / "bench.json", json.dumps(figures, indent=2) + "\n")
     _plot(rows, folder / "bench.png")
