@@ -130,11 +130,6 @@ class LocalizationTask(L.LightningModule):
         """Score a batch and return its ``[B, 1, 256, 256]`` probabilities."""
         return self._score(batch, dataloader_idx)
 
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Return the ``[B, 1, 256, 256]`` probabilities of a batch."""
-        probabilities: Tensor = self(batch["image"]).float().sigmoid()
-        return probabilities
-
     def on_validation_epoch_end(self) -> None:
         """Log the means over the validation photos.
 
