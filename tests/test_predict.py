@@ -30,7 +30,7 @@ def save_localizer(folder: Path, clip: Path, seed: int = 0) -> Path:
     network = DeCLIP.build(str(clip), "layer1", "linear", 64)
     weight, bias = network.decoder.state_dict().values()
     weight *= 20  # so that it finds something in part of a photo
-    photo = torch.from_numpy(make_photo(np.random.default_rng(0), 64)).permute(2, 0, 1)
+    photo = torch.from_numpy(make_photo(np.random.default_rng(0), 64).copy()).permute(2, 0, 1)
     bias -= network((photo[None] / 255 - 0.45) / 0.27).median()
     pretrained.save(
         {
