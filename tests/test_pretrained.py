@@ -13,8 +13,8 @@ CHECKPOINT = {
     "encoder": {"name": "clip", "layer": "layer1", "source": "nowhere", "sha256": "0" * 64},
     "decoder": "linear",
     "image_size": 224,
-    "hyper_parameters": {"encoder": "org/clip", "decoder": "linear", "learning_rate": 1e-3},
-    "DolosDataModule": {"generators": ["ldm"]},
+    "hyper_parameters": {"encoder": "org/clip", "supervision": "full", "pooling": "top"},
+    "DolosDataModule": {"generators": ["ldm"], "files_sha256": "f" * 64},
     "results": None,
     "state_dict": {
         f"{DECODER_PREFIX}fc.0.weight": torch.randn(1, 4),
@@ -36,7 +36,7 @@ def test_a_saved_localizer_is_read_as_it_was(tmp_path):
 
 def test_nothing_is_overwritten(tmp_path):
     pretrained.save(CHECKPOINT, tmp_path)
-    with pytest.raises(UserError, match="a model stands in"):
+    with pytest.raises(UserError, match=r"a model\.safetensors stands in"):
         pretrained.save(CHECKPOINT, tmp_path)
 
 
@@ -69,11 +69,16 @@ def test_an_empty_folder_is_no_localizer(tmp_path):
 def test_the_hub_is_asked_for_an_id(tmp_path, monkeypatch):
     asked = []
 
-    def download(repository, file):
-        asked.append((repository, file))
-        return tmp_path / file
+    def snapshot(repository, *files):
+        asked.append((repository, *files))
+        return tmp_path
 
     pretrained.save(CHECKPOINT, tmp_path)
-    monkeypatch.setattr(pretrained, "download", download)
+    monkeypatch.setattr(pretrained, "snapshot", snapshot)
     assert pretrained.read("someone/localizer")["decoder"] == "linear"
-    assert asked == [("someone/localizer", f) for f in ("model.safetensors", "config.json")]
+    assert asked == [("someone/localizer", "config.json", "model.safetensors")]
+
+
+def test_a_mistyped_path_is_named_as_a_path_too():
+    with pytest.raises(UserError, match=r"at outputs/rum, and cannot reach .* for outputs/rum"):
+        pretrained.read("outputs/rum")
