@@ -100,14 +100,12 @@ class Localizer:
         options, theirs = checkpoint["hyper_parameters"], checkpoint["encoder"]
         try:
             encoder = build_encoder(options["encoder"], options["layer"], checkpoint["image_size"])
+            network = DeCLIP(encoder, load_decoder(checkpoint, encoder))
         except UserError as error:
             raise UserError(
-                f"{model} needs the encoder that it was trained on, {options['encoder']} "
-                f"({theirs['source']}): {error}"
+                f"{model}, trained on {options['encoder']} ({theirs['source']}): {error}"
             ) from error
-        network = DeCLIP(encoder, load_decoder(checkpoint, encoder))
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        return cls(pretrained.name(model), checkpoint, network.to(place))
+        return cls(pretrained.name(model), checkpoint, _moved(network, device))
 
     @overload
     def __call__(
@@ -139,8 +137,11 @@ class Localizer:
             What was found in the photo; a list for a list.
 
         Raises:
-            UserError: If one of the photos can't be used; it is named.
+            UserError: If one of the photos can't be used; it is named. If the threshold is no
+                probability.
         """
+        if not 0 <= threshold <= 1:
+            raise UserError(f"the threshold {threshold} is not between 0 and 1")
         if not isinstance(photos, list):
             return self._localize([photos], tiles, threshold)[0]
         batches = (photos[start : start + TOGETHER] for start in range(0, len(photos), TOGETHER))
@@ -233,6 +234,13 @@ def find_regions(heatmap: NDArray[np.float32], mask: NDArray[np.bool_]) -> list[
         )  # the first is what lies outside the mask
     ]
     return sorted(regions, key=lambda region: -region.area)
+
+
+def _moved(network: DeCLIP, device: str | None) -> DeCLIP:
+    try:
+        return network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except (RuntimeError, AssertionError) as error:  # the latter without CUDA
+        raise UserError(f"the device {device!r} can't be used: {error}") from error
 
 
 def _is_local(encoder: str) -> bool:
