@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from declip_pl.errors import UserError
 from declip_pl.files import atomic_path, write_text
-from declip_pl.localizer import Localization, Localizer
+from declip_pl.localizer import TOGETHER, Localization, Localizer
 from declip_pl.panels import overlay
 from declip_pl.photo import FORMATS, read_photo
 from declip_pl.predictions import (
@@ -42,7 +42,7 @@ from declip_pl.run import BEST, RESULTS, Run, claim
 
 OUTPUT = Path("outputs/predict")
 
-BATCH, BATCH_PIXELS = 16, 64_000_000
+BATCH, BATCH_PIXELS = TOGETHER, 64_000_000
 """Photos that are in memory together with their maps: until one of the two is reached."""
 THREADS = min(8, os.cpu_count() or 1)
 """Photos that are decoded or written at a time."""
