@@ -87,21 +87,13 @@ def test_test_scores_a_checkpoint_on_another_generator(fit_arguments, tmp_path):
     cli.main([*arguments, "--run.overwrite=true"])
 
 
-def test_validate_and_predict(fit_arguments, tmp_path):
+def test_validate_leaves_the_run_as_it_is(fit_arguments, tmp_path):
     cli.main(fit_arguments())
     folder = run_folder(tmp_path)
     before = files_of(folder)
-    common = [f"--config={folder / 'config.yaml'}",
-              f"--ckpt_path={folder / 'checkpoints/best.ckpt'}"]  # fmt: skip
-    cli.main(["validate", *common])
+    cli.main(["validate", f"--config={folder / 'config.yaml'}",
+              f"--ckpt_path={folder / 'checkpoints/best.ckpt'}"])  # fmt: skip
     assert files_of(folder) == before
-    cli.main(["predict", *common])
-    maps = sorted((folder / "predictions/test/ldm").iterdir())
-    assert [m.name for m in maps] == ["0.png", "1.png", "2.png", "3.png"]
-    assert Image.open(maps[0]).mode == "L" and Image.open(maps[0]).size == (256, 256)
-    with pytest.raises(SystemExit, match="exists; replace it"):
-        cli.main(["predict", *common])
-    cli.main(["predict", *common, "--run.overwrite=true"])
 
 
 def test_validating_elsewhere_leaves_the_runs_pictures(fit_arguments, tmp_path):

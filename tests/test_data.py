@@ -247,10 +247,6 @@ def test_sets_of_the_data_module(tree):
     names = [s.name for s in data.test_sets()]
     assert names == ["test/lama", "test/ldm", "test/real", "valid/lama+ldm", "valid/real"]
     assert [s.name for s in data.valid_sets(with_reals=False)] == ["valid/lama+ldm"]
-    assert [loader.dataset.name for loader in data.predict_dataloader()] == [
-        "test/lama",
-        "test/ldm",
-    ]
 
 
 def test_weak_supervision_trains_on_reals_too(tree):

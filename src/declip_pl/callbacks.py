@@ -8,20 +8,16 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import BasePredictionWriter, Callback
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
-from torch import Tensor
 
 from declip_pl.data.dataset import Batch
 from declip_pl.data.layout import read_image
 from declip_pl.errors import UserError
 from declip_pl.files import atomic_path, write_text
 from declip_pl.panels import panel
-
-PREDICTIONS = "predictions"
-"""Folder of heat maps inside a run."""
 
 
 class Schedule(Callback):
@@ -218,36 +214,6 @@ class Panels(Callback):
         data = trainer.val_dataloaders[0].dataset
         step = max(1, len(data) // self.count)
         return [data.path(index) for index in range(0, len(data), step)][: self.count]
-
-
-class HeatMaps(BasePredictionWriter):
-    """Write the heat maps of ``declip-pl predict`` as 8-bit grey PNGs, white = fake.
-
-    They lie in ``predictions/<set>/`` of the run, under the names of their photos and at the
-    network's 256 x 256 px.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(write_interval="batch")
-
-    def write_on_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        prediction: Tensor,
-        batch_indices: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int,
-    ) -> None:
-        """Write a batch of ``[B, 1, 256, 256]`` probabilities."""
-        assert trainer.predict_dataloaders is not None
-        data = trainer.predict_dataloaders[dataloader_idx].dataset
-        folder = Path(trainer.default_root_dir) / PREDICTIONS / data.name
-        for name, probabilities in zip(batch["name"], prediction, strict=True):
-            levels = (255 * probabilities[0].float()).round().byte().cpu().numpy()
-            with atomic_path(folder / f"{name}.png") as temporary:
-                Image.fromarray(levels).save(temporary)
 
 
 def log_images(trainer: L.Trainer, key: str, images: dict[str, Image.Image]) -> None:

@@ -1,10 +1,11 @@
-"""The command line: Lightning's ``fit``, ``validate``, ``test``, ``predict``, and a few more."""
+"""The command line: Lightning's ``fit``, ``validate`` and ``test``, and a few more."""
 
 import inspect
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+import docstring_parser
 from jsonargparse import ArgumentParser, auto_cli
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -18,8 +19,12 @@ from declip_pl.data.mini import build_mini
 from declip_pl.errors import UserError
 from declip_pl.experiment import MINI, train_arguments
 from declip_pl.lightning_cli import DeclipCLI
+from declip_pl.predict import predict
 from declip_pl.published import import_published
 from declip_pl.weights import resolve
+
+SWITCHES = ("tiles", "resume", "json")
+"""Options of ``declip-pl predict`` that are there or not."""
 
 
 def main(args: list[str] | None = None) -> None:
@@ -48,6 +53,8 @@ def _interrupted(status: int, args: list[str]) -> NoReturn:
     kept = "a training run keeps its finished epochs: RESUME=1 continues it"
     if args[:1] == ["cross-eval"]:
         kept = "finished models and cells are kept: the same command goes on from there"
+    elif args[:1] == ["predict"]:
+        kept = "finished photos are kept: the same command with --resume goes on from there"
     print(f"interrupted; {kept}", file=sys.stderr)
     sys.exit(status)
 
@@ -61,6 +68,8 @@ def _dispatch(args: list[str]) -> None:
         DeclipCLI(train_arguments(**parser.parse_args(args[1:]).as_dict()))
     elif name == "cross-eval":
         cross_eval(**_cross_eval_options(args[1:]))
+    elif name == "predict":
+        predict(**_predict_options(args[1:]))
     elif name in COMMANDS:
         auto_cli(COMMANDS, args=args, prog="declip-pl")
     else:
@@ -72,6 +81,18 @@ def _cross_eval_options(args: list[str]) -> dict[str, Any]:
     parser = ArgumentParser(prog="declip-pl cross-eval", description=inspect.getdoc(cross_eval))
     parser.add_argument("models", nargs="*", type=Path, help="runs' folders or checkpoints")
     parser.add_function_arguments(cross_eval, skip={"models"})
+    return parser.parse_args(args).as_dict()
+
+
+def _predict_options(args: list[str]) -> dict[str, Any]:
+    # Photos are plain words as well, and a switch takes no value, so that they can stand behind it.
+    about = docstring_parser.parse(inspect.getdoc(predict) or "")
+    help_of = {parameter.arg_name: parameter.description for parameter in about.params}
+    parser = ArgumentParser(prog="declip-pl predict", description=about.description)
+    parser.add_argument("paths", nargs="*", metavar="PATH", help=help_of["paths"])
+    parser.add_function_arguments(predict, skip={"paths", *SWITCHES})
+    for switch in SWITCHES:
+        parser.add_argument(f"--{switch}", action="store_true", help=help_of[switch])
     return parser.parse_args(args).as_dict()
 
 

@@ -1,4 +1,4 @@
-"""LightningCLI for this package: ``fit``, ``validate``, ``test`` and ``predict``."""
+"""LightningCLI for this package: ``fit``, ``validate`` and ``test``."""
 
 import warnings
 from pathlib import Path
@@ -12,7 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from declip_pl.callbacks import PREDICTIONS, HeatMaps, History, Panels, Schedule
+from declip_pl.callbacks import History, Panels, Schedule
 from declip_pl.data.dolos import DolosDataModule
 from declip_pl.data.layout import source_root
 from declip_pl.encoder import short_name
@@ -23,9 +23,10 @@ from declip_pl.run import BEST, CONFIG, RESULTS, Run, run_name
 from declip_pl.task import LocalizationTask, read_checkpoint
 from declip_pl.wandb_runs import PROJECT, wandb_hints, wandb_id, wandb_mode
 
-EPILOG = """Further commands: declip-pl train (choose data and recipe, then fit), declip-pl
-cross-eval (every model against every generator), declip-pl compare, declip-pl dashboard, declip-pl
-data check|mini, declip-pl cache ls|prune, declip-pl weights; each has its own --help."""
+EPILOG = """Further commands: declip-pl train (choose data and recipe, then fit), declip-pl predict
+(photos of your own), declip-pl cross-eval (every model against every generator), declip-pl compare,
+declip-pl dashboard, declip-pl data check|mini, declip-pl cache ls|prune, declip-pl weights; each
+has its own --help."""
 
 
 MEANT = (
@@ -57,6 +58,12 @@ class DeclipCLI(LightningCLI):
             parser_kwargs={"prog": "declip-pl", "epilog": EPILOG},
         )
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Leave out Lightning's ``predict``: ``declip-pl predict`` is for photos, not data sets."""
+        found: dict[str, set[str]] = LightningCLI.subcommands()
+        return {name: skipped for name, skipped in found.items() if name != "predict"}
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's folder and the callbacks; one value serves data and model alike."""
         parser.add_class_arguments(Run, "run")
@@ -65,7 +72,6 @@ class DeclipCLI(LightningCLI):
         parser.add_lightning_class_args(Schedule, "schedule", subclass_mode=True)
         parser.add_lightning_class_args(Panels, "panels")
         parser.add_lightning_class_args(History, "history")
-        parser.add_lightning_class_args(HeatMaps, "heat_maps")
         parser.set_defaults(
             {
                 "schedule": {"class_path": "declip_pl.callbacks.PaperSchedule"},
@@ -150,18 +156,10 @@ class DeclipCLI(LightningCLI):
     def test(self, model: LocalizationTask, ckpt_path: str, **kwargs: Any) -> None:
         """Test a checkpoint; its scores go to a file of their own beside the run's."""
         target = self.run.folder / f"test_metrics_{self.datamodule.generator}.json"
-        self._refuse_to_replace(target)
+        if target.exists() and not self.run.overwrite:
+            raise UserError(f"{target} exists; replace it with --run.overwrite true")
         self.trainer.test(model, ckpt_path=ckpt_path, **kwargs)
         self._report(Path(ckpt_path), target)
-
-    def before_predict(self) -> None:
-        """Keep the heat maps that are there."""
-        for generator in self.datamodule.generators:
-            self._refuse_to_replace(self.run.folder / PREDICTIONS / "test" / generator)
-
-    def _refuse_to_replace(self, path: Path) -> None:
-        if path.exists() and not self.run.overwrite:
-            raise UserError(f"{path} exists; replace it with --run.overwrite true")
 
     def _report(self, checkpoint: Path, target: Path) -> None:
         if not self.trainer.is_global_zero:

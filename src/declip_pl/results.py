@@ -91,9 +91,9 @@ def summary(results: dict[str, Any], target: Path) -> str:
     checkpoint = f"--config {run / CONFIG} --ckpt_path {run / BEST}"
     lines += [
         f"results: {target}",
-        "next: the same checkpoint on another generator's photos, or its heat maps:",
+        "next: the same checkpoint on another generator's photos, or on your own:",
         f"  {command('declip-pl')} test {checkpoint} --data.generator NAME",
-        f"  {command('declip-pl')} predict {checkpoint}",
+        f"  {command('declip-pl')} predict PHOTO --model {run}",
     ]
     return "\n".join(lines)
 

@@ -141,7 +141,6 @@ class DolosDataModule(L.LightningDataModule):
             "fit": lambda: self.valid_sets(self.weak),
             "validate": lambda: self.valid_sets(self.weak),
             "test": self.test_sets,
-            "predict": self.predict_sets,
         }[stage]()
         network, device = trainer.lightning_module.network, trainer.strategy.root_device
         fetch = partial(self._fetch, network.encoder, device)
@@ -205,10 +204,6 @@ class DolosDataModule(L.LightningDataModule):
         names = [*self.generators, *([REAL] if self.has_reals else [])]
         sets = [self.evaluation_set(f"test/{name}", "test", name) for name in names]
         return sets + self.valid_sets(with_reals=self.has_reals)
-
-    def predict_sets(self) -> list[LocalizationDataset]:
-        """Return one set for each generator."""
-        return [self.evaluation_set(f"test/{name}", "test", name) for name in self.generators]
 
     def evaluation_set(self, name: str, split: Split, *generators: str) -> LocalizationDataset:
         """Return photos with masks at their own size, without augmentation."""
@@ -283,10 +278,6 @@ class DolosDataModule(L.LightningDataModule):
     def test_dataloader(self) -> list[DataLoader[Item]]:
         """Return the test sets and the validation sets that thresholds are chosen on."""
         return [self._evaluation_loader(data) for data in self.test_sets()]
-
-    def predict_dataloader(self) -> list[DataLoader[Item]]:
-        """Return the test sets of the generators."""
-        return [self._evaluation_loader(data) for data in self.predict_sets()]
 
     def _evaluation_loader(self, data: LocalizationDataset) -> DataLoader[Item]:
         # Each device takes every n-th photo. Lightning's own sampler would repeat photos to even

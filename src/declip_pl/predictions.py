@@ -1,0 +1,147 @@
+"""The folder that ``declip-pl predict`` writes: what stands in it, and what is still to be done.
+
+It holds, for each photo, a heat map, a mask and an overlay, and a line in ``predictions.jsonl``,
+which is appended once the pictures are complete. So that file says what is done, whatever ended the
+command. ``settings.json`` says what made them.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from declip_pl.errors import UserError
+from declip_pl.files import atomic_path, write_text
+
+RECORDS, TABLE, SETTINGS = "predictions.jsonl", "predictions.csv", "settings.json"
+COLUMNS = ("name", "path", "width", "height", "score", "threshold", "area", "share", "regions",
+           "seconds", "heatmap", "mask", "overlay", "error")  # fmt: skip
+"""Of the table, whose ``regions`` is their number."""
+
+Record = dict[str, Any]
+"""A photo's line: ``name`` (what its pictures are named after), absolute ``path``, ``bytes`` and
+``modified_ns`` of the file; ``width`` and ``height`` in px, ``score`` and ``threshold`` in [0, 1],
+``area`` of the mask in px and its ``share`` of the photo, ``regions`` (``box``, ``area``,
+``probability``), ``seconds``, ``files``. Or, in place of all from ``width`` on, an ``error``."""
+
+
+def check_folder(folder: Path, resume: bool) -> None:
+    """Refuse to write among files that are not ours, or unasked among ours.
+
+    Raises:
+        UserError: If the folder is neither new nor empty nor to be gone on with.
+    """
+    if (folder / SETTINGS).is_file():
+        if not resume:
+            raise UserError(
+                f"predictions stand in {folder}: add --resume to go on with them, or name another "
+                "folder with --output"
+            )
+    elif folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise UserError(f"{folder} holds other files: name a new or empty folder with --output")
+
+
+def settle(folder: Path, settings: dict[str, Any]) -> None:
+    """Note how a folder's predictions are made, or check that they were made in this way.
+
+    Args:
+        folder: The predictions.
+        settings: The model's name under ``model``, and everything that decides on the result.
+
+    Raises:
+        UserError: If they were made otherwise.
+    """
+    path = folder / SETTINGS
+    if not path.exists():
+        write_text(path, json.dumps(settings, indent=2) + "\n")
+        return
+    try:
+        theirs = json.loads(path.read_text(encoding="utf-8"))
+        same = theirs | {"model": settings["model"]} == settings  # a run may have moved
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): name another --output") from error
+    if not same:
+        raise UserError(
+            f"the predictions in {folder} were made with {_words(theirs)}, not with "
+            f"{_words(settings)}: name another folder with --output"
+        )
+
+
+def read_records(folder: Path) -> dict[str, Record]:
+    """Return the records of a folder by name; a line that a kill cut off is left out.
+
+    Raises:
+        UserError: If another line is damaged.
+    """
+    path = folder / RECORDS
+    if not path.exists():
+        return {}
+    try:
+        *lines, _unfinished = path.read_bytes().split(b"\n")
+        records = [json.loads(line) for line in lines]
+        return {record["name"]: record for record in records}
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is damaged ({error}): name another --output") from error
+
+
+def still_to_do(
+    folder: Path, records: dict[str, Record], photos: dict[str, Path]
+) -> dict[str, Path]:
+    """Return the photos that are new, have changed, failed, or whose pictures are gone.
+
+    Raises:
+        UserError: If the pictures of one would replace those of another.
+    """
+    for name, path in photos.items():
+        there = records[name]["path"] if name in records else str(path)
+        if there != str(path):
+            raise UserError(
+                f"{folder} holds the predictions of another {name}, {there}: name another folder "
+                f"with --output for {path}"
+            )
+    return {
+        name: path
+        for name, path in photos.items()
+        if name not in records or not _done(folder, records[name])
+    }
+
+
+def version(path: Path) -> dict[str, int]:
+    """Return what tells that a file has changed."""
+    status = path.stat()
+    return {"bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+
+
+def line(record: Record) -> str:
+    """Return a record as a line; its names are escaped where they are not ASCII."""
+    return json.dumps(record) + "\n"
+
+
+def write_table(folder: Path, records: Iterable[Record]) -> None:
+    """Write ``predictions.csv``."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    table.writeheader()
+    for record in records:
+        regions = len(record["regions"]) if "regions" in record else None
+        table.writerow(record | record.get("files", {}) | {"regions": regions})
+    with atomic_path(folder / TABLE) as temporary:
+        temporary.write_bytes(os.fsencode(text.getvalue()))  # names as they are on the disk
+
+
+def _done(folder: Path, record: Record) -> bool:
+    try:
+        return (
+            "error" not in record
+            and record | version(Path(record["path"])) == record
+            and all((folder / file).is_file() for file in record["files"].values())
+        )
+    except OSError:  # it has gone, which reading it will say
+        return False
+
+
+def _words(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
