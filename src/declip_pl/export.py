@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from declip_pl.data.transforms import CLIP_MEAN, CLIP_STD, build_transform
+from declip_pl.encoder import ResNetEncoder
 from declip_pl.errors import UserError
 from declip_pl.files import atomic_path
 from declip_pl.localizer import Localizer
@@ -35,8 +36,8 @@ TOLERANCE = 1e-3
 """Largest difference of a probability from torch's that an fp32 graph may have."""
 
 QUANTIZED = ("MatMul", "Gemm")
-"""What int8 is for: the encoder's matrices. onnxruntime has no fast int8 convolution for inputs
-that are quantised as they come (README, ONNX)."""
+"""What int8 is for: matrices. Convolutions stay in fp32: in int8 they cost four to nine points of
+IoU and are slower."""
 
 PIL_UNIT = 2**22
 """PIL computes with whole multiples of 1 / 2**22 as weights."""
@@ -60,14 +61,17 @@ def export(
         model: A run's folder, a checkpoint, a saved folder, or an id on the Hugging Face hub.
         format: Of the file.
         output: The file; the model's name in this folder if left out.
-        int8: Store the encoder's matrices in 8 bits: a smaller file, slightly other answers.
+        int8: Store matrices in 8 bits and compute with them: a smaller, faster file with slightly
+            other answers.
 
     Raises:
-        UserError: If the file exists, onnxruntime is missing, the model can't be found, or the
-            graph's answers are not torch's.
+        UserError: If the file exists, onnxruntime is missing, the model can't be found or has no
+            matrices for int8, or the graph's answers are not torch's.
     """
     _require("onnxruntime", "onnxscript")
     localizer = Localizer.from_pretrained(model, device="cpu")
+    if int8 and isinstance(localizer.network.encoder, ResNetEncoder):
+        raise UserError(f"{model}: RN50 is all convolutions, and int8 is for a ViT's matrices")
     path = output or Path(Path(localizer.name).name + ("-int8" if int8 else "") + f".{format}")
     if path.exists():
         raise UserError(f"{path} exists; name another file with --output")
@@ -110,11 +114,12 @@ class Graph(nn.Module):
 
 
 def squash(levels: Tensor, size: int) -> Tensor:
-    """Resize exactly as PIL's bilinear filter does: along the rows, then the columns, each rounded.
+    """Resize as PIL's bilinear filter does: along the rows, then the columns, rounding each time.
 
     As matrix products, because onnxruntime's antialiased Resize is up to 5 levels away from PIL;
-    in double precision, which holds the sums of PIL's 22-bit weights exactly, because in the common
-    sizes many sums lie half-way between two levels.
+    in double precision, which holds the sums of PIL's 22-bit weights exactly, because in common
+    sizes many sums lie half-way between two levels. Only the order is not always PIL's, which takes
+    the columns first in some upright photos; a few pixels then differ by a level.
 
     Args:
         levels: ``[B, 3, H, W]`` whole numbers from 0 to 255, as doubles.
@@ -169,7 +174,7 @@ def quantize(graph: onnx.ModelProto, path: Path) -> None:
 
 
 def largest_difference(localizer: Localizer, path: Path) -> float:
-    """Return by how much a graph's probabilities differ at most from those of torch and PIL."""
+    """Return by how much a graph's probabilities differ at most from those of PIL and torch."""
     rng = np.random.default_rng(0)
     session = _session(path)
     differences = []
@@ -238,10 +243,17 @@ def _photo(rng: np.random.Generator, height: int, width: int) -> NDArray[np.uint
 
 @torch.inference_mode()
 def _expected(localizer: Localizer, photos: NDArray[np.uint8]) -> NDArray[np.float32]:
-    transform = build_transform(localizer.checkpoint["image_size"])
-    pixels = torch.stack([transform(image=photo)["image"] for photo in photos])
+    size = localizer.checkpoint["image_size"]
+    transform = build_transform(size)  # which resizes along the columns, as the rows are done
+    rows = [_narrow(photo, size) for photo in photos]
+    pixels = torch.stack([transform(image=photo)["image"] for photo in rows])
     probabilities: NDArray[np.float32] = localizer.network(pixels).squeeze(1).sigmoid().numpy()
     return probabilities
+
+
+def _narrow(photo: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+    image = Image.fromarray(photo)
+    return np.asarray(image.resize((width, image.height), Image.Resampling.BILINEAR))
 
 
 @contextmanager
