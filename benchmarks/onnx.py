@@ -31,19 +31,19 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(1)
     photos = samples(options.data, options.generator, "test")[: options.photos]
-    print("| | file (MB) | IoU | photos/s |\n|---|---|---|---|")
     localizer = Localizer.from_pretrained(options.model, device="cpu")
-    _print_row("torch", None, photos, lambda photo: torch.from_numpy(localizer(photo).heatmap))
+    rows = [_row("torch", None, photos, lambda photo: torch.from_numpy(localizer(photo).heatmap))]
     with tempfile.TemporaryDirectory() as folder:
         for name in ("fp32", "int8"):
             path = Path(folder) / f"{name}.onnx"
             export(options.model, output=path, int8=name == "int8")
-            _print_row(f"ONNX {name}", path, photos, _runner(path))
+            rows.append(_row(f"ONNX {name}", path, photos, _runner(path)))
+    print("| | file (MB) | IoU | photos/s |\n|---|---|---|---|", *rows, sep="\n")
 
 
-def _print_row(
+def _row(
     name: str, path: Path | None, photos: list[Sample], localize: Callable[[Photo], Tensor]
-) -> None:
+) -> str:
     scores, seconds = [], 0.0
     localize(read_image(photos[0].image))  # the first run prepares memory
     for sample in tqdm(photos, name, leave=False):
@@ -54,7 +54,7 @@ def _print_row(
         seconds += time.process_time() - start
         scores.append(iou(heatmap[None], torch.from_numpy(mask)[None]).item())
     size = f"{path.stat().st_size / 1e6:.1f}" if path else ""
-    print(f"| {name} | {size} | {np.mean(scores):.1f} | {len(photos) / seconds:.1f} |", flush=True)
+    return f"| {name} | {size} | {np.mean(scores):.1f} | {len(photos) / seconds:.1f} |"
 
 
 def _runner(path: Path) -> Callable[[Photo], Tensor]:

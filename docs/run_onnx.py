@@ -11,6 +11,7 @@ session = onnxruntime.InferenceSession(model)
 image = ImageOps.exif_transpose(Image.open(photo)).convert("RGB")
 (probabilities,) = session.run(["probabilities"], {"pixels": np.asarray(image)[None]})
 heatmap = Image.fromarray(probabilities[0]).resize(image.size, Image.Resampling.BILINEAR)
-mask = np.asarray(heatmap) > 0.5
+threshold = float(session.get_modelmeta().custom_metadata_map["threshold"])
+mask = np.asarray(heatmap) > threshold
 print(f"{100 * mask.mean():.1f} % of {photo} is fake")
 Image.fromarray(mask).save(output)

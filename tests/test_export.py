@@ -232,7 +232,7 @@ def test_int8_is_for_matrices(saved, tmp_path, error_of):
 
 def test_too_large_for_one_file(model, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "MAX_BYTES", 1000)
-    with pytest.raises(UserError, match="vit-linear has .* GiB of weights"):
+    with pytest.raises(UserError, match=r"vit-linear has .* GiB of weights"):
         export.export(str(model), output=tmp_path / "model.onnx")
 
 

@@ -99,6 +99,9 @@ class Graph(nn.Module):
         image_size: Side of the network's input in pixels.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, network: DeCLIP, image_size: int) -> None:
         super().__init__()
         self.network = network
