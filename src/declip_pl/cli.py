@@ -18,6 +18,7 @@ from declip_pl.data.layout import FAKE_VALUE, REAL, Convention, select_generator
 from declip_pl.data.mini import build_mini
 from declip_pl.errors import UserError
 from declip_pl.experiment import MINI, train_arguments
+from declip_pl.export import export
 from declip_pl.lightning_cli import DeclipCLI
 from declip_pl.predict import predict
 from declip_pl.published import import_published
@@ -166,4 +167,5 @@ COMMANDS: Any = {
     "cache": {"ls": cache_ls, "prune": cache_prune},
     "compare": compare,
     "dashboard": dashboard,
+    "export": export,
 }
