@@ -83,17 +83,18 @@ def compose(
     """Put a photo into a canvas of others; ``[H, W, 3]`` and its mask ``[H, W]``."""
     rng = np.random.default_rng(seed)
     names = [name for name in reals if name != photo.name]
-    around = [reals[str(name)] for name in rng.choice(names, times * times)]
-    around[rng.integers(times * times)] = photo
-    pixels = [read_image(sample.image) for sample in around]
-    masks = [_mask(sample, image) for sample, image in zip(around, pixels, strict=True)]
-    return _grid(pixels, times), _grid(masks, times) > 0
-
-
-def _mask(sample: Sample, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    if sample.mask is None:
-        return np.zeros(image.shape[:2], np.uint8)
-    return read_mask(sample.mask, FAKE_VALUE["dolos"])
+    around = [read_image(reals[str(name)].image) for name in rng.choice(names, times * times)]
+    # No photo begins where a tile does, but by chance.
+    canvas = _grid(around, times)
+    canvas = np.roll(canvas, rng.integers(canvas.shape[:2]), axis=(0, 1))
+    pixels = read_image(photo.image)
+    top, left = rng.integers(np.subtract(canvas.shape[:2], pixels.shape[:2]) + 1)
+    place = slice(top, top + pixels.shape[0]), slice(left, left + pixels.shape[1])
+    mask = np.zeros(canvas.shape[:2], np.bool_)
+    canvas[place] = pixels
+    if photo.mask is not None:
+        mask[place] = read_mask(photo.mask, FAKE_VALUE["dolos"])
+    return canvas, mask
 
 
 def _grid(parts: list[NDArray[np.uint8]], times: int) -> NDArray[np.uint8]:
