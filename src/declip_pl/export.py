@@ -36,8 +36,8 @@ TOLERANCE = 1e-3
 """Largest difference of a probability from torch's that an fp32 graph may have."""
 
 QUANTIZED = ("MatMul", "Gemm")
-"""What int8 is for: matrices. Convolutions stay in fp32: in int8 they cost more IoU than the matrices do, and
-time."""
+"""What int8 is for: matrices. Convolutions stay in fp32: in int8 they cost more IoU than the
+matrices do, and time."""
 
 PIL_UNIT = 2**22
 """PIL computes with whole multiples of 1 / 2**22 as weights."""
