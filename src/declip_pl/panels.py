@@ -37,7 +37,7 @@ def panel(
     nearest = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
     truth = np.asarray(nearest, np.uint8)
     heat = np.asarray(cv2.resize(probabilities, size), np.float32)
-    parts = [image, _grey(truth), heat_map(heat), _overlay(image, truth, heat)]
+    parts = [image, _grey(truth), heat_map(heat), overlay(image, heat, heat > THRESHOLD, truth > 0)]
     return _titled(np.concatenate(parts, axis=1), width)
 
 
@@ -48,14 +48,30 @@ def heat_map(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(coloured[..., ::-1])
 
 
-def _overlay(
-    image: NDArray[np.uint8], truth: NDArray[np.uint8], heat: NDArray[np.float32]
+def overlay(
+    photo: NDArray[np.uint8],
+    probabilities: NDArray[np.float32],
+    found: NDArray[np.bool_],
+    truth: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.uint8]:
-    mixed = cv2.addWeighted(image, 0.6, heat_map(heat), 0.4, 0)
-    found = (heat > THRESHOLD).astype(np.uint8)
+    """Lay a heat map over its photo.
+
+    Args:
+        photo: ``[H, W, 3]`` RGB.
+        probabilities: ``[H, W]`` in [0, 1].
+        found: ``[H, W]``, the region to outline in red.
+        truth: ``[H, W]``, the region to outline in green.
+
+    Returns:
+        ``[H, W, 3]`` RGB.
+    """
+    mixed = cv2.addWeighted(photo, 0.6, heat_map(probabilities), 0.4, 0)
+    width = max(2, max(found.shape) // 400)
     for region, colour in ((truth, _OUTLINE_TRUE), (found, _OUTLINE_FOUND)):
-        outlines, _ = cv2.findContours(region, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-        cv2.drawContours(mixed, outlines, -1, colour, 2)
+        if region is not None:
+            area = region.astype(np.uint8)
+            outlines, _ = cv2.findContours(area, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+            cv2.drawContours(mixed, outlines, -1, colour, width)
     return np.asarray(mixed, np.uint8)
 
 
