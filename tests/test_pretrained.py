@@ -57,7 +57,7 @@ def test_damaged_folders_are_named(tmp_path, damage):
 
 @pytest.mark.parametrize("name", ["nowhere", "./nowhere/model", "/nowhere/model.ckpt"])
 def test_a_localizer_that_is_nowhere(name):
-    with pytest.raises(UserError, match="there is no localizer at .*nowhere"):
+    with pytest.raises(UserError, match=r"there is no localizer at .*nowhere"):
         pretrained.read(name)
 
 

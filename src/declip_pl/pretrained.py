@@ -87,6 +87,17 @@ def find(model: str | Path) -> Path:
     return download(str(model), CONFIG_FILE).parent
 
 
+def name(model: str | Path) -> str:
+    """Return what a localizer is called: its hub id, or its run's or own folder or file."""
+    path = Path(model).expanduser()
+    if not path.exists():
+        return str(model)
+    path = path.absolute()
+    if path.is_dir():
+        return path.name
+    return path.parent.parent.name if path.parent.name == "checkpoints" else path.stem
+
+
 def _read_saved(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))

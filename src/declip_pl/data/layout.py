@@ -6,7 +6,8 @@ ROOT/real/{train,valid,test}/NAME.*
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -200,13 +201,19 @@ def decode(path: Path, mode: str) -> NDArray[np.uint8]:
         UserError: If the file is damaged, truncated, no image, or has more than 8 bits a
             channel (PIL would clip it); it is named.
     """
+    with decoding(path), Image.open(path) as image:
+        if image.mode not in EIGHT_BIT_MODES:
+            raise UserError(f"{path}: expected 8 bits a channel, found PIL mode {image.mode}")
+        return np.asarray(image.convert(mode))
+
+
+@contextmanager
+def decoding(name: object) -> Iterator[None]:
+    """Turn what PIL raises at damaged files into a :class:`UserError` that names the file."""
     try:
-        with Image.open(path) as image:
-            if image.mode not in EIGHT_BIT_MODES:
-                raise UserError(f"{path}: expected 8 bits a channel, found PIL mode {image.mode}")
-            return np.asarray(image.convert(mode))
+        yield
     except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: can't be decoded as an image ({error})") from error
+        raise UserError(f"{name}: can't be decoded as an image ({error})") from error
 
 
 def file_list_hash(root: Path, files: Sequence[Sample]) -> str:
