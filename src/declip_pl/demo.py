@@ -47,8 +47,16 @@ SAMPLES, SAMPLE_SIDE = 2, 192
 OPEN_PAGES = 4
 """Pages whose last photo is held in memory: 200 MB for 24 megapixels."""
 
+HEADERS = [
+    # The browser itself sees to it that the page loads nothing from elsewhere, and keeps nothing.
+    ("Content-Security-Policy", "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'"),
+    ("Cache-Control", "no-store"),
+]
+
 BUTTONS = ["fullscreen", "download"]
 """Above each picture; Gradio's others share it."""
+
+SAMPLES_TITLE = "Or take a test photo: a real one, or one that the generator named has changed."
 
 WAYS = [("Whole photo", False), ("In tiles, for small changes in large photos", True)]
 
@@ -74,13 +82,21 @@ SCORE = (
     "How generated the photo looks as a whole, from 0 to 1. It is not the probability of a fake."
 )
 
+# On a phone it stands below everything that was chosen.
+INTO_VIEW = """() => {
+  const score = document.getElementById("score");
+  if (score.getBoundingClientRect().bottom > innerHeight) score.scrollIntoView();
+}"""
+
 CSS = """
-.gradio-container { max-width: 1200px !important; margin: 0 auto; }
-.score { font-size: 2rem; font-weight: 600; margin-right: .5rem; }
-.error { border-left: .3rem solid #dc2626; padding: .25rem .75rem; overflow-wrap: anywhere; }
-.regions { border-collapse: collapse; width: 100%; }
-.regions th, .regions td { padding: .25rem .5rem; text-align: right;
-  border-bottom: 1px solid var(--border-color-primary); }
+.score { font-size: 2rem; font-weight: 600; }
+.problem { border-left: .3rem solid #dc2626; padding: .25rem .75rem; overflow-wrap: anywhere; }
+.prose .regions { width: 100%; }
+.prose .regions caption { text-align: left; }
+.prose .regions :is(tr, th, td) { padding: .25rem; text-align: right; border: 0; }
+.prose .regions tr { border-bottom: 1px solid var(--border-color-primary); }
+.samples .grid-container { grid-template-columns: repeat(auto-fill, minmax(5rem, 1fr)); }
+.model input { padding-right: 1.5rem; text-overflow: ellipsis; }
 """
 
 
@@ -213,16 +229,22 @@ def build_server(models: dict[str, Path], photos: Sequence[Sample]) -> Any:
         mcp_server=False,
         enable_monitoring=False,
     )
-    # The page's own connection never ends by itself.
-    return uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
+    config = uvicorn.Config(
+        app,
+        headers=HEADERS,
+        log_level="critical",
+        timeout_graceful_shutdown=1,  # an open page never lets go of its connection
+    )
+    return uvicorn.Server(config)
 
 
 def score_html(found: Localization) -> str:
     """Return the image-level score in words."""
     height, width = found.mask.shape
     return (
-        f'<p><span class="score">{found.score:.2f}</span> {SCORE}</p>'
-        f"<p>{found.mask.mean():.1%} of the photo ({width} x {height} px) are above the threshold.</p>"
+        f'<p><span class="score">{found.score:.2f}</span><br>{SCORE}</p>'
+        f"<p>{found.mask.mean():.1%} of the photo ({width} x {height} px) is above the "
+        "threshold.</p>"
     )
 
 
@@ -248,11 +270,11 @@ def regions_html(regions: Sequence[Region], pixels: int) -> str:
     head = "".join(f"<th>{title}</th>" for title in titles)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     more = len(regions) - len(rows)
-    return (
-        f'<table class="regions"><caption>Parts above the threshold, in pixels of the photo'
+    table = (
+        '<table class="regions"><caption>Parts above the threshold, in pixels of the photo'
         f"</caption><tr>{head}</tr>{body}</table>"
-        + (f"<p>and {more} smaller ones</p>" if more else "")
     )
+    return table + (f"<p>and {more} smaller ones</p>" if more else "")
 
 
 def model_text(checkpoint: dict[str, Any]) -> str:
@@ -333,7 +355,10 @@ def _shrunk(picture: NDArray[Any]) -> NDArray[Any]:
 def _error_html(error: UserError, photo: object) -> str:
     """Return an error in words, without the name of the folder that an upload was in."""
     text = str(error).replace(str(photo), photo.name) if isinstance(photo, Path) else str(error)
-    return f'<p class="error" role="alert">{escape(text)}</p>'
+    return (
+        '<div class="problem" role="alert"><p><b>This photo could not be analysed.</b></p>'
+        f"<p>{escape(text)}</p></div>"
+    )
 
 
 def _build_page(models: dict[str, Path], photos: Sequence[Sample]) -> Any:
@@ -347,22 +372,24 @@ def _build_page(models: dict[str, Path], photos: Sequence[Sample]) -> Any:
         with gradio.Row():
             with gradio.Column():
                 file = gradio.File(label=f"Your photo, up to {MAX_UPLOAD} MB", height=140)
+                gradio.Markdown(SAMPLES_TITLE, visible=bool(photos))
                 samples = gradio.Gallery(
                     [(_thumbnail(photo), name) for photo, name in photos],
-                    label="Or a test photo, real or changed by the generator named",
+                    show_label=False,
                     visible=bool(photos),
-                    columns=4,
                     height="auto",
+                    elem_classes="samples",
                     allow_preview=False,
                     interactive=False,
                     buttons=[],
                 )
-                model = gradio.Dropdown(list(models), value=first, label="Model")
+                model = gradio.Dropdown(
+                    list(models), value=first, label="Model", elem_classes="model"
+                )
                 about = gradio.Markdown(events.about(first))
                 tiles = gradio.Radio(WAYS, value=False, label="How to look")
-                gradio.Markdown(CAUTION)
             with gradio.Column():
-                score = gradio.HTML()
+                score = gradio.HTML(elem_id="score")
                 with gradio.Column(visible=False) as result:
                     drawn = gradio.Image(label="Overlay", interactive=False, buttons=BUTTONS)
                     threshold = gradio.Slider(
@@ -371,15 +398,19 @@ def _build_page(models: dict[str, Path], photos: Sequence[Sample]) -> Any:
                     heat = gradio.Image(label="Heat map", interactive=False, buttons=BUTTONS)
                     gradio.Markdown(LEGEND)
                     table = gradio.HTML()
+                gradio.Markdown(CAUTION)
 
         def sample(event: gradio.SelectData, *options: Any) -> list[Any]:
             return events.sample(event.index, *options)
 
         options = [model, tiles, threshold]
         shown = [found, result, heat, score, drawn, table]
+        # One event at a time passes the network.
         network: dict[str, Any] = {"concurrency_id": "network", "api_visibility": "private"}
-        file.upload(events.upload, [file, *options], [file, *shown], **network)
-        samples.select(sample, options, shown, **network)
+        uploaded = file.upload(events.upload, [file, *options], [file, *shown], **network)
+        selected = samples.select(sample, options, shown, **network)
+        uploaded.then(js=INTO_VIEW)
+        selected.then(js=INTO_VIEW)
         model.input(events.about, model, about, **network)
         gradio.on([model.input, tiles.input], events.again, [found, *options], shown, **network)
         threshold.input(
