@@ -1,6 +1,6 @@
 """A trained localizer in one Python line: a photo in, a heat map, a mask, a score, regions out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
 from declip_pl import pretrained
 from declip_pl.data.transforms import build_transform
@@ -19,9 +20,15 @@ from declip_pl.metrics import THRESHOLD, resize_to
 from declip_pl.network import DeCLIP, image_score
 from declip_pl.photo import Photo, read_photo
 from declip_pl.task import load_decoder
+from declip_pl.tiles import Blend, windows
+
+Pixels = NDArray[np.uint8]
+Heatmap = NDArray[np.float32]
 
 TOGETHER = 8
 """Photos or tiles that pass the network at once."""
+
+_PATIENCE = 2  # seconds before a progress bar appears
 
 
 class Region(NamedTuple):
@@ -72,6 +79,7 @@ class Localizer:
         self.name = name
         self.checkpoint = checkpoint
         self.network = network.eval()
+        self.device = next(network.decoder.parameters()).device
         self._transform = build_transform(checkpoint["image_size"])
 
     @classmethod
@@ -137,25 +145,40 @@ class Localizer:
         return [found for batch in batches for found in self._localize(batch, tiles, threshold)]
 
     @torch.inference_mode()
-    def _localize(self, photos: Sequence[Any], tiles: bool, threshold: float) -> list[Localization]:
-        arrays = [read_photo(photo) for photo in photos]
-        logits = self._logits(arrays)
-        scores = image_score(logits, self.checkpoint["hyper_parameters"]["pooling"]).tolist()
-        found = []
-        for photo, probabilities, score in zip(arrays, logits.sigmoid(), scores, strict=True):
-            size = torch.Size(photo.shape[:2])
-            heatmap = resize_to(probabilities[None], size)[0, 0].cpu().numpy()
-            mask = heatmap > threshold
-            regions = find_regions(heatmap, mask)
-            found.append(Localization(photo, heatmap, mask, score, threshold, regions))
-        return found
+    def _localize(self, sources: list[Any], tiles: bool, threshold: float) -> list[Localization]:
+        photos = [read_photo(source) for source in sources]
+        found = map(self._tiled, photos) if tiles else self._whole(photos)
+        return [
+            _localization(photo, heatmap, score, threshold)
+            for photo, (heatmap, score) in zip(photos, found, strict=True)
+        ]
 
-    def _logits(self, photos: Sequence[NDArray[np.uint8]]) -> Tensor:
-        """Squash photos to the network's input; ``[B, 1, 256, 256]`` logits."""
+    def _whole(self, photos: list[Pixels]) -> Iterator[tuple[Heatmap, float]]:
+        probabilities, scores = self._look(photos)
+        for photo, one, score in zip(photos, probabilities, scores, strict=True):
+            yield resize_to(one[None], torch.Size(photo.shape[:2]))[0, 0].cpu().numpy(), score
+
+    def _tiled(self, photo: Pixels) -> tuple[Heatmap, float]:
+        height, width = photo.shape[:2]
+        cuts = windows(height, width)
+        if len(cuts) == 1:
+            return next(self._whole([photo]))
+        blend, best = Blend(height, width), 0.0
+        starts = range(0, len(cuts), TOGETHER)
+        for start in tqdm(starts, "tiles", delay=_PATIENCE, leave=False, disable=None):
+            batch = cuts[start : start + TOGETHER]
+            tiles = [photo[window] for window in batch]
+            for window, (heatmap, score) in zip(batch, self._whole(tiles), strict=True):
+                blend.add(window, heatmap)
+                best = max(best, score)
+        return blend.heatmap(), best
+
+    def _look(self, photos: list[Pixels]) -> tuple[Tensor, list[float]]:
+        """Return ``[B, 1, 256, 256]`` probabilities and the score of each photo."""
         pixels = torch.stack([self._transform(image=photo)["image"] for photo in photos])
-        device = next(self.network.parameters()).device
-        logits: Tensor = self.network(pixels.to(device))
-        return logits.float()
+        logits = self.network(pixels.to(self.device)).float()
+        pooling = self.checkpoint["hyper_parameters"]["pooling"]
+        return logits.sigmoid(), image_score(logits, pooling).tolist()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights, ``config.json`` and a model card to a folder.
@@ -164,6 +187,11 @@ class Localizer:
             UserError: If a model stands there already.
         """
         pretrained.save(self.checkpoint, Path(folder))
+
+
+def _localization(photo: Pixels, heatmap: Heatmap, score: float, threshold: float) -> Localization:
+    mask = heatmap > threshold
+    return Localization(photo, heatmap, mask, score, threshold, find_regions(heatmap, mask))
 
 
 def find_regions(heatmap: NDArray[np.float32], mask: NDArray[np.bool_]) -> list[Region]:

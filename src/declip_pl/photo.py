@@ -2,17 +2,18 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from declip_pl.data.layout import EIGHT_BIT_MODES, decoding
 from declip_pl.errors import UserError
 
-Photo = str | Path | Image.Image | NDArray[np.generic] | Tensor
+Photo = str | Path | Image.Image | NDArray[Any] | Tensor
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 """What files may be: photos, and nothing for which PIL would call another program (EPS)."""
@@ -20,7 +21,11 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 MAX_PIXELS = 175_000_000
 """A file that claims more is refused before it is decoded; just below PIL's own limit."""
 
-_EXPECTED_ARRAY = "expected [H, W], [H, W, 3] or [H, W, 4] of uint8, uint16 or floats in [0, 1]"
+_TOO_LARGE = f"more than {MAX_PIXELS:,} pixels; cut it into pieces"
+_EXPECTED = (
+    "expected uint8, uint16 or floats in [0, 1], as an array [H, W], [H, W, 3] or [H, W, 4], or as "
+    "a tensor [H, W], [3, H, W] or [4, H, W]"
+)
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -65,22 +70,22 @@ def read_photo(source: Photo) -> NDArray[np.uint8]:
 
 
 def _from_file(path: Path) -> NDArray[np.uint8]:
-    if not path.is_file():
-        raise UserError(f"there is no photo {path}")
     with decoding(path), warnings.catch_warnings():
         # PIL warns from half its limit on, where large photos are still fine.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with Image.open(path, formats=FORMATS) as image:
-            return _from_image(image, path)
+        try:
+            with Image.open(path, formats=FORMATS) as image:
+                return _from_image(image, path)
+        except UnidentifiedImageError as error:
+            raise UserError(f"{path} is no photo: expected {', '.join(FORMATS)}") from error
+        except Image.DecompressionBombError as error:
+            raise UserError(f"{path}: {_TOO_LARGE}") from error
 
 
 def _from_image(image: Image.Image, name: object) -> NDArray[np.uint8]:
     if image.width * image.height > MAX_PIXELS:
-        raise UserError(
-            f"{name}: {image.width} x {image.height} px are over the limit of {MAX_PIXELS:,} "
-            "pixels; cut it into pieces"
-        )
-    image.load()
+        raise UserError(f"{name}: {_TOO_LARGE}")
+    image.load()  # which turns a TIFF, and takes its orientation away
     method = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     upright = image if method is None else image.transpose(method)
     if image.mode.startswith("I;16"):
@@ -96,27 +101,28 @@ def _from_tensor(tensor: Tensor) -> NDArray[np.uint8]:
     tensor = tensor.detach().cpu()
     if tensor.dtype == torch.bfloat16:  # unknown to numpy
         tensor = tensor.float()
-    array = tensor.numpy()
-    return _from_array(np.moveaxis(array, 0, -1) if array.ndim == 3 else array, "the tensor")  # noqa: PLR2004
+    if tensor.ndim == 3:  # noqa: PLR2004
+        tensor = tensor.movedim(0, -1)
+    return _from_array(tensor.numpy(), "the tensor")
 
 
-def _from_array(array: NDArray[np.generic], name: object) -> NDArray[np.uint8]:
-    shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))  # noqa: PLR2004
-    if not shaped or not array.size:
-        raise UserError(f"{name}: {_EXPECTED_ARRAY}; its shape is {array.shape}")
-    pixels = _eight_bit(array, name)
-    grey = pixels.ndim == 2 or pixels.shape[2] == 1  # noqa: PLR2004
-    rgb = np.broadcast_to(pixels.reshape(*pixels.shape[:2], -1)[..., :3], (*pixels.shape[:2], 3))
-    return np.array(rgb) if grey else np.ascontiguousarray(rgb)
+def _from_array(array: NDArray[Any], name: object) -> NDArray[np.uint8]:
+    layers = array[..., None] if array.ndim == 2 else array  # noqa: PLR2004
+    if layers.ndim != 3 or layers.shape[2] not in (1, 3, 4) or not array.size:  # noqa: PLR2004
+        raise UserError(f"{name}: {_EXPECTED}; found the shape {array.shape}")
+    pixels = _eight_bit(layers, name)
+    grey = pixels.shape[2] == 1
+    return pixels.repeat(3, axis=2) if grey else np.ascontiguousarray(pixels[..., :3])
 
 
-def _eight_bit(array: NDArray[np.generic], name: object) -> NDArray[np.uint8]:
-    if array.dtype == np.uint8:
-        return array.astype(np.uint8)
-    if array.dtype.kind == "u" and array.dtype.itemsize == 2:  # noqa: PLR2004 - either byte order
-        return (array.astype(np.uint16) >> 8).astype(np.uint8)
-    if array.dtype.kind != "f":
-        raise UserError(f"{name}: {_EXPECTED_ARRAY}; its values are {array.dtype}")
+def _eight_bit(array: NDArray[Any], name: object) -> NDArray[np.uint8]:
+    kind = array.dtype.newbyteorder("=")
+    if kind == np.uint8:
+        return array.copy()
+    if kind == np.uint16:
+        return (array >> 8).astype(np.uint8)
+    if kind.kind != "f":
+        raise UserError(f"{name}: {_EXPECTED}; found {array.dtype}")
     if not (array.min() >= 0 and array.max() <= 1):  # False for NaN too
-        raise UserError(f"{name}: {_EXPECTED_ARRAY}; found {array.min()} to {array.max()}")
+        raise UserError(f"{name}: {_EXPECTED}; found values from {array.min()} to {array.max()}")
     return (array * 255).round().astype(np.uint8)

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from declip_pl.errors import UserError
 
@@ -212,7 +212,7 @@ def decoding(name: object) -> Iterator[None]:
     """Turn what PIL raises at damaged files into a :class:`UserError` that names the file."""
     try:
         yield
-    except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{name}: can't be decoded as an image ({error})") from error
 
 
