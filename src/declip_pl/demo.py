@@ -28,7 +28,7 @@ from declip_pl.experiment import choose_data
 from declip_pl.localizer import Localization, Localizer, Region, find_regions
 from declip_pl.metrics import THRESHOLD
 from declip_pl.panels import heat_map, overlay
-from declip_pl.photo import Photo
+from declip_pl.photo import MAX_PIXELS, Photo
 from declip_pl.run import BEST, Run
 
 HOST = "127.0.0.1"
@@ -44,6 +44,9 @@ SHOWN_REGIONS = 8
 SAMPLES, SAMPLE_SIDE = 2, 192
 """Sample photos of each generator, and the side of their small pictures in px."""
 
+KEPT = (60, 600)
+"""Every so many seconds, pictures older than so many are deleted; until then they can be saved."""
+
 OPEN_PAGES = 4
 """Pages whose last photo is held in memory: 200 MB for 24 megapixels."""
 
@@ -55,6 +58,8 @@ HEADERS = [
 
 BUTTONS = ["fullscreen", "download"]
 """Above each picture; Gradio's others share it."""
+
+FILE_TITLE = f"Your photo, up to {MAX_UPLOAD} MB and {MAX_PIXELS // 10**6} megapixels"
 
 SAMPLES_TITLE = "Or take a test photo: a real one, or one that the generator named has changed."
 
@@ -93,8 +98,9 @@ CSS = """
 .problem { border-left: .3rem solid #dc2626; padding: .25rem .75rem; overflow-wrap: anywhere; }
 .prose .regions { width: 100%; }
 .prose .regions caption { text-align: left; }
-.prose .regions :is(tr, th, td) { padding: .25rem; text-align: right; border: 0; }
-.prose .regions tr { border-bottom: 1px solid var(--border-color-primary); }
+.prose .regions, .prose .regions * { border: 0; }
+.prose .regions :is(th, td) { padding: .25rem; text-align: right;
+  border-bottom: 1px solid var(--border-color-primary); }
 .samples .grid-container { grid-template-columns: repeat(auto-fill, minmax(5rem, 1fr)); }
 .model input { padding-right: 1.5rem; text-overflow: ellipsis; }
 """
@@ -122,20 +128,17 @@ def demo(models: str = Run.root, port: int = 7860, data: str | None = None) -> N
         UserError: If there is no model, the port is taken, or Gradio is not installed.
     """
     found, photos = find_models(models), find_samples(data)
-    # Gradio reads both when it is imported and when components are made.
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    with (
-        listen(port) as listener,
-        tempfile.TemporaryDirectory(prefix="declip-demo-") as folder,
-    ):
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        server = build_server(found, photos)
-        print(f"open http://{HOST}:{listener.getsockname()[1]} (Ctrl-C ends it)", flush=True)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # the folder goes then as well
-        try:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up then as well
+    try:
+        with (
+            listen(port) as listener,
+            tempfile.TemporaryDirectory(prefix="declip-demo-") as folder,
+        ):
+            server = build_server(found, photos, folder)
+            print(f"open http://{HOST}:{listener.getsockname()[1]} (Ctrl-C ends it)", flush=True)
             server.run(sockets=[listener])
-        except KeyboardInterrupt:
-            print("stopped; no photo is kept")
+    except KeyboardInterrupt:
+        print("stopped; no photo is kept")
 
 
 def find_models(models: str) -> dict[str, Path]:
@@ -173,15 +176,15 @@ def find_samples(data: str | None) -> list[Sample]:
         UserError: If the data set was named and is not there.
     """
     root, _ = choose_data(data)
-    if not root.is_dir() and not data:
+    try:
+        folder = source_root(root)
+        names = [*generators(folder), *([REAL] if (folder / REAL).is_dir() else [])]
+        found = {name: samples(folder, name, "test")[:SAMPLES] for name in names}
+    except UserError:
+        if data:
+            raise
         return []
-    folder = source_root(root)
-    names = [*generators(folder), *([REAL] if (folder / REAL / "test").is_dir() else [])]
-    return [
-        Sample(sample.image, name)
-        for name in names
-        for sample in samples(folder, name, "test")[:SAMPLES]
-    ]
+    return [Sample(sample.image, name) for name in names for sample in found[name]]
 
 
 def listen(port: int) -> socket.socket:
@@ -196,12 +199,20 @@ def listen(port: int) -> socket.socket:
         raise UserError(f"port {port} can't be used ({error}); choose another by --port") from error
 
 
-def build_server(models: dict[str, Path], photos: Sequence[Sample]) -> Any:
+def build_server(models: dict[str, Path], photos: Sequence[Sample], folder: str) -> Any:
     """Return the ``uvicorn.Server`` of the page.
 
+    Args:
+        models: What :func:`find_models` returns; the first one is loaded.
+        photos: To try the page with.
+        folder: Where uploads and pictures are while the page shows them.
+
     Raises:
-        UserError: If Gradio is not installed.
+        UserError: If Gradio is not installed, or the model can't be loaded.
     """
+    # Gradio reads the first when it is imported and the second when a page is made.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_TEMP_DIR"] = folder
     try:
         import gradio
     except ImportError as error:
@@ -283,15 +294,18 @@ def model_text(checkpoint: dict[str, Any]) -> str:
     Args:
         checkpoint: What :func:`declip_pl.pretrained.read` returns.
     """
-    data = checkpoint.get("DolosDataModule") or {}
+    data, results = checkpoint.get("DolosDataModule") or {}, checkpoint.get("results") or {}
     names = ", ".join(map(_plain, data.get("generators", ()))) or "not known"
     encoder = checkpoint["encoder"]
-    text = (
-        f"Trained on pictures by: **{names}**. Encoder {_plain(encoder['name'])}, "
+    lines = [
+        f"Trained on photos changed by: **{names}**. Encoder {_plain(encoder['name'])}, "
         f"{_plain(encoder['layer'])}; decoder {_plain(checkpoint['decoder'])}."
-    )
-    stand_in = (checkpoint.get("results") or {}).get("notice")
-    return f"{text}\n\n{STAND_IN}" if stand_in else text
+    ]
+    # The same for all test sets: it was chosen on validation photos.
+    cuts = {scores.get("image_threshold") for scores in results.get("scores", {}).values()}
+    lines += [f"Its test took scores over **{cut:.2f}** for manipulated." for cut in cuts if cut]
+    lines += [STAND_IN] if results.get("notice") else []
+    return "\n\n".join(lines)
 
 
 def at_threshold(found: Localization, threshold: float) -> Localization:
@@ -313,7 +327,10 @@ class _Events:
         self.load = lru_cache(maxsize=1)(Localizer.from_pretrained)  # an encoder is large
 
     def about(self, name: str) -> str:
-        return model_text(self.load(self.models[name]).checkpoint)
+        try:
+            return model_text(self.load(self.models[name]).checkpoint)
+        except UserError as error:
+            return _plain(str(error))
 
     def upload(self, file: str, *options: Any) -> list[Any]:
         try:
@@ -365,13 +382,14 @@ def _build_page(models: dict[str, Path], photos: Sequence[Sample]) -> Any:
     import gradio
 
     events, first = _Events(models, photos), next(iter(models))
-    with gradio.Blocks(analytics_enabled=False, title="declip-pl", delete_cache=(60, 60)) as page:
+    events.load(models[first])  # what is wrong with it should not wait for a photo
+    with gradio.Blocks(analytics_enabled=False, title="declip-pl", delete_cache=KEPT) as page:
         page.state_session_capacity = OPEN_PAGES
         found = gradio.State()
         gradio.Markdown(INTRODUCTION)
         with gradio.Row():
             with gradio.Column():
-                file = gradio.File(label=f"Your photo, up to {MAX_UPLOAD} MB", height=140)
+                file = gradio.File(label=FILE_TITLE, height=140)
                 gradio.Markdown(SAMPLES_TITLE, visible=bool(photos))
                 samples = gradio.Gallery(
                     [(_thumbnail(photo), name) for photo, name in photos],
