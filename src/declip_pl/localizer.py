@@ -1,5 +1,6 @@
 """A trained localizer in one Python line: a photo in, a heat map, a mask, a score, regions out."""
 
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from declip_pl.network import DeCLIP, image_score
 from declip_pl.photo import Photo, read_photo
 from declip_pl.task import load_decoder
 from declip_pl.tiles import Blend, windows
+from declip_pl.weights import upload
 
 Pixels = NDArray[np.uint8]
 Heatmap = NDArray[np.float32]
@@ -98,14 +100,12 @@ class Localizer:
         options, theirs = checkpoint["hyper_parameters"], checkpoint["encoder"]
         try:
             encoder = build_encoder(options["encoder"], options["layer"], checkpoint["image_size"])
+            network = DeCLIP(encoder, load_decoder(checkpoint, encoder))
         except UserError as error:
             raise UserError(
-                f"{model} needs the encoder that it was trained on, {options['encoder']} "
-                f"({theirs['source']}): {error}"
+                f"{model}, trained on {options['encoder']} ({theirs['source']}): {error}"
             ) from error
-        network = DeCLIP(encoder, load_decoder(checkpoint, encoder))
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        return cls(pretrained.name(model), checkpoint, network.to(place))
+        return cls(pretrained.name(model), checkpoint, _moved(network, device))
 
     @overload
     def __call__(
@@ -137,8 +137,11 @@ class Localizer:
             What was found in the photo; a list for a list.
 
         Raises:
-            UserError: If one of the photos can't be used; it is named.
+            UserError: If one of the photos can't be used; it is named. If the threshold is no
+                probability.
         """
+        if not 0 <= threshold <= 1:
+            raise UserError(f"the threshold {threshold} is not between 0 and 1")
         if not isinstance(photos, list):
             return self._localize([photos], tiles, threshold)[0]
         batches = (photos[start : start + TOGETHER] for start in range(0, len(photos), TOGETHER))
@@ -181,17 +184,38 @@ class Localizer:
         return logits.sigmoid(), image_score(logits, pooling).tolist()
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write weights, ``config.json`` and a model card to a folder.
+        """Write the decoder's weights, ``config.json`` and a model card into a folder.
 
         Raises:
             UserError: If a model stands there already.
         """
-        pretrained.save(self.checkpoint, Path(folder))
+        pretrained.save(self.checkpoint, Path(folder).expanduser())
 
+    def push_to_hub(self, repository: str, private: bool = False) -> str:
+        """Publish what :meth:`save_pretrained` writes on the Hugging Face hub.
 
-def _localization(photo: Pixels, heatmap: Heatmap, score: float, threshold: float) -> Localization:
-    mask = heatmap > threshold
-    return Localization(photo, heatmap, mask, score, threshold, find_regions(heatmap, mask))
+        Args:
+            repository: ``ORGANISATION/NAME``; it is made if need be, and what it holds stays in
+                its history.
+            private: Whether a new repository is seen by its owner alone.
+
+        Returns:
+            The address of the repository.
+
+        Raises:
+            UserError: If nobody is logged in, the hub refuses, or the encoder is a local folder,
+                so that nobody else could load the localizer.
+        """
+        encoder = self.checkpoint["hyper_parameters"]["encoder"]
+        if _is_local(encoder):
+            raise UserError(
+                f"others can't load a localizer whose encoder is {encoder}, on this machine: save "
+                "it, write the encoder's hub id into its config.json (hyper_parameters: encoder), "
+                "and push that folder"
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            pretrained.save(self.checkpoint, Path(folder), repository)
+            return upload(Path(folder), repository, private)
 
 
 def find_regions(heatmap: NDArray[np.float32], mask: NDArray[np.bool_]) -> list[Region]:
@@ -210,3 +234,20 @@ def find_regions(heatmap: NDArray[np.float32], mask: NDArray[np.bool_]) -> list[
         )  # the first is what lies outside the mask
     ]
     return sorted(regions, key=lambda region: -region.area)
+
+
+def _moved(network: DeCLIP, device: str | None) -> DeCLIP:
+    try:
+        return network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except (RuntimeError, AssertionError) as error:  # the latter without CUDA
+        raise UserError(f"the device {device!r} can't be used: {error}") from error
+
+
+def _is_local(encoder: str) -> bool:
+    vit, _, resnet = encoder.partition("+RN50")
+    return Path(vit).expanduser().exists() or ":" in (resnet or vit)
+
+
+def _localization(photo: Pixels, heatmap: Heatmap, score: float, threshold: float) -> Localization:
+    mask = heatmap > threshold
+    return Localization(photo, heatmap, mask, score, threshold, find_regions(heatmap, mask))

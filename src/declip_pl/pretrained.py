@@ -14,12 +14,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from declip_pl.errors import UserError
-from declip_pl.files import atomic_path, write_text
-from declip_pl.run import BEST
+from declip_pl.files import atomic_path, sha256, write_text
+from declip_pl.model_card import model_card
+from declip_pl.run import BEST, RESULTS
 from declip_pl.task import DECODER_PREFIX, read_checkpoint
-from declip_pl.weights import download
+from declip_pl.weights import snapshot
 
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
 
 FORMAT = 1
 """Raise it with any change to what a saved folder holds."""
@@ -30,22 +31,25 @@ the side of the input in pixels, the options of the task, what it was trained on
 its test (the last two where they are known)."""
 
 
-def save(checkpoint: dict[str, Any], folder: Path) -> None:
-    """Write a localizer's decoder and its description into a folder.
+def save(checkpoint: dict[str, Any], folder: Path, name: str | None = None) -> None:
+    """Write a localizer's decoder, its description and its model card into a folder.
 
     Args:
         checkpoint: What :func:`read` returns.
         folder: Where to; it is made.
+        name: What the card calls it, by default like the folder.
 
     Raises:
-        UserError: If a localizer is there already.
+        UserError: If one of the files is there already.
     """
-    if (folder / CONFIG_FILE).exists():
-        raise UserError(f"a model stands in {folder}; name another folder")
+    for file in (WEIGHTS_FILE, CARD_FILE, CONFIG_FILE):
+        if (folder / file).exists():
+            raise UserError(f"a {file} stands in {folder}; name another folder")
     state = checkpoint["state_dict"]
     weights = {k.removeprefix(DECODER_PREFIX): v.contiguous() for k, v in state.items()}
     with atomic_path(folder / WEIGHTS_FILE) as temporary:
         save_file(weights, temporary, {"format": "pt"})
+    write_text(folder / CARD_FILE, model_card(checkpoint, name or folder.absolute().name))
     config = {"format": FORMAT} | {name: checkpoint.get(name) for name in SAVED}
     write_text(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
 
@@ -62,7 +66,11 @@ def read(model: str | Path) -> dict[str, Any]:
     Raises:
         UserError: If there is none, it is damaged, or it is something else.
     """
-    return read_checkpoint(found) if (found := find(model)).is_file() else _read_saved(found)
+    found = find(model)
+    checkpoint = _read_run(found) if found.is_file() else _read_saved(found)
+    if missing := {"state_dict", *SAVED[:4]} - checkpoint.keys():
+        raise UserError(f"{found} is no localizer: it lacks {', '.join(sorted(missing))}")
+    return checkpoint
 
 
 def find(model: str | Path) -> Path:
@@ -78,13 +86,16 @@ def find(model: str | Path) -> Path:
         return path
     if (path / BEST).is_file():
         return path / BEST
+    nowhere = f"there is no localizer at {path}"
     if path.exists() or str(model).count("/") != 1 or str(model).startswith((".", "/", "~")):
         raise UserError(
-            f"there is no localizer at {path}: expected a run's folder, a checkpoint, a saved "
-            "folder or an id on the Hugging Face hub"
+            f"{nowhere}: expected a run's folder, a checkpoint, a saved folder or an id on the "
+            "Hugging Face hub"
         )
-    download(str(model), WEIGHTS_FILE)
-    return download(str(model), CONFIG_FILE).parent
+    try:
+        return snapshot(str(model), CONFIG_FILE, WEIGHTS_FILE)
+    except UserError as error:
+        raise UserError(f"{nowhere}, and {error}") from error
 
 
 def name(model: str | Path) -> str:
@@ -96,6 +107,40 @@ def name(model: str | Path) -> str:
     if path.is_dir():
         return path.name
     return path.parent.parent.name if path.parent.name == "checkpoints" else path.stem
+
+
+def _read_run(checkpoint: Path) -> dict[str, Any]:
+    return read_checkpoint(checkpoint) | {"results": _results(checkpoint.absolute())}
+
+
+def _results(checkpoint: Path) -> dict[str, Any] | None:
+    """Return the scores that a run's test and a cross-evaluation found for just this checkpoint."""
+    run = checkpoint.parent.parent
+    if not (run / RESULTS).is_file():
+        return None
+    results = json.loads((run / RESULTS).read_text(encoding="utf-8"))
+    digest = sha256(checkpoint)
+    if results["checkpoint"]["sha256"] != digest:  # last.ckpt, say: it was not tested
+        return None
+    kept = {name: results[name] for name in ("notice", "scores", "baselines", "data", "date")}
+    kept["data"]["root"] = Path(kept["data"]["root"]).name  # where it lay is nobody's business
+    return kept | {"cross_evaluation": _cross_evaluation(run.parent.parent, digest)}
+
+
+def _cross_evaluation(outputs: Path, digest: str) -> dict[str, Any] | None:
+    """Return a checkpoint's row of the latest matrix that has one for it alone."""
+    files = outputs.glob("cross_eval/*/matrix.json")
+    for file in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
+        matrix = json.loads(file.read_text(encoding="utf-8"))
+        rows = [model["row"] for model in matrix["models"]]
+        for model in matrix["models"]:
+            row = model["row"]
+            if (
+                model["checkpoint_sha256"] == digest and rows.count(row) == 1
+            ):  # not of several seeds
+                scores = {metric: table[row] for metric, table in matrix["matrix"].items()}
+                return {"thresholds": model["thresholds"], "scores": scores}
+    return None
 
 
 def _read_saved(folder: Path) -> dict[str, Any]:

@@ -239,13 +239,17 @@ def load_decoder(checkpoint: dict[str, Any], encoder: Encoder) -> nn.Module:
     """Return a checkpoint's trained decoder in eval mode, for an encoder that is there already.
 
     Raises:
-        UserError: If it was trained on another encoder or layer.
-        RuntimeError: If a weight is missing or left over.
+        UserError: If it was trained on another encoder or layer, or a weight is missing, left over
+            or of another shape.
     """
     _check_encoder(checkpoint["encoder"], identity(encoder))
     decoder = build_decoder(checkpoint["decoder"], encoder)
     state = checkpoint["state_dict"]
-    decoder.load_state_dict({k.removeprefix(DECODER_PREFIX): v for k, v in state.items()})
+    try:
+        decoder.load_state_dict({k.removeprefix(DECODER_PREFIX): v for k, v in state.items()})
+    except RuntimeError as error:
+        reasons = " ".join(str(error).split())
+        raise UserError(f"the decoder's weights do not fit: {reasons}") from error
     return decoder.requires_grad_(False).eval()
 
 

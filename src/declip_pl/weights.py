@@ -26,6 +26,7 @@ RN50_FILE = "open_clip_model.safetensors"
 _HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in the order transformers prefers
 # HTTPError of httpx or httpx2, by the client's version, and OSError.
 _HUB_FAILURES: tuple[type[Exception], ...] = hub_errors.HfHubHTTPError.__bases__
+_UPLOAD_FAILURES: tuple[type[Exception], ...] = (*_HUB_FAILURES, hub_errors.HFValidationError)
 _PROBE_SECONDS = 4
 
 
@@ -138,6 +139,40 @@ def download(repository: str, file: str) -> Path:
         raise _NoSuchFileError(f"{repository} on the Hugging Face hub has no {file}") from error
     except _HUB_FAILURES as error:  # also a connection that drops half-way
         raise UserError(f"the Hugging Face hub failed for {repository}: {error}") from error
+
+
+def snapshot(repository: str, *files: str) -> Path:
+    """Return the folder of a repository's files: the hub's, or where it is out of reach the cached.
+
+    Raises:
+        UserError: If the hub does not have one or refuses it; if it can't be reached and not all
+            are in its cache.
+    """
+    fetch = download if hub_reachable() else _cached
+    paths = [path for file in files if (path := fetch(repository, file))]
+    if len(paths) < len(files):
+        raise _unreachable(repository, "a local folder")
+    return paths[0].parent
+
+
+def upload(folder: Path, repository: str, private: bool = False) -> str:
+    """Publish the files of a folder on the hub, in a repository that is made if need be.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        UserError: If nobody is logged in, the name is none, or the hub refuses or can't be reached.
+    """
+    api = huggingface_hub.HfApi()
+    if huggingface_hub.get_token() is None:
+        raise UserError("not logged in to the Hugging Face hub: run `hf auth login` first")
+    try:
+        address = api.create_repo(repository, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder)
+    except _UPLOAD_FAILURES as error:
+        raise UserError(f"the Hugging Face hub failed for {repository}: {error}") from error
+    return str(address)
 
 
 def _probe() -> bool:

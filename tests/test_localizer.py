@@ -1,0 +1,298 @@
+"""A photo in; heat map, mask, score and regions out, the same however the localizer was stored."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_clip, make_photo
+from huggingface_hub import HfApi
+from PIL import Image
+from scipy import ndimage
+
+import declip_pl
+from declip_pl import Localizer, cli, localizer, pretrained, weights
+from declip_pl.data.transforms import build_transform
+from declip_pl.errors import UserError
+from declip_pl.files import sha256
+from declip_pl.network import image_score
+from declip_pl.task import LocalizationTask
+
+RNG = np.random.default_rng(0)
+PHOTOS = [make_photo(RNG, 300)[:height, :width] for height, width in [(96, 96), (40, 90), (1, 1)]]
+LARGE = make_photo(RNG, 700)[:300]
+
+
+def _trained(clip: Path, **options) -> LocalizationTask:
+    """Return a task whose decoder gives maps with contrast, without training."""
+    chosen = {"decoder": "light", "image_size": 64, "pooling": "top"} | options
+    task = LocalizationTask(str(clip), "layer1", **chosen).eval()
+    torch.nn.init.normal_(task.network.decoder.fc[-1].weight, std=1)
+    return task
+
+
+def _checkpoint(task: LocalizationTask) -> dict:
+    checkpoint = {"state_dict": task.state_dict(), "hyper_parameters": dict(task.hparams)}
+    task.on_save_checkpoint(checkpoint)
+    return checkpoint
+
+
+@pytest.fixture(scope="module")
+def task(clip) -> LocalizationTask:
+    return _trained(clip)
+
+
+@pytest.fixture(scope="module")
+def file(task, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "model.ckpt"
+    torch.save(_checkpoint(task), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(file) -> Localizer:
+    return Localizer.from_pretrained(file)
+
+
+def test_a_photo(task, model):
+    photo = PHOTOS[0]
+    pixels = build_transform(64)(image=photo)["image"][None]
+    with torch.no_grad():
+        logits = task(pixels)
+    found = model(photo)
+    small = torch.nn.functional.interpolate(
+        logits.sigmoid(), size=(96, 96), mode="bilinear", antialias=True
+    )  # fmt: skip
+    np.testing.assert_allclose(found.heatmap, small[0, 0], atol=1e-6)
+    assert found.heatmap.dtype == np.float32 and found.mask.dtype == bool
+    assert np.array_equal(found.mask, found.heatmap > 0.5) and found.threshold == 0.5
+    assert 0 < found.mask.mean() < 1
+    assert found.score == pytest.approx(image_score(logits, "top").item())
+    assert np.array_equal(found.photo, photo)
+
+
+@pytest.mark.parametrize("tiles", [False, True])
+def test_a_list_of_photos_of_any_size(model, tiles, tmp_path):
+    Image.fromarray(PHOTOS[1]).save(tmp_path / "photo.png")
+    photos = [*PHOTOS, tmp_path / "photo.png", Image.fromarray(PHOTOS[0]), LARGE] * 2
+    many = model(photos, tiles=tiles)  # more than pass the network at once
+    assert [found.heatmap.shape for found in many[:6]] == [
+        (96, 96), (40, 90), (1, 1), (40, 90), (96, 96), (300, 700)
+    ]  # fmt: skip
+    for photo, found in zip(photos, many, strict=True):
+        alone = model(photo, tiles=tiles)
+        np.testing.assert_allclose(found.heatmap, alone.heatmap, atol=1e-5)
+        assert found.score == pytest.approx(alone.score, abs=1e-5)
+    assert model([]) == []
+
+
+def test_the_threshold_decides_on_mask_and_regions(model):
+    low, high = model(PHOTOS[0], threshold=0.3), model(PHOTOS[0], threshold=0.7)
+    assert low.mask.sum() > high.mask.sum()
+    assert np.array_equal(high.mask, low.heatmap > 0.7) and high.threshold == 0.7
+    assert sum(region.area for region in high.regions) == high.mask.sum()
+    for threshold in (50, -0.1, float("nan")):
+        with pytest.raises(UserError, match=r"threshold .* not between 0 and 1"):
+            model(PHOTOS[0], threshold=threshold)
+
+
+def test_a_photo_that_is_none_is_named(model, tmp_path):
+    (tmp_path / "text.jpg").write_text("text")
+    with pytest.raises(UserError, match=r"text\.jpg is no photo"):
+        model([PHOTOS[0], tmp_path / "text.jpg"])
+
+
+@pytest.mark.parametrize("pooling", ["mean", "mean-logit", "max"])
+def test_the_score_is_pooled_as_the_checkpoint_says(clip, tmp_path, pooling):
+    task = _trained(clip, pooling=pooling)
+    torch.save(_checkpoint(task), tmp_path / "model.ckpt")
+    with torch.no_grad():
+        logits = task(build_transform(64)(image=PHOTOS[0])["image"][None])
+    found = Localizer.from_pretrained(tmp_path / "model.ckpt")(PHOTOS[0])
+    assert found.score == pytest.approx(image_score(logits, pooling).item(), abs=1e-6)
+
+
+def test_small_photos_are_one_tile(model):
+    for photo in (*PHOTOS, LARGE[:256, :256]):
+        whole, tiles = model(photo), model(photo, tiles=True)
+        assert np.array_equal(whole.heatmap, tiles.heatmap) and whole.score == tiles.score
+
+
+def test_tiles_see_what_the_whole_photo_loses(model):
+    found = model(LARGE, tiles=True)
+    # The middle of the photo's left edge is in the first tile of each row alone.
+    first, below = model(LARGE[:256, :256]), model(LARGE[44:, :256])
+    hann = np.sin(np.pi * (np.arange(256) + 0.5) / 256) ** 2
+    upper, lower = hann[150], hann[150 - 44]
+    expected = (upper * first.heatmap[150, :100] + lower * below.heatmap[150 - 44, :100]) / (
+        upper + lower
+    )
+    np.testing.assert_allclose(found.heatmap[150, :100], expected, atol=1e-5)
+    assert found.score >= max(first.score, below.score) - 1e-6
+
+
+def test_no_more_tiles_than_fit_are_held(model, monkeypatch):
+    seen = []
+    look = model._look
+    monkeypatch.setattr(model, "_look", lambda photos: seen.append(len(photos)) or look(photos))
+    model(LARGE, tiles=True)
+    assert sum(seen) == 8 and max(seen) <= localizer.TOGETHER
+    monkeypatch.setattr(localizer, "TOGETHER", 3)
+    seen.clear()
+    model(LARGE, tiles=True)
+    assert seen == [3, 3, 2]
+
+
+def test_regions_are_connected_components():
+    """Against scipy's labels, whose regions touch at corners as well when told so."""
+    rng = np.random.default_rng(1)
+    heatmap = rng.random((60, 80), np.float32)
+    mask = heatmap > 0.7
+    found = localizer.find_regions(heatmap, mask)
+    labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
+    expected = []
+    for index, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
+        inside = labels == index
+        box = (columns.start, rows.start, columns.stop, rows.stop)
+        expected.append((box, int(inside.sum()), heatmap[inside].mean()))
+    assert len(found) == count > 10
+    assert [r.area for r in found] == sorted((r.area for r in found), reverse=True)
+    for region, (box, area, probability) in zip(sorted(found), sorted(expected), strict=True):
+        assert (region.box, region.area) == (box, area)
+        assert region.probability == pytest.approx(probability, abs=1e-6)
+    json.dumps(found)  # plain numbers
+    assert localizer.find_regions(heatmap, np.zeros_like(mask)) == []
+
+
+def test_a_saved_localizer_is_bit_identical(model, tmp_path):
+    model.save_pretrained(tmp_path / "saved")
+    assert sorted(p.name for p in (tmp_path / "saved").iterdir()) == [
+        "README.md", "config.json", "model.safetensors"
+    ]  # fmt: skip
+    saved = Localizer.from_pretrained(tmp_path / "saved")
+    assert (model.name, saved.name) == ("model", "saved")
+    for photo in (*PHOTOS, LARGE):
+        ours, theirs = model(photo, tiles=True), saved(photo, tiles=True)
+        assert np.array_equal(ours.heatmap, theirs.heatmap) and ours.score == theirs.score
+    with pytest.raises(UserError, match="name another folder"):
+        saved.save_pretrained(tmp_path / "saved")
+
+
+def test_a_run_is_saved_with_its_scores(fit_arguments, tmp_path):
+    cli.main(fit_arguments(**{"run.name": "run"}))
+    run = tmp_path / "outputs" / "run"
+    by_folder = Localizer.from_pretrained(run)
+    by_file = Localizer.from_pretrained(run / "checkpoints/best.ckpt")
+    assert by_folder.name == by_file.name == "run"
+    assert np.array_equal(by_folder(PHOTOS[0]).heatmap, by_file(PHOTOS[0]).heatmap)
+    by_folder.save_pretrained(tmp_path / "saved")
+    results = json.loads((run / "test_metrics.json").read_text())
+    saved = Localizer.from_pretrained(tmp_path / "saved")
+    assert saved.checkpoint["results"]["scores"] == results["scores"]
+    card = (tmp_path / "saved" / "README.md").read_text()
+    iou, constant = results["scores"]["ldm"]["iou"], results["baselines"]["ldm"]["all fake"]["iou"]
+    assert f"| IoU | {iou:.1f} | {constant:.1f} |" in card
+    assert "On the 4 test photos of `ldm`" in card and "Intervals are unknown" in card
+    assert str(tmp_path / "dolos") not in card and "`ldm` of `dolos`, with masks" in card
+    # The last epoch was not tested, so the scores are not its own.
+    last = Localizer.from_pretrained(run / "checkpoints/last.ckpt")
+    if sha256(run / "checkpoints/last.ckpt") != sha256(run / "checkpoints/best.ckpt"):
+        assert last.checkpoint["results"] is None
+
+
+def test_an_encoder_that_is_gone_is_named(tmp_path):
+    clip = make_clip(tmp_path / "clip")
+    torch.save(_checkpoint(_trained(clip)), tmp_path / "model.ckpt")
+    shutil.rmtree(clip)
+    with pytest.raises(UserError, match=f"trained on {clip} .folder {clip}"):
+        Localizer.from_pretrained(tmp_path / "model.ckpt")
+    make_clip(clip, seed=1)
+    with pytest.raises(UserError, match="belongs to another encoder"):
+        Localizer.from_pretrained(tmp_path / "model.ckpt")
+
+
+@pytest.mark.parametrize("damage", ["missing", "left over", "shape"])
+def test_a_decoder_that_does_not_fit_is_refused(file, tmp_path, damage):
+    checkpoint = torch.load(file, weights_only=True)
+    state = checkpoint["state_dict"]
+    name = next(iter(state))
+    if damage == "missing":
+        del state[name]
+    elif damage == "left over":
+        state["network.decoder.extra"] = state[name]
+    else:
+        state[name] = state[name][:1]
+    torch.save(checkpoint, tmp_path / "model.ckpt")
+    with pytest.raises(UserError, match=r"model\.ckpt.*decoder"):
+        Localizer.from_pretrained(tmp_path / "model.ckpt")
+
+
+def test_a_device_that_is_none_is_named(file):
+    for device in ("gpu", "cuda:99"):
+        with pytest.raises(UserError, match=f"the device '{device}'"):
+            Localizer.from_pretrained(file, device)
+
+
+class Hub(HfApi):
+    """A hub that keeps what it is given."""
+
+    def __init__(self):
+        self.given = {}
+
+    def create_repo(self, repository, **options):
+        self.given |= {"repository": repository, **options}
+        return f"https://hub/{repository}"
+
+    def upload_folder(self, repo_id, folder_path):
+        self.given["files"] = {p.name: p.read_text("latin-1") for p in folder_path.iterdir()}
+
+
+def test_push_to_hub(model, monkeypatch):
+    hub = Hub()
+    monkeypatch.setattr(weights.huggingface_hub, "HfApi", lambda: hub)
+    monkeypatch.setattr(weights.huggingface_hub, "get_token", lambda: "token")
+    options = model.checkpoint["hyper_parameters"]
+    with pytest.raises(UserError, match=r"its config\.json"):  # the tiny encoder is a local folder
+        model.push_to_hub("someone/localizer")
+    assert not hub.given
+    monkeypatch.setitem(options, "encoder", "openai/clip-vit-base-patch16")
+    assert model.push_to_hub("someone/localizer", private=True) == "https://hub/someone/localizer"
+    assert hub.given["private"] and hub.given["repository"] == "someone/localizer"
+    files = hub.given["files"]
+    assert set(files) == {"README.md", "config.json", "model.safetensors"}
+    assert 'Localizer.from_pretrained("someone/localizer")' in files["README.md"]
+
+
+def test_push_to_hub_without_an_account(model, monkeypatch):
+    monkeypatch.setattr(weights.huggingface_hub, "get_token", lambda: None)
+    monkeypatch.setitem(model.checkpoint["hyper_parameters"], "encoder", "openai/clip")
+    with pytest.raises(UserError, match="hf auth login"):
+        model.push_to_hub("someone/localizer")
+
+
+def test_push_to_hub_out_of_reach(model, monkeypatch):
+    monkeypatch.setattr(weights.huggingface_hub, "get_token", lambda: "token")
+    monkeypatch.setitem(model.checkpoint["hyper_parameters"], "encoder", "openai/clip")
+    for name in ("someone/localizer", "not/a/name"):  # the tests' hub is offline
+        with pytest.raises(UserError, match=f"the Hugging Face hub failed for {name}"):
+            model.push_to_hub(name)
+
+
+@pytest.mark.parametrize(
+    "encoder", ["RN50:/x/rn50.safetensors", "openai/clip+RN50:/x/rn50.safetensors"]
+)
+def test_an_rn50_of_a_file_is_local(encoder):
+    assert localizer._is_local(encoder)
+    assert not localizer._is_local(encoder.partition(":")[0])
+
+
+def test_the_package_starts_quickly():
+    code = "import sys, declip_pl; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        declip_pl.nothing  # noqa: B018
+    assert pretrained.name("someone/localizer") == "someone/localizer"
