@@ -63,7 +63,7 @@ FILE_TITLE = f"Your photo, up to {MAX_UPLOAD} MB and {MAX_PIXELS // 10**6} megap
 
 SAMPLES_TITLE = "Or take a test photo: a real one, or one that the generator named has changed."
 
-WAYS = [("Whole photo", False), ("In tiles, for small changes in large photos", True)]
+WAYS = [("Whole photo", False), ("In tiles: small changes in large photos, slower", True)]
 
 TITLE = "Was part of this photo painted by a generative model?"
 
@@ -328,7 +328,7 @@ class _Events:
 
     def about(self, name: str) -> str:
         try:
-            return model_text(self.load(self.models[name]).checkpoint)
+            return model_text(pretrained.read(self.models[name]))
         except UserError as error:
             return _plain(str(error))
 
@@ -429,7 +429,7 @@ def _build_page(models: dict[str, Path], photos: Sequence[Sample]) -> Any:
         selected = samples.select(sample, options, shown, **network)
         uploaded.then(js=INTO_VIEW)
         selected.then(js=INTO_VIEW)
-        model.input(events.about, model, about, **network)
+        model.input(events.about, model, about, api_visibility="private")
         gradio.on([model.input, tiles.input], events.again, [found, *options], shown, **network)
         threshold.input(
             events.cut,
