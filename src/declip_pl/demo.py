@@ -102,6 +102,7 @@ CSS = """
 .prose .regions :is(th, td) { padding: .25rem; text-align: right;
   border-bottom: 1px solid var(--border-color-primary); }
 .samples .grid-container { grid-template-columns: repeat(auto-fill, minmax(5rem, 1fr)); }
+.samples, .samples .grid-wrap { height: auto !important; min-height: 0 !important; }
 .model input { padding-right: 1.5rem; text-overflow: ellipsis; }
 """
 
@@ -389,7 +390,7 @@ def _build_page(models: dict[str, Path], photos: Sequence[Sample]) -> Any:
         gradio.Markdown(INTRODUCTION)
         with gradio.Row():
             with gradio.Column():
-                file = gradio.File(label=FILE_TITLE, height=140)
+                file = gradio.File(label=FILE_TITLE, height=160)
                 gradio.Markdown(SAMPLES_TITLE, visible=bool(photos))
                 samples = gradio.Gallery(
                     [(_thumbnail(photo), name) for photo, name in photos],
