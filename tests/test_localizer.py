@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from benchmarks import tiles as benchmark
 from conftest import make_clip, make_photo
 from huggingface_hub import HfApi
 from PIL import Image
@@ -16,6 +17,7 @@ from scipy import ndimage
 
 import declip_pl
 from declip_pl import Localizer, cli, localizer, pretrained, weights
+from declip_pl.data.layout import samples
 from declip_pl.data.transforms import build_transform
 from declip_pl.errors import UserError
 from declip_pl.files import sha256
@@ -296,3 +298,27 @@ def test_the_package_starts_quickly():
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         declip_pl.nothing  # noqa: B018
     assert pretrained.name("someone/localizer") == "someone/localizer"
+
+
+def test_the_benchmark_of_tiles(file, tree, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, "UNTOUCHED", ("coffee.png",))
+    options = f"--data {tree} --model {file} --generator ldm --photos 2 --times 1 4"
+    monkeypatch.setattr("sys.argv", ["tiles", *options.split()])
+    benchmark.main()
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines]
+    assert [row[:2] for row in rows[2:6]] == [
+        ["96", "whole"], ["96", "tiles"], ["384", "whole"], ["384", "tiles"]
+    ]  # fmt: skip
+    assert rows[2][2:5] == rows[3][2:5] and rows[4][2:5] != rows[5][2:5]
+    assert lines[-1].startswith("| coffee, 600 x 400 px | ")
+
+
+def test_a_canvas_holds_one_manipulated_photo_and_its_twin_none(tree):
+    fake = samples(tree, "ldm", "test")[0]
+    reals = {sample.name: sample for sample in samples(tree, "real", "test")}
+    canvas, mask = benchmark.compose(fake, reals, 3, seed=5)
+    twin, nothing = benchmark.compose(reals[fake.name], reals, 3, seed=5)
+    assert canvas.shape == (288, 288, 3) and mask.shape == (288, 288)
+    assert mask.sum() == 40 * 40 and not nothing.any()
+    assert np.array_equal((canvas != twin).any(2), mask)

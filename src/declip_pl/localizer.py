@@ -55,7 +55,8 @@ class Localization:
         photo: ``[H, W, 3]`` RGB as analysed: upright, 8 bits.
         heatmap: ``[H, W]`` probability in [0, 1] that a pixel is fake.
         mask: ``[H, W]``, True where the heat map is over the threshold.
-        score: Probability in [0, 1] that anything in the photo is fake.
+        score: Of the photo in [0, 1]: its map pooled as the checkpoint says, with tiles the highest
+            of theirs.
         threshold: Of the mask.
         regions: Connected components of the mask, the largest first.
     """
@@ -130,7 +131,10 @@ class Localizer:
             photos: A photo, or a list of photos of any sizes; see
                 :func:`declip_pl.photo.read_photo` for what a photo may be.
             tiles: Look at overlapping tiles at the photo's own resolution, in place of the whole
-                photo squashed to the network's input.
+                photo squashed to the network's input (the paper's way). It finds what is small in a
+                large photo, and takes a pass of the network for every 192 x 192 px. The score is
+                the highest tile's: pooled over a large map, what is small would not count. The more
+                tiles, the higher it is for untouched photos as well.
             threshold: Probability above which a pixel belongs to the mask.
 
         Returns:
@@ -144,7 +148,8 @@ class Localizer:
             raise UserError(f"the threshold {threshold} is not between 0 and 1")
         if not isinstance(photos, list):
             return self._localize([photos], tiles, threshold)[0]
-        batches = (photos[start : start + TOGETHER] for start in range(0, len(photos), TOGETHER))
+        step = 1 if tiles else TOGETHER
+        batches = (photos[start : start + step] for start in range(0, len(photos), step))
         return [found for batch in batches for found in self._localize(batch, tiles, threshold)]
 
     @torch.inference_mode()

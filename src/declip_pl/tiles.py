@@ -15,7 +15,8 @@ TILE = OUTPUT_SIZE
 had there, and that of the decoder's map, which then fits the tile pixel by pixel."""
 
 OVERLAP = 64
-"""Least overlap of neighbouring tiles in px."""
+"""Least overlap of neighbouring tiles in px. Twice of it finds no more and takes twice the time
+(six canvases of :mod:`benchmarks.tiles`: IoU 22.8 against 23.1, pixel AP 60.7 for both)."""
 
 
 def windows(height: int, width: int) -> list[Window]:
