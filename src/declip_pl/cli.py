@@ -16,6 +16,7 @@ from declip_pl.cross_eval.run import cross_eval
 from declip_pl.data.check import check_data
 from declip_pl.data.layout import FAKE_VALUE, REAL, Convention, select_generators, source_root
 from declip_pl.data.mini import build_mini
+from declip_pl.demo import demo
 from declip_pl.errors import UserError
 from declip_pl.experiment import MINI, train_arguments
 from declip_pl.export import export
@@ -168,4 +169,5 @@ COMMANDS: Any = {
     "compare": compare,
     "dashboard": dashboard,
     "export": export,
+    "demo": demo,
 }

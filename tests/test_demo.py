@@ -1,0 +1,333 @@
+"""The page as a visitor meets it, in headless Chromium; the rest as plain functions."""
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from conftest import make_clip
+from PIL import Image
+from scipy import ndimage
+
+from declip_pl import demo, pretrained
+from declip_pl.errors import UserError
+from declip_pl.localizer import Localization, Localizer, Region
+from declip_pl.photo import read_photo
+from declip_pl.run import BEST
+from declip_pl.task import LocalizationTask
+
+LOOPBACK = "127.0.0.1"
+WAIT = 20_000
+
+
+def save_localizer(folder: Path, clip: Path, seed: int, generator: str, notice: str | None) -> None:
+    """Save a localizer whose random decoder knows nothing."""
+    task = LocalizationTask(str(clip), "layer1", "linear", image_size=64, seed=seed)
+    checkpoint = {
+        "state_dict": task.state_dict(),
+        "hyper_parameters": dict(task.hparams),
+        "DolosDataModule": {"generators": [generator], "files_sha256": "0" * 64},
+    }
+    task.on_save_checkpoint(checkpoint)
+    pretrained.save(checkpoint, folder)
+    config = json.loads((folder / pretrained.CONFIG_FILE).read_text())
+    config["results"] = {"notice": notice, "scores": {generator: {"image_threshold": 0.4321}}}
+    (folder / pretrained.CONFIG_FILE).write_text(json.dumps(config))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A folder with two models, beside what is none."""
+    folder = tmp_path_factory.mktemp("outputs")
+    clip = make_clip(tmp_path_factory.mktemp("clip") / "tiny-clip")
+    save_localizer(folder / "first", clip, 0, "ldm", "mini is a stand-in")
+    save_localizer(folder / "second", clip, 1, "lama*<b>", None)
+    (folder / "unfinished").mkdir()
+    (folder / "notes.txt").touch()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    """A large photo, so that it is shown smaller, whose name needs care."""
+    path = tmp_path_factory.mktemp("photos") / "my <b>photo \N{CAMERA}.png"
+    pixels = np.random.default_rng(0).integers(0, 255, (30, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((2500, 1500), Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = shutil.which("chromium")
+    if not program:
+        pytest.skip("there is no chromium on this machine")
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def site(chromium, models, tree, tmp_path_factory):
+    """The page being served; ``passes`` are the network's, ``calls`` the server's connections."""
+    pytest.importorskip("gradio", reason="gradio is not installed (extra: demo)")
+    folder, passes, calls = tmp_path_factory.mktemp("gradio"), [], []
+    forward, connect = Localizer.__call__, socket.socket.connect
+
+    def counted(self, *args, **options):
+        passes.append(self.name)
+        return forward(self, *args, **options)
+
+    def watched(self, address):
+        calls.append(address)
+        return connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", "")  # both as they were before, afterwards
+        patch.setenv("GRADIO_ANALYTICS_ENABLED", "")
+        patch.setattr(Localizer, "__call__", counted)
+        patch.setattr(socket.socket, "connect", watched)
+        patch.setattr(demo, "MAX_UPLOAD", 40)
+        listener = demo.listen(0)
+        server = demo.build_server(
+            demo.find_models(str(models)), demo.find_samples(str(tree)), str(folder)
+        )
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        url = f"http://{LOOPBACK}:{listener.getsockname()[1]}"
+        yield SimpleNamespace(url=url, folder=folder, passes=passes, calls=calls)
+        server.should_exit = True
+        thread.join(10)
+    assert not thread.is_alive()
+
+
+@pytest.fixture
+def tab(request, chromium, site):
+    """The page in a browser, which must ask nobody else and never scroll sideways."""
+    width = getattr(request, "param", 400)
+    tab = chromium.new_page(viewport={"width": width, "height": 900})
+    asked, broken = [], []
+    tab.on("request", lambda request: asked.append(urlsplit(request.url)))
+    tab.on("websocket", lambda websocket: asked.append(urlsplit(websocket.url)))
+    tab.on("pageerror", lambda error: broken.append(str(error)))
+    tab.set_default_timeout(WAIT)
+    tab.goto(site.url)
+    tab.get_by_text("Drop a photo").wait_for()
+    site.passes.clear()
+    yield tab
+    assert tab.evaluate("document.documentElement.scrollWidth") == width
+    assert {url.hostname for url in asked if url.scheme not in ("data", "blob")} == {LOOPBACK}
+    assert {address[0] for address in site.calls} <= {LOOPBACK}
+    assert not broken
+    tab.close()
+
+
+def upload(tab, path: Path) -> None:
+    tab.locator("input[type=file]").first.set_input_files(path)
+
+
+def drawn(tab) -> Image.Image:
+    """The overlay as it is shown."""
+    source = picture(tab, "Overlay")
+    return Image.open(io.BytesIO(tab.request.get(source).body())).convert("RGB")
+
+
+def picture(tab, label: str) -> str:
+    image = tab.locator(".block").filter(has=tab.get_by_text(label, exact=True)).locator("img")
+    return image.first.get_attribute("src")
+
+
+def wait_until_gone(tab, source: str) -> None:
+    """Wait until a picture has given way to another."""
+    tab.wait_for_function("old => !document.querySelector(`img[src='${old}']`)", arg=source)
+
+
+def redness(pixels: Image.Image) -> float:
+    """How much the outermost pixels are red."""
+    red, green, blue = np.asarray(pixels, np.float64)[0].mean(0)
+    return red - max(green, blue)
+
+
+@pytest.mark.parametrize("tab", [1280, 400], indirect=True)
+def test_a_photo_gives_a_result_and_the_slider_redraws_without_the_network(tab, site, photo):
+    upload(tab, photo)
+    score = tab.locator(".score")
+    score.wait_for()
+    assert 0 <= float(score.inner_text()) <= 1
+    tab.get_by_text("2500 x 1500 px").wait_for()
+    assert drawn(tab).size == (demo.SHOWN_SIDE, demo.SHOWN_SIDE * 3 // 5)
+    tab.wait_for_function("document.getElementById('score').getBoundingClientRect().top < 900")
+    assert site.passes == ["first"]
+    content = photo.read_bytes()  # gone before the result was there
+    assert all(path.read_bytes() != content for path in site.folder.rglob("*") if path.is_file())
+
+    heat, before = picture(tab, "Heat map"), picture(tab, "Overlay")
+    slider = tab.locator("input[type=range]")
+    slider.press("Home")  # everything is above 0: the red line runs along the edge
+    tab.get_by_text("100.0% of the photo (2500 x 1500 px)").wait_for()
+    assert tab.locator(".regions td").all_inner_texts()[:3] == ["0, 0", "2500 x 1500", "100.0%"]
+    wait_until_gone(tab, before)
+    assert redness(drawn(tab)) > 150
+    before = picture(tab, "Overlay")
+    slider.press("End")
+    tab.get_by_text("No part of the photo is above the threshold.").wait_for()
+    wait_until_gone(tab, before)
+    assert redness(drawn(tab)) < 100
+    assert picture(tab, "Heat map") == heat
+    assert site.passes == ["first"]
+
+
+@pytest.mark.parametrize("damage", ["text", "truncated"])
+def test_a_broken_file_says_so_on_the_page(tab, site, photo, tmp_path, damage):
+    broken = tmp_path / "holiday.png"
+    broken.write_bytes(photo.read_bytes()[:5000] if damage == "truncated" else b"hello")
+    upload(tab, photo)
+    tab.locator(".score").wait_for()
+    upload(tab, broken)
+    problem = tab.get_by_role("alert")
+    problem.wait_for()
+    with pytest.raises(UserError) as error:
+        read_photo(broken)
+    words = str(error.value).replace(str(broken), "holiday.png")
+    assert problem.inner_text().split("\n\n") == ["This photo could not be analysed.", words]
+    assert not tab.get_by_text("Heat map", exact=True).is_visible()
+    assert not list(site.folder.rglob("holiday.png"))
+    upload(tab, photo)  # and the next one is welcome
+    tab.locator(".score").wait_for()
+
+
+def test_a_file_that_is_too_large_is_refused(tab, site, tmp_path):
+    large = tmp_path / "large.png"
+    with large.open("wb") as file:
+        file.truncate(41 * 2**20)
+    upload(tab, large)
+    tab.get_by_text("exceed the maximum allowed size of 40.0 Mb").first.wait_for()
+    assert not site.passes
+
+
+def test_a_test_photo_is_looked_at_again_by_another_model_and_in_tiles(tab, site):
+    captions = tab.locator(".samples .caption-label")
+    captions.nth(5).wait_for()
+    assert captions.all_inner_texts() == ["lama", "lama", "ldm", "ldm", "real", "real"]
+    tab.locator(".samples button").nth(4).click()
+    tab.get_by_text("96 x 96 px").wait_for()
+    assert tab.get_by_text("What it finds in other photos means nothing.").is_visible()
+    before = picture(tab, "Heat map")
+    tab.get_by_label("Model").click()
+    tab.get_by_role("option", name="second").click()
+    tab.get_by_text("Trained on photos changed by: lama*<b>. ").wait_for()
+    wait_until_gone(tab, before)
+    assert not tab.get_by_text("What it finds in other photos means nothing.").is_visible()
+    assert site.passes == ["first", "second"]
+    tab.get_by_label("In tiles").check()
+    deadline = time.monotonic() + WAIT / 1000
+    while len(site.passes) < 3 and time.monotonic() < deadline:
+        tab.wait_for_timeout(50)
+    assert site.passes == ["first", "second", "second"]
+
+
+def test_ctrl_c_ends_it_with_one_line_and_leaves_nothing(chromium, models, photo, tmp_path):
+    pytest.importorskip("gradio", reason="gradio is not installed (extra: demo)")
+    command = [sys.executable, "-m", "declip_pl", "demo", "--models", str(models), "--port", "0"]
+    environment = os.environ | {"TMPDIR": str(tmp_path), "DECLIP_DATA": str(tmp_path)}
+    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=environment) as process:
+        line = process.stdout.readline()
+        try:
+            tab = chromium.new_page()
+            tab.goto(re.search(r"http://127\.0\.0\.1:\d+", line).group())
+            upload(tab, photo)
+            tab.locator(".score").wait_for()
+            assert any(tmp_path.rglob("*.webp"))
+        finally:
+            process.send_signal(signal.SIGINT)  # while a page is open
+            rest, errors = process.communicate(timeout=20)
+            tab.close()
+    assert (process.returncode, rest, errors) == (0, "stopped; no photo is kept\n", "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_port_is_taken(models, error_of):
+    with socket.create_server((LOOPBACK, 0)) as other:
+        port = other.getsockname()[1]
+        message = error_of("demo", "--models", str(models), "--port", str(port))
+    assert f"port {port} can't be used" in message and "choose another by --port" in message
+
+
+def test_nobody_else_can_reach_it():
+    with demo.listen(0) as listener:
+        assert listener.getsockname()[0] == LOOPBACK
+
+
+def test_gradio_is_not_there(models, error_of, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED"):
+        monkeypatch.setenv(name, "")
+    message = error_of("demo", "--models", str(models), "--port", "0")
+    assert "install it with pip install 'declip-pl[demo]'" in message
+
+
+def test_models_are_runs_and_saved_folders(models, tmp_path):
+    assert demo.find_models(str(models)) == {n: models / n for n in ("first", "second")}
+    assert demo.find_models(str(models / "second")) == {"second": models / "second"}
+    best = tmp_path / "run" / BEST
+    best.parent.mkdir(parents=True)
+    best.touch()
+    assert demo.find_models(str(tmp_path)) == {"run": tmp_path / "run"}
+    assert demo.find_models(str(best)) == {"run": best}
+
+
+def test_without_a_model_it_says_how_to_get_one(tmp_path, error_of):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        message = error_of("demo", "--models", str(folder))
+        assert f"no trained localizer in {folder}" in message
+        assert "make train" in message and "declip-pl import" in message
+
+
+def test_samples_are_test_photos_where_there_are_any(tree, tmp_path, monkeypatch):
+    found = demo.find_samples(str(tree))
+    assert [sample.generator for sample in found] == ["lama", "lama", "ldm", "ldm", "real", "real"]
+    assert {sample.photo.parent.name for sample in found} == {"test"}
+    with pytest.raises(UserError, match="no folder"):
+        demo.find_samples(str(tmp_path / "nowhere"))
+    monkeypatch.setenv("DECLIP_DATA", str(tmp_path / "nowhere"))
+    assert demo.find_samples(None) == []
+
+
+def test_another_threshold_gives_what_the_heat_map_holds():
+    heat = ndimage.gaussian_filter(np.random.default_rng(0).random((40, 60)), 2)
+    heat = ((heat - heat.min()) / np.ptp(heat)).astype(np.float32)
+    photo = np.zeros((40, 60, 3), np.uint8)
+    found = demo.at_threshold(Localization(photo, heat, heat > 0.5, 0.5, 0.5, []), 0.6)
+    labels, count = ndimage.label(heat > 0.6, np.ones((3, 3)))
+    areas = sorted(np.bincount(labels.ravel())[1:], reverse=True)
+    assert count > 2 and [region.area for region in found.regions] == areas
+    assert found.threshold == 0.6 and np.array_equal(found.mask, heat > 0.6)
+
+
+def test_only_the_largest_regions_are_listed():
+    regions = [Region((i, 2, i + 3, 7), 100 - i, 0.75) for i in range(demo.SHOWN_REGIONS + 3)]
+    text = demo.regions_html(regions, 1000)
+    assert text.count("<tr>") == 1 + demo.SHOWN_REGIONS and "and 3 smaller ones" in text
+    assert "<td>1, 2</td><td>3 x 5</td><td>9.9%</td><td>0.75</td>" in text
+    assert "smaller" not in demo.regions_html(regions[:1], 1000)
+
+
+def test_what_is_known_of_a_model_is_said(models):
+    text = demo.model_text(pretrained.read(models / "first"))
+    assert "**ldm**" in text and "over **0.43**" in text and demo.STAND_IN in text
+    checkpoint = pretrained.read(models / "second") | {"DolosDataModule": None, "results": None}
+    assert "**not known**" in (text := demo.model_text(checkpoint)) and demo.STAND_IN not in text
