@@ -1,6 +1,7 @@
 """Small trees in the real layout and tiny CLIP models; nothing here needs a network."""
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -124,3 +125,17 @@ def error_of(capsys):
         return f"{exit_.value.code} {capsys.readouterr().err}"
 
     return run
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """Debian's browser, which pages are looked at in."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = shutil.which("chromium")
+    if not program:
+        pytest.skip("there is no chromium on this machine")
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=arguments)
+        yield browser
+        browser.close()

@@ -4,7 +4,6 @@ import io
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -66,19 +65,6 @@ def photo(tmp_path_factory):
     pixels = np.random.default_rng(0).integers(0, 255, (30, 50, 3), dtype=np.uint8)
     Image.fromarray(pixels).resize((2500, 1500), Image.Resampling.BICUBIC).save(path)
     return path
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    program = shutil.which("chromium")
-    if not program:
-        pytest.skip("there is no chromium on this machine")
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=arguments)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

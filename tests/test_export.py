@@ -239,3 +239,8 @@ def test_too_large_for_one_file(model, tmp_path, monkeypatch):
 def test_without_onnxruntime_the_extra_is_named(monkeypatch, error_of):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert "pip install 'declip-pl[export]'" in error_of("export", "anything")
+
+
+def test_the_documented_lines_are_the_tested_ones():
+    lines = RUN_ONNX.read_text().split('"""\n\n', 1)[1]
+    assert lines in (RUN_ONNX.parent / "use.md").read_text()

@@ -1,5 +1,4 @@
 import json
-import shutil
 from collections import Counter
 from html.parser import HTMLParser
 
@@ -299,19 +298,6 @@ def luminance(rgb):
     parts = np.asarray(rgb) / 255
     linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
     return float(linear @ [0.2126, 0.7152, 0.0722])
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    program = shutil.which("chromium")
-    if not program:
-        pytest.skip("there is no chromium on this machine")
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=arguments)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(params=[(1280, "light"), (400, "light"), (1280, "dark"), (400, "dark")])

@@ -24,9 +24,10 @@ from declip_pl.task import LocalizationTask, read_checkpoint
 from declip_pl.wandb_runs import PROJECT, wandb_hints, wandb_id, wandb_mode
 
 EPILOG = """Further commands: declip-pl train (choose data and recipe, then fit), declip-pl predict
-(photos of your own), declip-pl cross-eval (every model against every generator), declip-pl compare,
-declip-pl dashboard, declip-pl data check|mini, declip-pl cache ls|prune, declip-pl weights; each
-has its own --help."""
+(photos of your own), declip-pl demo (the same in the browser), declip-pl export (an ONNX file),
+declip-pl import (a published checkpoint), declip-pl cross-eval (every model against every
+generator), declip-pl compare, declip-pl dashboard, declip-pl data check|mini, declip-pl cache
+ls|prune, declip-pl weights; each has its own --help."""
 
 
 MEANT = (
