@@ -13,15 +13,11 @@ from torch.utils.data import DataLoader
 
 from declip_pl.data.dataset import LocalizationDataset, collate
 from declip_pl.data.dolos import DolosDataModule
-from declip_pl.data.layout import read_image
-from declip_pl.data.transforms import build_transform
 from declip_pl.encoder import Features
 from declip_pl.features import FeatureCache
+from declip_pl.localizer import Localizer
 from declip_pl.metrics import LocalizationMetrics, localization_scores
 from declip_pl.task import LocalizationTask
-
-TOGETHER = 8
-"""Photos that pass the network at once when a folder is localized."""
 
 
 class Ours:
@@ -93,19 +89,12 @@ class Ours:
             for scores in metrics:
                 scores.compute()
 
-    @torch.inference_mode()
     def predict(self, photos: Sequence[Path]) -> Tensor:
-        """Return a probability for each pixel, ``[B, 256, 256]``, several photos at a time."""
-        self.network.eval()
-        transform = build_transform(224)
-        maps = []
-        for start in range(0, len(photos), TOGETHER):
-            pixels = [
-                transform(image=read_image(photo))["image"]
-                for photo in photos[start : start + TOGETHER]
-            ]
-            maps.append(self.network(torch.stack(pixels).to(self.device)).sigmoid())
-        return torch.cat(maps).squeeze(1)
+        """Return a probability for each pixel, ``[B, 256, 256]``, as a user gets them."""
+        options = dict(self.task.hparams)
+        about = {"image_size": options["image_size"], "hyper_parameters": options}
+        found = Localizer("bench", about, self.network)(list(photos))
+        return torch.stack([torch.from_numpy(one.heatmap) for one in found])
 
     def _batches(self, data: LocalizationDataset, workers: int = 0) -> DataLoader[Any]:
         size = self.data.batch_size
