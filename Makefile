@@ -21,7 +21,7 @@ CROSS_EVAL_OPTIONS = $(MODELS) $(OPTIONS) $(if $(SEEDS),--seeds='$(SEEDS)') \
   $(if $(filter 1 true yes,$(LOO)),--leave_one_out=true) $(if $(POOLING),--pooling='$(POOLING)')
 
 .DEFAULT_GOAL := help
-.PHONY: help train cross-eval dashboard bench data weights test lint clean
+.PHONY: help train cross-eval demo dashboard bench data weights test lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ train: $(VENV)/.installed  ## train a localizer on one generator and test it: ma
 
 cross-eval: $(VENV)/.installed  ## every generator's model (trained if missing) against every generator
 	@$(BIN)/declip-pl cross-eval $(CROSS_EVAL_OPTIONS)
+
+demo: $(VENV)/.installed-extras  ## a page in the browser: what a trained localizer finds in your photo
+	@$(BIN)/declip-pl demo
 
 dashboard: $(VENV)/.installed  ## build the W&B workspace and report, or say what they would be
 	@$(BIN)/declip-pl dashboard
@@ -64,6 +67,10 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (a few minutes)"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.installed-extras: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,export]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -193,7 +193,8 @@ def _require(*modules: str) -> None:
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"the export needs {' and '.join(missing)}: pip install 'declip-pl[export]'"
+            f"the export needs {' and '.join(missing)}: pip install 'declip-pl[export]', in a "
+            "checkout pip install --editable '.[export]'"
         )
 
 

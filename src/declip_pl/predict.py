@@ -298,7 +298,7 @@ def _write(folder: Path, seconds: float, result: tuple[Record, Localization | No
                 # OpenCV writes a PNG several times as fast as PIL.
                 temporary.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
     except OSError as error:  # its name may be too long; a full disk stops the next line as well
-        return record | {"error": f"can't write its pictures: {error}"}
+        return record | {"error": f"{record['path']}: can't write its pictures: {error}"}
     return record | _describe(found, seconds) | {"files": files}
 
 
@@ -330,5 +330,5 @@ def _report(folder: Path, records: Sequence[Record]) -> None:
     print(f"pictures: {folder}/heatmaps, masks, overlays")
     print(f"table:    {folder / TABLE} (regions in {RECORDS})")
     if failed:
-        lines = "".join(f"\n  {record['path']}: {record['error']}" for record in failed)
+        lines = "".join(f"\n  {record['error']}" for record in failed)
         raise UserError(f"{len(failed)} of {len(records)} photos failed:{lines}")
