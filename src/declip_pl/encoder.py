@@ -91,9 +91,9 @@ class _Tower(_Frozen):
         self.model = self.read()
         self.to(device)
         self.freeze()
-        self.released = False
         if fingerprint(self) != self.sha256:
             raise UserError(f"the weights of {self.source} have changed meanwhile; start again")
+        self.released = False  # not before: another try must not get by with the wrong ones
 
 
 class Encoder(Protocol):

@@ -408,9 +408,8 @@ def _each(
 ) -> Tensor:
     """Return what ``score`` returns for each image as ``[B, ...]`` on the CPU."""
     maps, truth = probabilities.detach().float().cpu().numpy(), masks.cpu().numpy()
-    with ThreadPoolExecutor(
-        torch.get_num_threads()
-    ) as pool:  # numpy and OpenCV count outside the interpreter lock
+    # numpy and OpenCV count outside the interpreter lock.
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         return torch.tensor(np.array(list(pool.map(score, maps, truth))), dtype=dtype)
 
 

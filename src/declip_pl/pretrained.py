@@ -135,9 +135,8 @@ def _cross_evaluation(outputs: Path, digest: str) -> dict[str, Any] | None:
         rows = [model["row"] for model in matrix["models"]]
         for model in matrix["models"]:
             row = model["row"]
-            if (
-                model["checkpoint_sha256"] == digest and rows.count(row) == 1
-            ):  # not of several seeds
+            alone = rows.count(row) == 1  # seeds share a row, and its figures
+            if alone and model["checkpoint_sha256"] == digest:
                 scores = {metric: table[row] for metric, table in matrix["matrix"].items()}
                 return {"thresholds": model["thresholds"], "scores": scores}
     return None
