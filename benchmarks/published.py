@@ -101,10 +101,10 @@ class StandIn:
             self.optimizer.step()
 
     @torch.no_grad()
-    def evaluate(self, generator: str) -> None:
-        """Score every test photo of a generator with all metrics."""
+    def evaluate(self, generator: str, split: Split = "test") -> None:
+        """Score every photo of a generator's split with all metrics."""
         self.decoder.eval()
-        for pixels, _, found in self._batches("test", generator):
+        for pixels, _, found in self._batches(split, generator):
             for heat, path in zip(self._logits(pixels).sigmoid(), found, strict=True):
                 mask = torch.from_numpy(read_mask(Path(path), 0)).to(self.device).float()
                 resized = F.interpolate(heat[None, None], mask.shape, mode="bilinear")[0, 0]

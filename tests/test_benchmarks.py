@@ -1,10 +1,12 @@
 """The benchmark runs from end to end, and both sides do the same work."""
 
 import json
+import re
 
 import pytest
 import torch
-from benchmarks import bench
+import yaml
+from benchmarks import bench, decoders, quality
 from benchmarks.ours import Ours
 from benchmarks.published import StandIn
 
@@ -58,6 +60,49 @@ def test_both_sides_compute_the_same_maps(settings):
     theirs.decoder.load_state_dict(ours.network.decoder.state_dict())
     photos = [sample.image for sample in samples(settings.root, "a", "test")]
     torch.testing.assert_close(theirs.predict(photos), ours.predict(photos), atol=1e-5, rtol=1e-5)
+
+
+def test_quality_trains_by_both_schedules(settings, tmp_path, monkeypatch, capsys):
+    recipe = yaml.safe_load(quality.QUICK.read_text())
+    recipe["model"] |= {"encoder": str(bench._encoder(NETWORK, settings)), "layer": "layer1"}
+    recipe["data"]["num_workers"] = 0
+    recipe["trainer"]["max_epochs"] = 1
+    (tmp_path / "quick.yaml").write_text(yaml.safe_dump(recipe))
+    monkeypatch.setattr(quality, "QUICK", tmp_path / "quick.yaml")
+    monkeypatch.setattr(quality, "PAPER", (*quality.PAPER[:-1], "--trainer.max_epochs=2"))
+    monkeypatch.setattr(quality, "ENCODER", recipe["model"]["encoder"])
+    monkeypatch.setattr(quality, "NETWORK", NETWORK)
+    arguments = ["quality", "--data", str(settings.root), "--generators", "b"]
+    monkeypatch.setattr("sys.argv", arguments)
+    quality.main()
+    *_, line = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"\| b \| [\d.]+ \| [12] \| [\d.]+ \| \d+ \| \d+ \| .+ \|", line)
+
+
+def test_quality_gives_no_ratio_where_the_goal_was_missed():
+    paper, reached = quality.Training(60.0, 10, 99.0), quality.Training(60.5, 3, 50.0)
+    assert quality.row("a", paper, reached, 20.0) == "| a | 60.0 | 10 | 60.5 | 200 | 50 | 4 |"
+    missed = quality.row("a", paper, reached._replace(best=59.9), 20.0)
+    assert missed == "| a | 60.0 | 10 | 59.9 | 200 | 50 | not reached |"
+
+
+def test_decoders_are_told_by_cost_and_iou(settings, tmp_path, monkeypatch, capsys):
+    ours = Ours(bench._encoder(NETWORK, settings), "layer1", "linear", *settings.arguments)
+    checkpoint = tmp_path / "run/checkpoints/best.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    ours.train(1, checkpoint)
+    inside, outside = ({"value": v, "low": v - 1, "high": v + 2} for v in (60.0, 40.0))
+    model = {"row": "m", "decoder": "linear", "checkpoint": str(checkpoint), "image_size": 224}
+    matrix = {"models": [model], "in_domain": {"m": ["a"]}, "matrix": {"iou": {"m": {"a": inside}}}}
+    matrix["summary"] = {"iou": {"by_train": {"m": outside}}}
+    (tmp_path / "matrix.json").write_text(json.dumps(matrix))
+    monkeypatch.setattr("sys.argv", ["decoders", str(tmp_path)])
+    decoders.main()
+    line = next(x for x in capsys.readouterr().out.splitlines() if "linear" in x)
+    # 64 channels in each of 16 patches; with the bias 65 parameters
+    assert line.startswith("| `linear` | 1e-06 G | 6.5e-05 M |")
+    assert line.endswith("| 60.0 (59.0 to 62.0) | 40.0 (39.0 to 42.0) |")
+    assert (tmp_path / "decoders.png").stat().st_size > 1000
 
 
 def test_multiply_adds_are_counted():

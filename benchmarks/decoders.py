@@ -1,0 +1,117 @@
+"""IoU against multiply-adds: what the decoders of a cross-evaluation find, and what they cost.
+
+    python -m benchmarks.decoders outputs/cross_eval/NAME
+
+The cross-evaluation is one of runs that differ in their decoder alone (``declip-pl cross-eval RUN
+RUN ...``). Prints a table, the cheapest decoder first, and writes it as ``decoders.png`` beside the
+matrix.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import torch
+
+from benchmarks.bench import multiply_adds
+from declip_pl import Localizer
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+
+HEADER = """\
+| decoder | multiply-adds a photo | parameters | IoU in-domain | IoU out-of-domain |
+|---|---|---|---|---|"""
+
+
+class Interval(NamedTuple):
+    """An IoU in percent and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """Return it as it is written in a table."""
+        return f"{self.value:.1f} ({self.low:.1f} to {self.high:.1f})"
+
+
+class Decoder(NamedTuple):
+    """What a decoder costs for one photo, and what it finds."""
+
+    name: str
+    multiply_adds: float
+    parameters: int
+    in_domain: Interval
+    out_of_domain: Interval
+
+
+def main() -> None:
+    """Print the table and draw it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.decoders", description=__doc__)
+    parser.add_argument("folder", type=Path, help="a cross-evaluation")
+    folder = parser.parse_args().folder
+    matrix = json.loads((folder / "matrix.json").read_text(encoding="utf-8"))
+    found = sorted(decoders(matrix), key=lambda decoder: decoder.multiply_adds)
+    print(HEADER, *map(row, found), sep="\n")
+    plot(found, folder / "decoders.png")
+    print(f"\n{folder / 'decoders.png'}")
+
+
+def decoders(matrix: Mapping[str, Any]) -> list[Decoder]:
+    """Return the decoders that a matrix is about, each trained on one generator."""
+    found, iou = [], matrix["matrix"]["iou"]
+    for model in matrix["models"]:
+        (own,) = matrix["in_domain"][model["row"]]
+        inside, outside = iou[model["row"]][own], matrix["summary"]["iou"]["by_train"][model["row"]]
+        network = Localizer.from_pretrained(Path(model["checkpoint"]).parents[1], "cpu").network
+        features = network.encoder(torch.zeros(1, 3, model["image_size"], model["image_size"]))
+        decoder = network.decoder
+        adds = multiply_adds(lambda d=decoder, f=features: d(f))  # type: ignore[misc]
+        parameters = sum(weight.numel() for weight in decoder.parameters())
+        found.append(
+            Decoder(model["decoder"], adds, parameters, _interval(inside), _interval(outside))
+        )
+    return found
+
+
+def row(decoder: Decoder) -> str:
+    """Return a row of the table."""
+    cost = f"{decoder.multiply_adds / 1e9:.2g} G | {decoder.parameters / 1e6:.2g} M"
+    return f"| `{decoder.name}` | {cost} | {decoder.in_domain} | {decoder.out_of_domain} |"
+
+
+def plot(found: Sequence[Decoder], path: Path) -> None:
+    """Draw IoU against multiply-adds."""
+    figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    costs = [decoder.multiply_adds / 1e9 for decoder in found]
+    for label, marker, ious in (
+        ("the generator it was trained on", "o", [decoder.in_domain for decoder in found]),
+        ("generators it never saw", "s", [decoder.out_of_domain for decoder in found]),
+    ):
+        values = [iou.value for iou in ious]
+        errors = [[i.value - i.low for i in ious], [i.high - i.value for i in ious]]
+        axes.errorbar(costs, values, errors, fmt=marker, capsize=3, label=label)
+    for decoder, cost in zip(found, costs, strict=True):
+        axes.annotate(
+            decoder.name, (cost, decoder.in_domain.high), (0, 4), textcoords="offset points",
+            ha="center", fontsize=9,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xlabel("multiply-adds of the decoder for one photo (G)")
+    axes.set_ylabel("IoU (%)")
+    axes.margins(x=0.1, y=0.15)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower right")
+    figure.savefig(path, dpi=150)
+
+
+def _interval(estimate: Mapping[str, float]) -> Interval:
+    return Interval(*(estimate[key] for key in Interval._fields))
+
+
+if __name__ == "__main__":
+    main()
