@@ -12,6 +12,7 @@ import itertools
 import json
 import logging
 import math
+import mmap
 import os
 import platform
 import shutil
@@ -49,6 +50,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
 GENERATORS = ("a", "b", "c", "d")
+MODELS = len(GENERATORS)
 MIB = 2**20
 MAPS = 64
 """Maps of one evaluation batch, 256 x 256 px."""
@@ -97,9 +99,12 @@ MEASURED = {
     "training, peak memory": "MiB",
     "best checkpoint": "MiB",
     "evaluation with all metrics": "photos/s",
+    "evaluation, peak memory": "MiB",
     "metrics of an evaluation batch": "photos/s",
     "4 x 4 cross-evaluation": "photos/s",
+    "cross-evaluation, peak memory": "MiB",
     "one photo": "photos/s",
+    "one photo, peak memory": "MiB",
     "a folder": "photos/s",
 }
 """What is measured, and in which unit the table gives it."""
@@ -177,10 +182,10 @@ def main() -> None:
         _measure_ours(NETWORKS[-1], _encoder(NETWORKS[-1], settings), settings)
         shutil.rmtree(os.environ["DECLIP_FEATURES"])
         rows = [row for network in NETWORKS for row in _measure(network, settings)]
-        adds = {network.name: _adds_of_parts(network, settings) for network in NETWORKS}
+        costs = {network.name: _costs(network, settings) for network in NETWORKS}
         steps = {network.name: _decoder_steps(network, settings) for network in NETWORKS}
-    report = _table(rows, machine, adds) + _steps_table(steps)
-    figures: dict[str, Any] = {"machine": machine, "multiply-adds": adds, "decoder steps": steps}
+    report = _table(rows, machine, costs) + _steps_table(steps)
+    figures: dict[str, Any] = {"machine": machine, "costs": costs, "decoder steps": steps}
     figures["rows"] = [_as_dict(row) for row in rows]
     write_text(folder / "bench.md", report)
     write_text(folder / "bench.json", json.dumps(figures, indent=2) + "\n")
@@ -214,50 +219,74 @@ def _measure(network: Network, settings: Settings) -> list[Row]:
 
 def _measure_ours(network: Network, encoder: Path, settings: Settings) -> dict[str, list[float]]:
     os.environ["DECLIP_FEATURES"] = str(settings.temporary / f"features-{network.decoder}")
+    checkpoint = settings.temporary / "ours.ckpt"
+
+    def build() -> Ours:
+        return Ours(encoder, f"layer{network.layer}", network.decoder, *settings.arguments)
+
     with _peak_memory(settings.device) as peak:
-        ours = Ours(encoder, f"layer{network.layer}", network.decoder, *settings.arguments)
-        checkpoint = settings.temporary / "ours.ckpt"
-        first, *later = ours.train(4, checkpoint)
-    photos, times = settings.test_photos, settings.times
+        first, *later = build().train(4, checkpoint)
     return {
         "training, first epoch": [first],
         "training, later epochs": later,
         "training, peak memory": peak,
         "best checkpoint": [checkpoint.stat().st_size],
-        "evaluation with all metrics": times(lambda: ours.evaluate(GENERATORS[0])),
-        "metrics of an evaluation batch": times(lambda: ours.metrics(*_maps(settings)), 3),
-        "4 x 4 cross-evaluation": times(lambda: ours.cross_evaluate(GENERATORS, len(GENERATORS))),
-        "one photo": times(lambda: ours.predict(photos[:1]), 3),
-        "a folder": times(lambda: ours.predict(photos)),
+        **_measure_use(build, lambda ours: ours.cross_evaluate(GENERATORS, MODELS), settings),
     }
 
 
 def _measure_published(
     network: Network, encoder: Path, settings: Settings
 ) -> dict[str, list[float]]:
+    def build() -> Published:
+        return _published(network, encoder, settings)
+
     with _peak_memory(settings.device) as peak:
-        theirs = _published(network, encoder, settings)
+        theirs = build()
         print(f"{network.name}: {theirs.name}, declip-pl")
         first, *later = settings.times(theirs.train_epoch, 2)
         checkpoint = settings.temporary / "published.pth"
         theirs.save(checkpoint)
-    photos, times = settings.test_photos, settings.times
+    del theirs
 
-    def score_every_model_on_every_set() -> None:
-        for _ in GENERATORS:  # as many models
-            for generator in GENERATORS:
-                theirs.evaluate(generator)
+    def cross_evaluate(theirs: Published) -> None:
+        for _, generator in itertools.product(range(MODELS), GENERATORS):
+            theirs.evaluate(generator)
 
     return {
         "training, first epoch": [first],
         "training, later epochs": later,
         "training, peak memory": peak,
         "best checkpoint": [checkpoint.stat().st_size],
-        "evaluation with all metrics": times(lambda: theirs.evaluate(GENERATORS[0])),
-        "metrics of an evaluation batch": times(lambda: theirs.metrics(*_maps(settings))),
-        "4 x 4 cross-evaluation": times(score_every_model_on_every_set),
-        "one photo": times(lambda: theirs.predict(photos[:1]), 3),
-        "a folder": times(lambda: theirs.predict(photos)),
+        **_measure_use(build, cross_evaluate, settings),
+    }
+
+
+def _measure_use(
+    build: Callable[[], Any], cross_evaluate: Callable[[Any], None], settings: Settings
+) -> dict[str, list[float]]:
+    """Time what one does with a localizer; it is built anew where its memory counts."""
+    photos, maps, times = settings.test_photos, _maps(settings), settings.times
+    with _peak_memory(settings.device) as evaluation_peak:
+        side = build()
+        evaluation = times(lambda: side.evaluate(GENERATORS[0]))
+    del side
+    with _peak_memory(settings.device) as matrix_peak:
+        side = build()
+        matrix = times(lambda: cross_evaluate(side))
+    del side
+    with _peak_memory(settings.device) as photo_peak:
+        side = build()
+        one_photo = times(lambda: side.predict(photos[:1]), 3)
+    return {
+        "evaluation with all metrics": evaluation,
+        "evaluation, peak memory": evaluation_peak,
+        "metrics of an evaluation batch": times(lambda: side.metrics(*maps), 3),
+        "4 x 4 cross-evaluation": matrix,
+        "cross-evaluation, peak memory": matrix_peak,
+        "one photo": one_photo,
+        "one photo, peak memory": photo_peak,
+        "a folder": times(lambda: side.predict(photos)),
     }
 
 
@@ -307,7 +336,7 @@ def _peak_memory(device: torch.device) -> Iterator[list[float]]:
     On a CPU that of this process; those that decode photos beside it are not counted.
     """
     gc.collect()
-    peak = [0.0]
+    peak = [float(mmap.PAGESIZE)]  # the tests' networks fit into what is free
     if device.type == "cuda":
         torch.cuda.empty_cache()
         before = torch.cuda.memory_allocated()
@@ -333,8 +362,8 @@ def _peak_memory(device: torch.device) -> Iterator[list[float]]:
         watcher.join()
 
 
-def _adds_of_parts(network: Network, settings: Settings) -> dict[str, float]:
-    """Count multiply-adds for one photo: the whole tower, up to the layer, the decoder."""
+def _costs(network: Network, settings: Settings) -> dict[str, float]:
+    """Count multiply-adds for one photo, and the bytes of its features in the cache."""
     encoder: Any = build_encoder(str(_encoder(network, settings)), f"layer{network.layer}")
     decoder = build_decoder(network.decoder, encoder)
     tower: Any = CLIPVisionModel(CLIPVisionConfig(**network.vision))
@@ -345,6 +374,7 @@ def _adds_of_parts(network: Network, settings: Settings) -> dict[str, float]:
         "encoder": multiply_adds(lambda: encoder(pixels)) / 2,
         "decoder": multiply_adds(lambda: decoder(features)) / 2,
         "decoder in training": multiply_adds(lambda: decoder(features).sum().backward()) / 2,
+        "features": sum(part.half().nbytes for part in features if part is not None) / 2,
     }
 
 
@@ -410,7 +440,7 @@ def _as_dict(row: Row) -> dict[str, Any]:
     return asdict(row) | {"unit": MEASURED[row.what], "ratio": row.ratio}
 
 
-def _table(rows: list[Row], machine: dict[str, Any], adds: dict[str, dict[str, float]]) -> str:
+def _table(rows: list[Row], machine: dict[str, Any], costs: dict[str, dict[str, float]]) -> str:
     peak = machine["peak FLOP/s"]["float32"]
     lines = [
         f"{machine['device']}, torch {machine['torch']}, fp32; a matrix product or convolution "
@@ -425,15 +455,16 @@ def _table(rows: list[Row], machine: dict[str, Any], adds: dict[str, dict[str, f
     lines += [
         "",
         "| network | multiply-adds of the tower | up to the layer | of the decoder | with its "
-        "backward pass | the decoder in later epochs |",
-        "|---|---|---|---|---|---|",
+        "backward pass | the decoder in later epochs | features on disk |",
+        "|---|---|---|---|---|---|---|",
     ]
     later = {row.network: row for row in rows if row.what == "training, later epochs"}
     for name, row in later.items():
-        costs = " | ".join(f"{adds[name][part] / 1e9:.3g} G" for part in adds[name])
-        speed = 2 * adds[name]["decoder in training"] * row.photos / statistics.median(row.ours)
+        *adds, disk = costs[name].values()
+        parts = " | ".join(f"{count / 1e9:.3g} G" for count in adds)
+        speed = 2 * costs[name]["decoder in training"] * row.photos / statistics.median(row.ours)
         share = f"{speed / 1e9:.0f} GFLOP/s, {100 * speed / peak:.0f} % of that"
-        lines.append(f"| {name} | {costs} | {share} |")
+        lines.append(f"| {name} | {parts} | {share} | {disk / MIB:.2f} MiB a photo |")
     return "\n".join(lines) + "\n"
 
 
