@@ -165,6 +165,15 @@ def test_overwriting_deletes_nothing_but_runs(fit_arguments, tmp_path):
     assert precious.read_text() == "years of work"
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64"])
+def test_precisions_that_change_the_encoder_are_refused(
+    fit_arguments, error_of, tmp_path, precision
+):
+    message = error_of(*fit_arguments(**{"trainer.precision": precision}))
+    assert f"precision {precision} would change the frozen encoder's weights" in message
+    assert not (tmp_path / "outputs").exists()
+
+
 def test_resuming_on_other_data_is_an_error(fit_arguments, tmp_path, error_of):
     cli.main(fit_arguments(**{"run.name": "x"}))
     (tmp_path / "outputs/x/test_metrics.json").unlink()
@@ -462,6 +471,17 @@ def test_two_processes_score_as_one_does(fit_arguments, tmp_path):
     assert together.keys() == alone.keys()
     for generator, scores in alone.items():
         assert together[generator] == pytest.approx(scores, abs=1e-3)
+
+
+def test_two_processes_train_on_what_one_of_them_encoded(fit_arguments, tmp_path):
+    arguments = fit_arguments(**{"trainer.devices": 2, "trainer.strategy": "ddp"})
+    command = [sys.executable, "-m", "declip_pl", *arguments]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (
+        "iou"
+        in json.loads((run_folder(tmp_path) / "test_metrics.json").read_text())["scores"]["ldm"]
+    )
 
 
 def read_wandb(path):

@@ -39,6 +39,9 @@ MEANT = (
 )
 """Warnings about what is meant to be so."""
 
+CASTING = ("16-true", "bf16-true", "64-true", "64")
+"""Lightning's precisions that cast all weights of a network."""
+
 
 class DeclipCLI(LightningCLI):
     """LightningCLI around :class:`LocalizationTask` and :class:`DolosDataModule`.
@@ -104,6 +107,11 @@ class DeclipCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Name the run, refuse to touch another's, and find what to resume."""
         config = self.config[self.subcommand]
+        if str(config.trainer.precision) in CASTING:
+            raise UserError(
+                f"trainer.precision {config.trainer.precision} would change the frozen encoder's "
+                "weights; choose 32-true, bf16-mixed or 16-mixed"
+            )
         if self.subcommand == "fit":
             # Wrong names should fail before weights are fetched.
             DolosDataModule(**config.data.as_dict())
