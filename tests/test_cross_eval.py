@@ -17,7 +17,7 @@ from conftest import GENERATORS, make_clip, make_tree
 from PIL import Image
 
 from declip_pl import cli
-from declip_pl.cross_eval import cells, models
+from declip_pl.cross_eval import cells, models, run
 from declip_pl.cross_eval.models import Recipe, read_models, row_name
 from declip_pl.encoder import ViTEncoder
 from declip_pl.errors import UserError
@@ -105,6 +105,20 @@ def test_cross_eval_leaves_everything_the_readme_promises(place, here, capsys):
     printed = capsys.readouterr().out
     for text in ("out-of-domain mean", f"outputs/cross_eval/{folder.name}/report.html", "ldm"):
         assert text in printed
+
+
+def test_the_encoder_is_put_away_while_decoders_score(place, here, monkeypatch):
+    build, built, released = run.build_encoder, [], []
+    monkeypatch.setattr(run, "build_encoder", lambda *of: built.append(build(*of)) or built[-1])
+    score = cells.Cells.score
+
+    def watch(self, *arguments):
+        released.append(built[-1].released)
+        return score(self, *arguments)
+
+    monkeypatch.setattr(cells.Cells, "score", watch)
+    cross_eval(place)
+    assert len(built) == 1 and released == [True] * 6  # two models on two generators and the reals
 
 
 def test_matrix_csv_is_tidy(place, here):
@@ -318,6 +332,7 @@ PAPER = "{class_path: declip_pl.callbacks.PaperSchedule, init_args: {patience: %
         ("PaperSchedule", True),
         (PAPER % 3, False),
         ("{class_path: OneCycle}", False),
+        ("{class_path: of.mine.PaperSchedule}", False),
     ],
 )
 def test_a_run_of_another_schedule_is_not_taken(place, here, schedule, taken):

@@ -183,8 +183,10 @@ class Recipe:
 def _schedule(said: Any) -> tuple[str, dict[str, Any]]:
     """Return the class of a schedule and all its options, however little a file says of it."""
     said = {"class_path": said} if isinstance(said, str) else said
-    name = said.get("class_path", "PaperSchedule").rpartition(".")[-1]
-    return name, _defaults(getattr(callbacks, name)) | said.get("init_args", {})
+    module, _, name = said.get("class_path", "PaperSchedule").rpartition(".")
+    ours = module in ("", callbacks.__name__)  # a user's own class is not imported for its defaults
+    defaults = _defaults(getattr(callbacks, name)) if ours else {}
+    return name if ours else f"{module}.{name}", defaults | said.get("init_args", {})
 
 
 def choices(root: Path, leave_one_out: bool) -> list[str]:

@@ -184,6 +184,7 @@ def _score_model(
     valid = _valid_sets(data, model)
     for part in valid:
         _encode(cache, part, cells.device)
+    encoder.release()
     thresholds = cells.thresholds(model, decoder, valid)
     results["thresholds"][model.name] = thresholds
     failures: list[Failure] = []
