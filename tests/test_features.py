@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import make_clip, make_tree
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from declip_pl import cli, features
@@ -80,6 +81,7 @@ def test_cached_features_are_the_encoders(cache, encoder, tree, photos):
 def test_features_without_class_token(tmp_path, photos):
     class Grid(torch.nn.Linear):
         name, layer, source, sha256, channels, grid_size = "grid", "layer1", "test", "0", 5, 2
+        arithmetic = None
 
         def forward(self, pixels):
             return Features(
@@ -120,6 +122,17 @@ def test_another_encoder_layer_or_size_has_a_cache_of_its_own(clip, encoder, tmp
     assert len({cache.folder for cache in caches}) == 4
 
 
+def test_weights_that_are_computed_with_otherwise_have_a_cache_of_their_own(
+    clip, encoder, tmp_path
+):
+    shutil.copytree(clip, other := tmp_path / clip.name)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"hidden_act": "gelu"}))
+    changed = build_encoder(str(other), "layer1", 64)
+    assert changed.sha256 == encoder.sha256
+    assert FeatureCache(changed, 64).folder != FeatureCache(encoder, 64).folder
+
+
 def test_the_same_encoder_found_elsewhere_shares_a_cache(clip, encoder, tmp_path):
     shutil.copytree(clip, tmp_path / clip.name)
     moved = build_encoder(str(tmp_path / clip.name), "layer1", 64)
@@ -147,6 +160,36 @@ def test_a_killed_build_continues_with_the_same_bytes(cache, photos, tmp_path, a
     fetch(straight, photos)
     assert shards(cache) == shards(straight) and len(shards(cache)) == 3
     assert not (cache.folder / ".killed.safetensors").exists()
+
+
+def _build_slowly(clip, root, photos):
+    features.SHARD = 3
+    encoder = build_encoder(str(clip), "layer1", 64)
+    forward = encoder.forward
+
+    def slowly(pixels):
+        time.sleep(0.5)
+        return forward(pixels)
+
+    encoder.forward = slowly
+    fetch(FeatureCache(encoder, 64, root=root), photos)
+
+
+def test_a_killed_process_leaves_nothing_in_the_way(cache, clip, photos, tmp_path):
+    root = tmp_path / "features"
+    context = multiprocessing.get_context("spawn")
+    builder = context.Process(target=_build_slowly, args=(clip, root, photos))
+    builder.start()
+    deadline = time.monotonic() + 60
+    while not shards(cache) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    builder.kill()
+    builder.join()
+    assert len(shards(cache)) in (1, 2)
+    fetch(cache, photos)
+    straight = FeatureCache(cache.encoder, 64, root=tmp_path / "straight")
+    fetch(straight, photos)
+    assert shards(cache) == shards(straight)
 
 
 def _build(clip, root, photos, queue, together):
@@ -367,9 +410,11 @@ def test_cache_ls_tells_what_is_there(in_folder, clip, capsys):
 
 @pytest.mark.parametrize("every", [False, True])
 def test_cache_prune_deletes_what_was_named(in_folder, capsys, every):
-    (in_folder.parent / "mine").mkdir()
+    mine = in_folder.parent / "mine" / features.META
+    mine.parent.mkdir()
+    mine.write_text('{"format": "of another program"}')
     cli.main(["cache", "prune", "all" if every else in_folder.name])
-    assert [p.name for p in in_folder.parent.iterdir()] == ["mine"]
+    assert [p.name for p in in_folder.parent.iterdir()] == ["mine"] and mine.exists()
     assert "8 photos" in capsys.readouterr().out
     cli.main(["cache", "ls"])
     assert "no features are cached" in capsys.readouterr().out
@@ -388,6 +433,22 @@ def test_features_that_are_deleted_meanwhile_are_one_clear_error(cache, photos):
     features.delete(cache.folder)
     with pytest.raises(UserError, match="is gone: was the cache deleted"):
         found[photos[0]]
+
+
+def test_a_shard_that_is_deleted_while_it_is_looked_up_does_not_count(cache, photos, monkeypatch):
+    fetch(cache, photos)
+    listed = [*features._shards(cache.folder), cache.folder / "deleted.safetensors"]
+    monkeypatch.setattr(features, "_shards", lambda folder: listed)
+    assert fetch(cache, photos).places.keys() == set(photos)
+
+
+def test_size_of_masks_is_known_before_they_are_decoded(own_tree):
+    files = samples(own_tree, "ldm", "valid")
+    Image.new("L", (300, 200), 255).save(files[1].mask)  # Dolos' sizes differ
+    own = LocalizationDataset("x", files, build_transform(64), 0)
+    assert own.mask_bytes == 3 * 96 * 96 + 300 * 200 == sum(mask.nbytes for mask in own.masks())
+    resized = LocalizationDataset("x", files, build_transform(64), 0, mask_size=256)
+    assert resized.mask_bytes == 4 * 256 * 256
 
 
 def test_cache_prune_knows_its_caches(in_folder, error_of):

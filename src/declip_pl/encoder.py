@@ -107,6 +107,8 @@ class Encoder(Protocol):
     channels: int
     grid_size: int
     """Side of the feature map."""
+    arithmetic: dict[str, Any]
+    """What its weights leave open: what else decides on its features."""
     always_resizes: bool
     """Whether published decoders for it end in a resize even where that changes nothing."""
 
@@ -158,6 +160,8 @@ class ViTEncoder(_Tower):
         self.source = self._weights.source
         self.channels = config.hidden_size
         self.grid_size = image_size // patch
+        names = ("hidden_act", "num_attention_heads", "layer_norm_eps")
+        self.arithmetic = {name: getattr(config, name) for name in names}
         self._interpolate = image_size != config.image_size
         self.freeze()
 
@@ -207,6 +211,7 @@ class ResNetEncoder(_Tower):
         self.model = self.read()
         self.name = short_name(encoder)
         self.channels = 64 * stages[layer]
+        self.arithmetic: dict[str, Any] = {}
         self.grid_size = image_size // stages[layer]
         self.freeze()
 
@@ -241,6 +246,7 @@ class FusionEncoder(_Frozen):
         self.layer = layer
         self.source = f"{self.vit.source} + {self.resnet.source}"
         self.channels = self.vit.channels + self.resnet.channels
+        self.arithmetic = self.vit.arithmetic
         self.grid_size = self.vit.grid_size
         self.freeze()
 

@@ -124,6 +124,7 @@ class FeatureCache:
         self.meta: dict[str, Any] = {
             "format": FORMAT,
             "encoder": identity(encoder),
+            "arithmetic": encoder.arithmetic,
             "image_size": image_size,
             "preprocessing": PREPROCESSING,
         }
@@ -251,7 +252,7 @@ def features_folder() -> Path:
 
 def caches() -> list[Path]:
     """Return the folders of all feature caches on this machine, sorted by name."""
-    return sorted(meta.parent for meta in features_folder().glob(f"*/{META}"))
+    return sorted(meta.parent for meta in features_folder().glob(f"*/{META}") if _is_ours(meta))
 
 
 def describe(folder: Path) -> str:
@@ -277,6 +278,14 @@ def delete(folder: Path) -> None:
             shutil.rmtree(folder)
     except Timeout as error:
         raise UserError(f"{folder} is being written by another process") from error
+
+
+def _is_ours(meta: Path) -> bool:
+    """Whether a file describes a cache; others may keep a ``meta.json`` of theirs beside it."""
+    try:
+        return {"format", "encoder", "preprocessing"} <= set(json.loads(meta.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -323,9 +332,12 @@ def _features(tokens: Tensor, grid_size: int) -> Features:
 
 
 def _keys(shard: Path) -> list[str]:
+    """Return the photos of a shard; none if it was deleted a moment ago."""
     try:
         with safe_open(shard, "pt") as opened:
             keys: list[str] = json.loads(opened.metadata()["photos"])
             return keys
+    except FileNotFoundError:
+        return []
     except (SafetensorError, TypeError, KeyError, ValueError) as error:
         raise UserError(f"{shard} is damaged ({error}); delete it, it is made anew") from error

@@ -1,5 +1,6 @@
 """Samples as tensors, and batches of them."""
 
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
@@ -9,10 +10,11 @@ from typing import Any, TypedDict
 import albumentations as A
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
-from declip_pl.data.layout import Sample, read_image, read_mask
+from declip_pl.data.layout import Sample, decoding, read_image, read_mask
 from declip_pl.data.transforms import resize_mask
 from declip_pl.decoder import OUTPUT_SIZE
 from declip_pl.encoder import Features
@@ -110,8 +112,10 @@ class LocalizationDataset(Dataset[Item]):
 
     @property
     def mask_bytes(self) -> int:
-        """Size of all masks as :meth:`hold` keeps them, were all as large as the first."""
-        return len(self) * self._mask(self.samples[0]).nbytes
+        """Size of all masks as :meth:`hold` keeps them, a byte for each pixel."""
+        if self.mask_size:
+            return len(self) * self.mask_size**2
+        return sum(math.prod(self._size(sample.mask)) for sample in self.samples)
 
     def hold(self, device: torch.device) -> None:
         """Decode all masks into a device's memory; items take them from there from now on."""
@@ -144,6 +148,14 @@ class LocalizationDataset(Dataset[Item]):
         mask = read_mask(sample.mask, self.fake_value)
         mask = resize_mask(mask, self.mask_size) if self.mask_size else mask
         return torch.from_numpy(mask).bool()
+
+    @staticmethod
+    def _size(mask: Path | None) -> tuple[int, int]:
+        """Return a mask's size without decoding it."""
+        if mask is None:
+            return OUTPUT_SIZE, OUTPUT_SIZE
+        with decoding(mask), Image.open(mask) as opened:
+            return opened.size
 
     def every(self, step: int, start: int) -> "LocalizationDataset":
         """Return the same set with every ``step``-th photo from ``start`` on."""

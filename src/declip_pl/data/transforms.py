@@ -72,7 +72,10 @@ def resize_mask(mask: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 
 def _augmentations(name: Augmentation) -> list[A.ImageOnlyTransform]:
-    """Strengths as in the public implementation's options."""
+    """Strengths as in the public implementation's options.
+
+    Cached views depend on them: raise ``features.FORMAT`` with any change.
+    """
     jitter = A.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.3, p=1.0)
     jpeg = A.ImageCompression(quality_range=(30, 100), p=1.0)
     blur = A.GaussianBlur(blur_limit=(5, 5), sigma_limit=(0.4, 2.0), p=1.0)
