@@ -491,15 +491,20 @@ def _steps_table(steps: dict[str, dict[str, float]]) -> str:
 
 
 def _plot(rows: list[Row], path: Path) -> None:
-    labels = [f"{row.network}: {row.what}" for row in rows][::-1]
-    ratios = [row.ratio for row in rows][::-1]
-    figure, axes = plt.subplots(figsize=(8, 0.28 * len(rows) + 1), layout="constrained")
-    bars = axes.barh(labels, ratios)
-    axes.bar_label(bars, [f"{ratio:.1f}" for ratio in ratios], padding=3)
+    figure, axes = plt.subplots(figsize=(8, 0.4 * len(MEASURED) + 1), layout="constrained")
+    names = list(dict.fromkeys(row.network for row in rows))
+    for name, marker in zip(names, "osD", strict=False):
+        of_one = [row for row in rows if row.network == name]
+        ratios, heights = [row.ratio for row in of_one], list(range(len(of_one)))
+        axes.plot(ratios, heights, marker, label=name, alpha=0.8)
     axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(MEASURED)), list(MEASURED))
+    axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.set_xlabel("published / declip-pl (time, memory or bytes)")
+    axes.set_xlabel("how many times better than the published loop (time, memory or bytes)")
+    axes.grid(axis="y", linewidth=0.3)
     axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower right")
     figure.savefig(path, dpi=150)
 
 
