@@ -386,9 +386,11 @@ def _costs(network: Network, settings: Settings) -> dict[str, float]:
 
 def multiply_adds(work: Callable[[], object]) -> float:
     """Count the multiply-adds of some work."""
-    # The plain products: the counter has no formula for the CPU's fused attention.
+    # The plain products: the counter has no formulas for fused attention.
+    torch.backends.mha.set_fastpath_enabled(False)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         work()
+    torch.backends.mha.set_fastpath_enabled(True)
     return float(counter.get_total_flops()) / 2
 
 

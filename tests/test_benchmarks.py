@@ -114,5 +114,11 @@ def test_multiply_adds_are_counted():
     q = torch.zeros(1, 2, 7, 16)
     attention = lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q)  # noqa: E731
     assert bench.multiply_adds(attention) == 2 * (2 * 7 * 7 * 16)
+    block = torch.nn.MultiheadAttention(16, 2, batch_first=True).requires_grad_(False).eval()
+    tokens = torch.zeros(1, 7, 16)
+    projections = 4 * 7 * 16 * 16
+    assert (
+        bench.multiply_adds(lambda: block(tokens, tokens, tokens)) == projections + 2 * 7 * 7 * 16
+    )
     # The backward pass to the weights alone: the input needs no gradient.
     assert bench.multiply_adds(lambda: convolution(pixels).sum().backward()) == 2 * 7200
