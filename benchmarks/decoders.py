@@ -98,7 +98,7 @@ def plot(found: Sequence[Decoder], path: Path) -> None:
     for decoder, cost in zip(found, costs, strict=True):
         axes.annotate(
             decoder.name, (cost, decoder.in_domain.high), (0, 4), textcoords="offset points",
-            ha="center", fontsize=9,
+            rotation=45, fontsize=9,
         )  # fmt: skip
     axes.set_xscale("log")
     axes.set_xlabel("multiply-adds of the decoder for one photo (G)")
