@@ -388,9 +388,11 @@ def multiply_adds(work: Callable[[], object]) -> float:
     """Count the multiply-adds of some work."""
     # The plain products: the counter has no formulas for fused attention.
     torch.backends.mha.set_fastpath_enabled(False)
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        work()
-    torch.backends.mha.set_fastpath_enabled(True)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            work()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
     return float(counter.get_total_flops()) / 2
 
 
