@@ -42,9 +42,9 @@ from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, CLIPVisio
 from benchmarks.ours import Ours
 from benchmarks.published import Published, Reference, StandIn
 from declip_pl.data.layout import SPLITS
-from declip_pl.decoder import build_decoder
-from declip_pl.encoder import Features, build_encoder
 from declip_pl.files import write_text
+from declip_pl.model.decoder import build_decoder
+from declip_pl.model.encoder import Features, build_encoder
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt

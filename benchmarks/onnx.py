@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from declip_pl import Localizer
 from declip_pl.data.layout import FAKE_VALUE, Sample, read_image, read_mask, samples
-from declip_pl.export import INPUT, export
+from declip_pl.inference.export import INPUT, export
 from declip_pl.metrics import iou, resize_to
 
 Photo = NDArray[np.uint8]

@@ -11,13 +11,13 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from declip_pl.data.datamodule import DolosDataModule
 from declip_pl.data.dataset import LocalizationDataset, collate
-from declip_pl.data.dolos import DolosDataModule
-from declip_pl.encoder import Features
-from declip_pl.features import FeatureCache
-from declip_pl.localizer import Localizer
+from declip_pl.data.feature_cache import FeatureCache
+from declip_pl.inference.localizer import Localizer
 from declip_pl.metrics import LocalizationMetrics, localization_scores
-from declip_pl.task import LocalizationTask
+from declip_pl.model.encoder import Features
+from declip_pl.training.task import LocalizationTask
 
 
 class Ours:

@@ -23,9 +23,9 @@ from transformers import CLIPConfig, CLIPModel
 
 from declip_pl.data.layout import Sample, Split, read_image, read_mask, samples
 from declip_pl.data.transforms import build_transform, resize_mask
-from declip_pl.decoder import OUTPUT_SIZE, build_decoder
-from declip_pl.encoder import Encoder, Features
 from declip_pl.metrics import DILATE, ERODE, THRESHOLD
+from declip_pl.model.decoder import OUTPUT_SIZE, build_decoder
+from declip_pl.model.encoder import Encoder, Features
 
 WORKERS = 4
 """Processes that decode photos, as in the public implementation's options."""

@@ -24,12 +24,12 @@ from lightning.pytorch.callbacks import Callback
 
 from benchmarks.bench import NETWORKS
 from benchmarks.published import StandIn
-from declip_pl.callbacks import OneCycle, PaperSchedule, Schedule
-from declip_pl.data.dolos import DolosDataModule
+from declip_pl.data.datamodule import DolosDataModule
 from declip_pl.data.layout import generators
-from declip_pl.encoder import build_encoder
-from declip_pl.experiment import EXPERIMENTS
-from declip_pl.task import LocalizationTask
+from declip_pl.model.encoder import build_encoder
+from declip_pl.training.callbacks import OneCycle, PaperSchedule, Schedule
+from declip_pl.training.task import LocalizationTask
+from declip_pl.training.train import EXPERIMENTS
 
 QUICK = EXPERIMENTS / "quickstart.yaml"
 NETWORK = NETWORKS[-1]

@@ -11,7 +11,7 @@ from benchmarks.ours import Ours
 from benchmarks.published import StandIn
 
 from declip_pl.data.layout import samples
-from declip_pl.encoder import build_encoder
+from declip_pl.model.encoder import build_encoder
 
 TINY = {
     "hidden_size": 64,

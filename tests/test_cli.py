@@ -15,9 +15,10 @@ import torch
 from conftest import make_clip, make_tree
 from PIL import Image
 
-from declip_pl import cli, experiment
-from declip_pl.lightning_cli import DeclipCLI
-from declip_pl.run import Run, run_name
+from declip_pl import cli
+from declip_pl.training import train
+from declip_pl.training.lightning_cli import DeclipCLI
+from declip_pl.training.run_folder import Run, run_name
 
 ROOT = Path(__file__).parents[1]
 
@@ -379,34 +380,34 @@ class TestTrain:
 
     def test_dolos_gets_the_papers_recipe(self, capsys):
         make_tree(Path("data/dolos_data/celebahq"), counts={"train": 1})
-        arguments = experiment.train_arguments()
+        arguments = train.train_arguments()
         assert f"--config={ROOT / 'experiments/paper.yaml'}" in arguments
         assert "--data.root=data/dolos_data" in arguments
         assert "data/dolos_data exists" in capsys.readouterr().out
 
     def test_other_data_get_the_quick_recipe(self, tree, capsys):
-        arguments = experiment.train_arguments("lama", data=str(tree))
+        arguments = train.train_arguments("lama", data=str(tree))
         assert f"--config={ROOT / 'experiments/quickstart.yaml'}" in arguments
         assert f"--data.root={tree}" in arguments and "--data.generator=lama" in arguments
         assert len(capsys.readouterr().out.splitlines()) == 1
 
     def test_environment_names_data(self, tree, monkeypatch):
         monkeypatch.setenv("DECLIP_DATA", str(tree))
-        assert f"--data.root={tree}" in experiment.train_arguments()
+        assert f"--data.root={tree}" in train.train_arguments()
 
     def test_without_data_mini_is_built(self, monkeypatch, capsys):
         built = []
         monkeypatch.setattr(
-            experiment,
+            train,
             "build_mini",
             lambda root: built.append(make_tree(root, counts={"train": 1})),
         )
-        arguments = experiment.train_arguments()
+        arguments = train.train_arguments()
         assert built == [Path("data/mini")] and "--data.root=data/mini" in arguments
         assert "a stand-in, not Dolos" in capsys.readouterr().out
 
     def test_overrides_reach_fit(self, tree):
-        arguments = experiment.train_arguments(
+        arguments = train.train_arguments(
             data=str(tree), encoder="e", decoder="d", layer="l", supervision="weak", seed=0,
             name="n", resume=True,
         )  # fmt: skip

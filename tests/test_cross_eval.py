@@ -17,11 +17,11 @@ from conftest import GENERATORS, make_clip, make_tree
 from PIL import Image
 
 from declip_pl import cli
-from declip_pl.cross_eval import cells, models, run
+from declip_pl.cross_eval import cells, command, models
 from declip_pl.cross_eval.models import Recipe, read_models, row_name
-from declip_pl.encoder import ViTEncoder
 from declip_pl.errors import UserError
-from declip_pl.run import BEST
+from declip_pl.model.encoder import ViTEncoder
+from declip_pl.training.run_folder import BEST
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +108,8 @@ def test_cross_eval_leaves_everything_the_readme_promises(place, here, capsys):
 
 
 def test_the_encoder_is_put_away_while_decoders_score(place, here, monkeypatch):
-    build, built, released = run.build_encoder, [], []
-    monkeypatch.setattr(run, "build_encoder", lambda *of: built.append(build(*of)) or built[-1])
+    build, built, released = command.build_encoder, [], []
+    monkeypatch.setattr(command, "build_encoder", lambda *of: built.append(build(*of)) or built[-1])
     score = cells.Cells.score
 
     def watch(self, *arguments):
@@ -322,7 +322,7 @@ def test_a_run_of_another_recipe_is_not_taken(place, here, error_of):
     assert "was trained by another recipe (model.learning_rate is 0.001, here 0.1)" in message
 
 
-PAPER = "{class_path: declip_pl.callbacks.PaperSchedule, init_args: {patience: %s}}"
+PAPER = "{class_path: declip_pl.training.callbacks.PaperSchedule, init_args: {patience: %s}}"
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from conftest import COUNTS, make_photo, make_tree
 from PIL import Image
 
 from declip_pl.data.check import check_data
+from declip_pl.data.datamodule import DolosDataModule
 from declip_pl.data.dataset import LocalizationDataset, collate
-from declip_pl.data.dolos import DolosDataModule
 from declip_pl.data.layout import (
     FAKE_VALUE,
     image_files,

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from declip_pl.decoder import DECODERS, ConvDecoder, build_decoder
-from declip_pl.encoder import Features
 from declip_pl.errors import UserError
+from declip_pl.model.decoder import DECODERS, ConvDecoder, build_decoder
+from declip_pl.model.encoder import Features
 
 
 def encoder(channels=1024, grid_size=16, always_resizes=False):
@@ -40,7 +40,7 @@ def test_parameter_counts_are_the_published_ones(name, which, millions):
     ids=lambda e: f"grid{e.grid_size}",
 )  # fmt: skip
 def test_every_decoder_gives_one_logit_per_pixel_at_256(name, which, monkeypatch):
-    monkeypatch.setattr("declip_pl.decoder.STAGES", (8, 8, 4, 4))
+    monkeypatch.setattr("declip_pl.model.decoder.STAGES", (8, 8, 4, 4))
     grid = torch.randn(2, which.channels, which.grid_size, which.grid_size)
     logits = build_decoder(name, which)(Features(grid, torch.randn(2, which.channels)))
     assert logits.shape == (2, 1, 256, 256)

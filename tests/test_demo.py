@@ -20,12 +20,12 @@ from conftest import make_clip
 from PIL import Image
 from scipy import ndimage
 
-from declip_pl import demo, pretrained
+from declip_pl.data.images import read_photo
 from declip_pl.errors import UserError
-from declip_pl.localizer import Localization, Localizer, Region
-from declip_pl.photo import read_photo
-from declip_pl.run import BEST
-from declip_pl.task import LocalizationTask
+from declip_pl.inference import demo, pretrained
+from declip_pl.inference.localizer import Localization, Localizer, Region
+from declip_pl.training.run_folder import BEST
+from declip_pl.training.task import LocalizationTask
 
 LOOPBACK = "127.0.0.1"
 WAIT = 20_000

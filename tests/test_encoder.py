@@ -14,10 +14,10 @@ from transformers import (
     CLIPVisionModel,
 )
 
-from declip_pl.encoder import ViTEncoder, build_encoder, fingerprint
 from declip_pl.errors import UserError
-from declip_pl.network import POOLINGS, DeCLIP, image_logit, image_score
-from declip_pl.resnet import CLIPResNet
+from declip_pl.model.encoder import ViTEncoder, build_encoder, fingerprint
+from declip_pl.model.network import POOLINGS, DeCLIP, image_logit, image_score
+from declip_pl.model.resnet import CLIPResNet
 
 
 @pytest.fixture(scope="module")

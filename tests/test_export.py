@@ -14,11 +14,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import declip_pl
-from declip_pl import Localizer, cli, export, pretrained
+from declip_pl import Localizer, cli
 from declip_pl.data.transforms import build_transform
 from declip_pl.errors import UserError
-from declip_pl.resnet import CLIPResNet
-from declip_pl.task import LocalizationTask
+from declip_pl.inference import export, pretrained
+from declip_pl.model.resnet import CLIPResNet
+from declip_pl.training.task import LocalizationTask
 
 RUN_ONNX = Path(__file__).parents[1] / "docs" / "run_onnx.py"
 SIZE = 64

@@ -16,13 +16,15 @@ from PIL import Image
 from scipy import ndimage
 
 import declip_pl
-from declip_pl import Localizer, cli, localizer, pretrained, weights
+from declip_pl import Localizer, cli
 from declip_pl.data.layout import samples
 from declip_pl.data.transforms import build_transform
 from declip_pl.errors import UserError
 from declip_pl.files import sha256
-from declip_pl.network import image_score
-from declip_pl.task import LocalizationTask
+from declip_pl.inference import localizer, pretrained
+from declip_pl.model import weights
+from declip_pl.model.network import image_score
+from declip_pl.training.task import LocalizationTask
 
 RNG = np.random.default_rng(0)
 PHOTOS = [make_photo(RNG, 300)[:height, :width] for height, width in [(96, 96), (40, 90), (1, 1)]]

@@ -17,9 +17,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from declip_pl import mirror
 from declip_pl.errors import UserError
-from declip_pl.mirror import build_mirror
+from declip_pl.model import mirror
+from declip_pl.model.mirror import build_mirror
 
 
 def write_files(folder: Path, *names: str) -> Path:

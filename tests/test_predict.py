@@ -14,13 +14,14 @@ import torch
 from conftest import make_photo
 from PIL import Image
 
-from declip_pl import cli, predict, pretrained
-from declip_pl.encoder import identity
+from declip_pl import cli
 from declip_pl.errors import UserError
-from declip_pl.localizer import Localizer
-from declip_pl.network import DeCLIP
-from declip_pl.predict import find_photos
-from declip_pl.task import DECODER_PREFIX
+from declip_pl.inference import predict, pretrained
+from declip_pl.inference.localizer import Localizer
+from declip_pl.inference.predict import find_photos
+from declip_pl.model.encoder import identity
+from declip_pl.model.network import DeCLIP
+from declip_pl.training.task import DECODER_PREFIX
 
 SIZES = {"a/x.jpg": (90, 60), "a/x.png": (40, 80), "b/c/🌵 one.png": (1, 1), "b/x.jpg": (64, 64)}
 

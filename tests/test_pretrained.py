@@ -8,11 +8,12 @@ import pytest
 import torch
 import yaml
 
-from declip_pl import pretrained, weights
 from declip_pl.errors import UserError
 from declip_pl.files import sha256
-from declip_pl.model_card import model_card
-from declip_pl.task import DECODER_PREFIX
+from declip_pl.inference import pretrained
+from declip_pl.inference.model_card import model_card
+from declip_pl.model import weights
+from declip_pl.training.task import DECODER_PREFIX
 
 CHECKPOINT = {
     "encoder": {"name": "clip", "layer": "layer1", "source": "nowhere", "sha256": "0" * 64},

@@ -8,8 +8,8 @@ import torch
 from declip_pl import cli
 from declip_pl.data.mini import build_mini
 from declip_pl.errors import UserError
-from declip_pl.experiment import EXPERIMENTS
-from declip_pl.mirror import build_mirror
+from declip_pl.model.mirror import build_mirror
+from declip_pl.training.train import EXPERIMENTS
 
 
 @pytest.fixture(scope="module")

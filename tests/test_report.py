@@ -8,8 +8,8 @@ from crosseval_example import GENERATORS, example_matrix, write_example
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from declip_pl.cross_eval import plots
-from declip_pl.cross_eval.report import PUBLISHED, write_report
+from declip_pl.cross_eval.views import plots
+from declip_pl.cross_eval.views.report import PUBLISHED, write_report
 from declip_pl.errors import UserError
 
 NOTICE = "mini is a stand-in: these scores say nothing about <Dolos>"

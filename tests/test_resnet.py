@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from declip_pl.errors import UserError
-from declip_pl.resnet import CLIPResNet, load_resnet
+from declip_pl.model.resnet import CLIPResNet, load_resnet
 
 BLOCKS = (3, 4, 6, 3)
 PARAMETERS = 23_527_264  # 38,316,896 in OpenAI's tower less 14,789,632 in its attention pool

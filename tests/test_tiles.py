@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from declip_pl.tiles import OVERLAP, TILE, Blend, windows
+from declip_pl.inference.tiles import OVERLAP, TILE, Blend, windows
 
 SIDES = [1, 100, TILE - 1, TILE, TILE + 1, 300, 2 * TILE - OVERLAP, 2 * TILE, 1000, 4000]
 

@@ -10,10 +10,10 @@ import torch
 from conftest import make_clip, make_tree
 
 from declip_pl import cli
-from declip_pl.callbacks import History, OneCycle, PaperSchedule
-from declip_pl.data.dolos import DolosDataModule
+from declip_pl.data.datamodule import DolosDataModule
 from declip_pl.errors import UserError
-from declip_pl.task import LocalizationTask
+from declip_pl.training.callbacks import History, OneCycle, PaperSchedule
+from declip_pl.training.task import LocalizationTask
 
 
 def task(clip, **changes):
@@ -242,7 +242,7 @@ def test_encoder_is_bit_identical_after_training(clip, tree, cache):
 @pytest.mark.parametrize(("decoder", "workers"), [("linear", 0), ("linear", 2), ("conv-4", 0)])
 def test_resuming_equals_no_interruption(fit_arguments, tmp_path, monkeypatch, decoder, workers):
     """Augmentation, order, optimiser, schedule and table continue as if nothing had been."""
-    monkeypatch.setattr("declip_pl.decoder.STAGES", (8, 8, 4, 4))
+    monkeypatch.setattr("declip_pl.model.decoder.STAGES", (8, 8, 4, 4))
     common = {"data.augmentation": "all", "schedule.patience": 1, "model.decoder": decoder}
     common |= {"data.num_workers": workers}
     cli.main(fit_arguments(**common, **{"trainer.max_epochs": 4, "run.name": "straight"}))
@@ -312,7 +312,7 @@ def test_resuming_a_run_that_had_stopped_trains_no_further(fit_arguments, tmp_pa
 
 def test_training_learns(fit_arguments, tmp_path, monkeypatch):
     """Dark noise on smooth photos is easy to find: even a random encoder shows where they are."""
-    monkeypatch.setattr("declip_pl.decoder.STAGES", (16, 16, 8, 8))
+    monkeypatch.setattr("declip_pl.model.decoder.STAGES", (16, 16, 8, 8))
     tree = make_tree(tmp_path / "more", ("ldm",), {"train": 64, "valid": 8, "test": 8})
     options = {"data.root": tree, "data.batch_size": 8, "model.decoder": "conv-4"}
     options |= {"model.layer": "layer0", "model.learning_rate": 3e-3, "trainer.max_epochs": 6}

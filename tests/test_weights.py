@@ -12,10 +12,10 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from declip_pl import mirror, weights
 from declip_pl.errors import UserError
-from declip_pl.mirror import MIRRORED
-from declip_pl.weights import Weights, resolve, resolve_resnet
+from declip_pl.model import mirror, weights
+from declip_pl.model.mirror import MIRRORED
+from declip_pl.model.weights import Weights, resolve, resolve_resnet
 
 LARGE = "openai/clip-vit-large-patch14"
 
@@ -267,7 +267,8 @@ def test_a_hanging_look_up_of_the_hubs_name_is_given_up_too(hub, monkeypatch):
 
 def test_an_unknown_host_is_given_up_quietly(tmp_path):
     code = (
-        "import sys; from declip_pl.weights import resolve; from declip_pl.errors import UserError"
+        "import sys; from declip_pl.model.weights import resolve; "
+        "from declip_pl.errors import UserError"
         f"\ntry: resolve({LARGE!r})\nexcept UserError as error: print(error)"
     )
     environment = os.environ | {

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from declip_pl.localizer import Localization, Localizer, Region
+    from declip_pl.inference.localizer import Localization, Localizer, Region
 
 __all__ = ["Localization", "Localizer", "Region"]
 
@@ -12,6 +12,6 @@ def __getattr__(name: str) -> Any:
     # On demand, so that what needs no network starts without torch.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from declip_pl import localizer
+    from declip_pl.inference import localizer
 
     return getattr(localizer, name)

@@ -9,21 +9,21 @@ import docstring_parser
 from jsonargparse import ArgumentParser, auto_cli
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from declip_pl import features
+from declip_pl.cross_eval.command import cross_eval
 from declip_pl.cross_eval.compare import compare
-from declip_pl.cross_eval.dashboard import dashboard
-from declip_pl.cross_eval.run import cross_eval
+from declip_pl.cross_eval.views.wandb_dashboard import dashboard
+from declip_pl.data import feature_cache as features
 from declip_pl.data.check import check_data
 from declip_pl.data.layout import FAKE_VALUE, REAL, Convention, select_generators, source_root
 from declip_pl.data.mini import build_mini
-from declip_pl.demo import demo
 from declip_pl.errors import UserError
-from declip_pl.experiment import MINI, train_arguments
-from declip_pl.export import export
-from declip_pl.lightning_cli import DeclipCLI
-from declip_pl.predict import predict
-from declip_pl.published import import_published
-from declip_pl.weights import resolve
+from declip_pl.inference.demo import demo
+from declip_pl.inference.export import export
+from declip_pl.inference.import_published import import_published
+from declip_pl.inference.predict import predict
+from declip_pl.model.weights import resolve
+from declip_pl.training.lightning_cli import DeclipCLI
+from declip_pl.training.train import MINI, train_arguments
 
 SWITCHES = ("tiles", "resume", "json")
 """Options of ``declip-pl predict`` that are there or not."""

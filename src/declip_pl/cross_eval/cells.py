@@ -19,7 +19,6 @@ from tqdm import tqdm
 from declip_pl.cross_eval.models import Model
 from declip_pl.data.dataset import LocalizationDataset, collate
 from declip_pl.data.layout import REAL, Sample, read_image
-from declip_pl.encoder import Features
 from declip_pl.errors import UserError
 from declip_pl.files import atomic_path, sha256, write_text
 from declip_pl.metrics import (
@@ -32,7 +31,8 @@ from declip_pl.metrics import (
     localization_scores,
     threshold_curves,
 )
-from declip_pl.network import POOLINGS, image_score
+from declip_pl.model.encoder import Features
+from declip_pl.model.network import POOLINGS, image_score
 from declip_pl.panels import panel
 
 FORMAT = 1

@@ -28,7 +28,7 @@ from declip_pl.cross_eval.statistics import (
 from declip_pl.data.layout import REAL
 from declip_pl.files import write_text
 from declip_pl.metrics import THRESHOLD
-from declip_pl.network import Pooling
+from declip_pl.model.network import Pooling
 
 LOCALIZATION = (
     "iou", "iou_tuned", "f1_plain", "f1_plain_best", "f1_fixed", "f1_best", "f1_tuned", "ap"

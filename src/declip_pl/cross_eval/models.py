@@ -13,13 +13,13 @@ from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
-from declip_pl import callbacks
-from declip_pl.data.dolos import DolosDataModule
+from declip_pl.data.datamodule import DolosDataModule
 from declip_pl.data.layout import generators
 from declip_pl.errors import UserError
 from declip_pl.files import sha256
-from declip_pl.run import BEST, CONFIG, RESULTS, Run, run_name
-from declip_pl.task import LocalizationTask, read_checkpoint
+from declip_pl.training import callbacks
+from declip_pl.training.run_folder import BEST, CONFIG, RESULTS, Run, run_name
+from declip_pl.training.task import LocalizationTask, read_checkpoint
 
 LEAVE_ONE_OUT = "all-but-"
 

@@ -14,11 +14,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
+from declip_pl.data.feature_cache import CachedFeatures
 from declip_pl.data.layout import Sample, decoding, read_image, read_mask
 from declip_pl.data.transforms import resize_mask
-from declip_pl.decoder import OUTPUT_SIZE
-from declip_pl.encoder import Features
-from declip_pl.features import CachedFeatures
+from declip_pl.model.decoder import OUTPUT_SIZE
+from declip_pl.model.encoder import Features
 
 
 class Item(TypedDict):

@@ -21,7 +21,7 @@ import skimage
 from PIL import Image
 from tqdm import tqdm
 
-from declip_pl.data.fills import (
+from declip_pl.data.inpainters import (
     Autoencoder,
     Fill,
     Hole,

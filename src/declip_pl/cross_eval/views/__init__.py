@@ -1,0 +1,1 @@
+"""What people look at of a cross-evaluation: report, plots, W&B."""

@@ -1,0 +1,208 @@
+"""A finished cross-evaluation as a W&B run of its own, beside its training runs."""
+
+import json
+import math
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import wandb
+
+from declip_pl.cross_eval.cells import finished_cell
+from declip_pl.training.results import command
+from declip_pl.training.wandb_runs import PROJECT, wandb_id, wandb_mode
+
+JOB_TYPE = "cross-eval"
+MATRIX_COLUMNS = ("train", "test", "metric", "value", "ci_low", "ci_high", "n", "in_domain")
+_BY_NAME = ("by_train", "by_test", "leave_one_out")
+"""Parts of the summary that hold one figure for each row or column."""
+
+
+def track(folder: Path) -> list[str]:
+    """Log a finished cross-evaluation to W&B.
+
+    The run stands in the project and group of its training runs and answers to the same config
+    keys; where several values met, it holds them all, as in ``generator: "ldm, lama"``. It gets
+    the matrix and every photo's scores as tables, the summary's figures, the pictures, the report,
+    and, where W&B is online, the checkpoints as artifacts. Logging a folder again continues its
+    run.
+
+    Args:
+        folder: A cross-evaluation, with its ``matrix.json``, ``cells`` and ``panels``.
+
+    Returns:
+        Lines that say how to look at the run, or why there is none; no lines where W&B is disabled.
+    """
+    matrix = json.loads((folder / "matrix.json").read_text(encoding="utf-8"))
+    try:
+        return _log(folder, matrix, *photo_table(_cells(folder, matrix)))
+    except Exception as error:  # whatever W&B stumbles over, the evaluation is done and on disk
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        return [f"W&B: this cross-evaluation was not logged ({reason}); its files are in {folder}"]
+
+
+def matrix_rows(matrix: dict[str, Any]) -> list[list[Any]]:
+    """Return one row of :data:`MATRIX_COLUMNS` for each metric, training row and test column."""
+    return [
+        [train, test, metric, *(_number(cell[key]) for key in ("value", "low", "high")), cell["n"],
+         test in matrix["in_domain"][train]]
+        for metric, rows in matrix["matrix"].items()
+        for train, cells in rows.items()
+        for test, cell in cells.items()
+    ]  # fmt: skip
+
+
+def photo_table(cells: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+    """Return columns and rows of a table with every photo's scores.
+
+    Args:
+        cells: The contents of cell files.
+
+    Returns:
+        The columns ``train, test, seed, photo``, one for each localization score (percent) and one
+        for each way to pool an image's score (0 to 1, ``image_score_<pooling>``); and a row for
+        each photo of each cell, None where a score is undefined or its cell lacks it.
+    """
+    records = [record for cell in cells for record in _photos(cell)]
+    columns = list(dict.fromkeys(name for record in records for name in record))
+    return columns, [[record.get(name) for name in columns] for record in records]
+
+
+def summary_figures(matrix: dict[str, Any]) -> dict[str, float]:
+    """Return the summary's defined values under names such as ``iou/by_train/ldm``."""
+    figures: dict[str, float | None] = {}
+    for metric, parts in matrix["summary"].items():
+        for part, content in parts.items():
+            if part in _BY_NAME:
+                figures |= {f"{metric}/{part}/{name}": e["value"] for name, e in content.items()}
+            else:
+                figures[f"{metric}/{part}"] = content["value"]
+    defined = {name: _number(value) for name, value in figures.items()}
+    return {name: value for name, value in defined.items() if value is not None}
+
+
+def _log(
+    folder: Path, matrix: dict[str, Any], columns: list[str], rows: list[list[Any]]
+) -> list[str]:
+    with wandb.init(
+        project=PROJECT,
+        name=f"{JOB_TYPE} {matrix['name']}",
+        id=wandb_id(folder),
+        resume="allow",
+        dir=folder,
+        mode=wandb_mode(),
+        # A training run that broke off in this process may still be open.
+        settings=wandb.Settings(quiet=True, reinit="finish_previous"),
+        group=matrix["data"]["name"],
+        job_type=JOB_TYPE,
+        tags=_tags(matrix),
+        notes=matrix["notice"],
+        config=_facts(matrix),
+    ) as run:
+        if run.disabled:
+            return []
+        # W&B would cut longer tables short.
+        wandb.Table.MAX_ROWS = max(wandb.Table.MAX_ROWS, len(rows))
+        tables = {
+            "matrix": wandb.Table(list(MATRIX_COLUMNS), matrix_rows(matrix)),
+            "photos": wandb.Table([*columns], rows),
+        }
+        run.log(summary_figures(matrix) | tables | _pictures(folder, matrix))
+        for name in ("matrix.json", "matrix.csv"):
+            # W&B would only link to a file elsewhere.
+            run.save(shutil.copy(folder / name, run.dir), base_path=run.dir, policy="now")
+        if not run.offline:
+            _log_checkpoints(run, matrix)
+            return [f"matrix in the browser: {run.url}"]
+        offline = folder / "wandb" / Path(run.settings.sync_dir).name
+    wandb_ = command("wandb")
+    return [
+        f"figures without an account: {wandb_} leet {offline}",
+        f"matrix in the browser:      {wandb_} login && {wandb_} sync {offline}",
+    ]
+
+
+def _facts(matrix: dict[str, Any]) -> dict[str, Any]:
+    """Return the run's config: the keys of training runs first."""
+    models = matrix["models"]
+    shared = ("encoder", "layer", "decoder", "supervision", "image_size", "encoder_source")
+    return {
+        **{key: _joined(model[key] for model in models) for key in shared},
+        "generator": _joined(matrix["rows"]),
+        "dataset": matrix["data"]["name"],
+        "seed": _joined(matrix["seeds"]),
+        "tests": _joined(matrix["columns"]),
+        "pooling": matrix["pooling"],
+        "notice": matrix["notice"],
+        "failed": [f"{failure['what']}: {failure['why']}" for failure in matrix["failed"]],
+        "made": matrix["made"],
+    }
+
+
+def _tags(matrix: dict[str, Any]) -> list[str]:
+    """Return every single value that a training run has for a tag, to find all runs by one."""
+    models = matrix["models"]
+    keys = ("encoder", "layer", "decoder", "supervision")
+    values = [JOB_TYPE, matrix["data"]["name"], *matrix["rows"], *matrix["seeds"]]
+    values += [model[key] for model in models for key in keys]
+    return list(dict.fromkeys(str(value)[:64] for value in values))  # W&B takes no longer ones
+
+
+def _joined(values: Iterable[Any]) -> Any:
+    """Return the one value there is, as it is, or all that differ, as text."""
+    different = list(dict.fromkeys(values))
+    return different[0] if len(different) == 1 else ", ".join(map(str, different))
+
+
+def _cells(folder: Path, matrix: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the cells that the matrix is made of; the folder may hold older ones, too."""
+    for model in matrix["models"]:
+        for test in matrix["data"]["tests"]:
+            cell = finished_cell(folder, matrix, model, test)
+            if cell:
+                yield cell | {"row": model["row"]}  # another evaluation may have named it otherwise
+
+
+def _photos(cell: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    pooled = {f"image_score_{name}": scores for name, scores in cell["image_scores"].items()}
+    scores = cell["scores"] | pooled
+    for index, photo in enumerate(cell["photos"]):
+        whose = {"train": cell["row"], "test": cell["test"], "seed": cell["seed"], "photo": photo}
+        yield whose | {name: _number(values[index]) for name, values in scores.items()}
+
+
+def _number(value: float | None) -> float | None:
+    """Return a figure, or None where there is none: NaN has no place in W&B's JSON."""
+    return None if value is None or math.isnan(value) else value
+
+
+def _pictures(folder: Path, matrix: dict[str, Any]) -> dict[str, Any]:
+    pictures: dict[str, Any] = {
+        f"panels/{train}/{test}": [
+            wandb.Image(folder / shown["file"], caption=_caption(which, shown))
+            for which, shown in triple.items()
+        ]
+        for train, tests in matrix["panels"].items()
+        for test, triple in tests.items()
+    }
+    if (folder / "matrix.png").exists():
+        pictures["matrix_plot"] = wandb.Image(folder / "matrix.png")
+    if (folder / "report.html").exists():
+        pictures["report"] = wandb.Html(folder / "report.html", inject=False)
+    return pictures
+
+
+def _caption(which: str, shown: dict[str, Any]) -> str:
+    iou = _number(shown["iou"])
+    return f"{which}: {shown['photo']}, IoU {'undefined' if iou is None else f'{iou:.1f}'}"
+
+
+def _log_checkpoints(run: Any, matrix: dict[str, Any]) -> None:
+    for model in matrix["models"]:
+        # Artifact names allow no more than this; encoders may have a "+" in theirs.
+        name = re.sub(r"[^\w.-]", "_", f"{matrix['data']['name']}-{model['name']}")
+        artifact = wandb.Artifact(name, type="model", metadata=model)
+        artifact.add_file(model["checkpoint"], policy="immutable")  # no copy: it stays there
+        run.log_artifact(artifact)

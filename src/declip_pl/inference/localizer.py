@@ -1,0 +1,258 @@
+"""A trained localizer in one Python line: a photo in, a heat map, a mask, a score, regions out."""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from declip_pl.data.images import Photo, read_photo
+from declip_pl.data.transforms import build_transform
+from declip_pl.errors import UserError
+from declip_pl.inference import pretrained
+from declip_pl.inference.tiles import Blend, windows
+from declip_pl.metrics import THRESHOLD, resize_to
+from declip_pl.model.encoder import build_encoder
+from declip_pl.model.network import DeCLIP, image_score
+from declip_pl.model.weights import upload
+from declip_pl.training.task import load_decoder
+
+Pixels = NDArray[np.uint8]
+Heatmap = NDArray[np.float32]
+
+TOGETHER = 8
+"""Photos or tiles that pass the network at once."""
+
+_PATIENCE = 2  # seconds before a progress bar appears
+
+
+class Region(NamedTuple):
+    """A connected component of a mask; pixels that touch at a corner are connected.
+
+    Attributes:
+        box: Left, top, right and bottom in px, right and bottom exclusive.
+        area: In px.
+        probability: Mean over the region, in [0, 1].
+    """
+
+    box: tuple[int, int, int, int]
+    area: int
+    probability: float
+
+
+@dataclass(frozen=True)
+class Localization:
+    """What a localizer finds in a photo.
+
+    Attributes:
+        photo: ``[H, W, 3]`` RGB as analysed: upright, 8 bits.
+        heatmap: ``[H, W]`` probability in [0, 1] that a pixel is fake.
+        mask: ``[H, W]``, True where the heat map is over the threshold.
+        score: Of the photo in [0, 1]: its map pooled as the checkpoint says, with tiles the highest
+            of theirs.
+        threshold: Of the mask.
+        regions: Connected components of the mask, the largest first.
+    """
+
+    photo: NDArray[np.uint8]
+    heatmap: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    score: float
+    threshold: float
+    regions: list[Region]
+
+
+class Localizer:
+    """A frozen encoder and a trained decoder, for photos as they come.
+
+    Args:
+        name: Of the model: the run's folder or the hub id.
+        checkpoint: What :func:`declip_pl.inference.pretrained.read` returns.
+        network: The two, frozen and on their device.
+    """
+
+    def __init__(self, name: str, checkpoint: dict[str, Any], network: DeCLIP) -> None:
+        self.name = name
+        self.checkpoint = checkpoint
+        self.network = network.eval()
+        self.device = next(network.decoder.parameters()).device
+        self._transform = build_transform(checkpoint["image_size"])
+
+    @classmethod
+    def from_pretrained(cls, model: str | Path, device: str | None = None) -> "Localizer":
+        """Load a trained localizer.
+
+        Args:
+            model: A run's folder, a checkpoint (``.ckpt``), a saved folder, or an id on the
+                Hugging Face hub.
+            device: Where it runs; a GPU where there is one.
+
+        Raises:
+            UserError: If it can't be found, is damaged, or its encoder is not to be had here.
+        """
+        checkpoint = pretrained.read(model)
+        options, theirs = checkpoint["hyper_parameters"], checkpoint["encoder"]
+        try:
+            encoder = build_encoder(options["encoder"], options["layer"], checkpoint["image_size"])
+            network = DeCLIP(encoder, load_decoder(checkpoint, encoder))
+        except UserError as error:
+            raise UserError(
+                f"{model}, trained on {options['encoder']} ({theirs['source']}): {error}"
+            ) from error
+        return cls(pretrained.name(model), checkpoint, _moved(network, device))
+
+    @overload
+    def __call__(
+        self, photos: Photo, *, tiles: bool = False, threshold: float = THRESHOLD
+    ) -> Localization: ...
+
+    @overload
+    def __call__(
+        self, photos: list[Any], *, tiles: bool = False, threshold: float = THRESHOLD
+    ) -> list[Localization]: ...
+
+    def __call__(
+        self,
+        photos: Photo | list[Any],
+        *,
+        tiles: bool = False,
+        threshold: float = THRESHOLD,
+    ) -> Localization | list[Localization]:
+        """Localize.
+
+        Args:
+            photos: A photo, or a list of photos of any sizes; see
+                :func:`declip_pl.data.images.read_photo` for what a photo may be.
+            tiles: Look at overlapping tiles at the photo's own resolution, in place of the whole
+                photo squashed to the network's input (the paper's way). It finds what is small in a
+                large photo, and takes a pass of the network for every 192 x 192 px. The score is
+                the highest tile's: pooled over a large map, what is small would not count. The more
+                tiles, the higher it is for untouched photos as well.
+            threshold: Probability above which a pixel belongs to the mask.
+
+        Returns:
+            What was found in the photo; a list for a list.
+
+        Raises:
+            UserError: If one of the photos can't be used; it is named. If the threshold is no
+                probability.
+        """
+        if not 0 <= threshold <= 1:
+            raise UserError(f"the threshold {threshold} is not between 0 and 1")
+        if not isinstance(photos, list):
+            return self._localize([photos], tiles, threshold)[0]
+        step = 1 if tiles else TOGETHER
+        batches = (photos[start : start + step] for start in range(0, len(photos), step))
+        return [found for batch in batches for found in self._localize(batch, tiles, threshold)]
+
+    @torch.inference_mode()
+    def _localize(self, sources: list[Any], tiles: bool, threshold: float) -> list[Localization]:
+        photos = [read_photo(source) for source in sources]
+        found = map(self._tiled, photos) if tiles else self._whole(photos)
+        return [
+            _localization(photo, heatmap, score, threshold)
+            for photo, (heatmap, score) in zip(photos, found, strict=True)
+        ]
+
+    def _whole(self, photos: list[Pixels]) -> Iterator[tuple[Heatmap, float]]:
+        probabilities, scores = self._look(photos)
+        for photo, one, score in zip(photos, probabilities, scores, strict=True):
+            yield resize_to(one[None], torch.Size(photo.shape[:2]))[0, 0].cpu().numpy(), score
+
+    def _tiled(self, photo: Pixels) -> tuple[Heatmap, float]:
+        height, width = photo.shape[:2]
+        cuts = windows(height, width)
+        if len(cuts) == 1:
+            return next(self._whole([photo]))
+        blend, best = Blend(height, width), 0.0
+        starts = range(0, len(cuts), TOGETHER)
+        for start in tqdm(starts, "tiles", delay=_PATIENCE, leave=False, disable=None):
+            batch = cuts[start : start + TOGETHER]
+            tiles = [photo[window] for window in batch]
+            for window, (heatmap, score) in zip(batch, self._whole(tiles), strict=True):
+                blend.add(window, heatmap)
+                best = max(best, score)
+        return blend.heatmap(), best
+
+    def _look(self, photos: list[Pixels]) -> tuple[Tensor, list[float]]:
+        """Return ``[B, 1, 256, 256]`` probabilities and the score of each photo."""
+        pixels = torch.stack([self._transform(image=photo)["image"] for photo in photos])
+        logits = self.network(pixels.to(self.device)).float()
+        pooling = self.checkpoint["hyper_parameters"]["pooling"]
+        return logits.sigmoid(), image_score(logits, pooling).tolist()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the decoder's weights, ``config.json`` and a model card into a folder.
+
+        Raises:
+            UserError: If a model stands there already.
+        """
+        pretrained.save(self.checkpoint, Path(folder).expanduser())
+
+    def push_to_hub(self, repository: str, private: bool = False) -> str:
+        """Publish what :meth:`save_pretrained` writes on the Hugging Face hub.
+
+        Args:
+            repository: ``ORGANISATION/NAME``; it is made if need be, and what it holds stays in
+                its history.
+            private: Whether a new repository is seen by its owner alone.
+
+        Returns:
+            The address of the repository.
+
+        Raises:
+            UserError: If nobody is logged in, the hub refuses, or the encoder is a local folder,
+                so that nobody else could load the localizer.
+        """
+        encoder = self.checkpoint["hyper_parameters"]["encoder"]
+        if _is_local(encoder):
+            raise UserError(
+                f"others can't load a localizer whose encoder is {encoder}, on this machine: save "
+                "it, write the encoder's hub id into its config.json (hyper_parameters: encoder), "
+                "and push that folder"
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            pretrained.save(self.checkpoint, Path(folder), repository)
+            return upload(Path(folder), repository, private)
+
+
+def find_regions(heatmap: NDArray[np.float32], mask: NDArray[np.bool_]) -> list[Region]:
+    """Return the connected components of a mask, the largest first.
+
+    Args:
+        heatmap: ``[H, W]`` in [0, 1].
+        mask: ``[H, W]``.
+    """
+    _, labels, boxes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    totals = np.bincount(labels[mask], weights=heatmap[mask], minlength=len(boxes))
+    regions = [
+        Region((left, top, left + width, top + height), area, total / area)
+        for (left, top, width, height, area), total in zip(
+            boxes[1:].tolist(), totals[1:].tolist(), strict=True
+        )  # the first is what lies outside the mask
+    ]
+    return sorted(regions, key=lambda region: -region.area)
+
+
+def _moved(network: DeCLIP, device: str | None) -> DeCLIP:
+    try:
+        return network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except (RuntimeError, AssertionError) as error:  # the latter without CUDA
+        raise UserError(f"the device {device!r} can't be used: {error}") from error
+
+
+def _is_local(encoder: str) -> bool:
+    vit, _, resnet = encoder.partition("+RN50")
+    return Path(vit).expanduser().exists() or ":" in (resnet or vit)
+
+
+def _localization(photo: Pixels, heatmap: Heatmap, score: float, threshold: float) -> Localization:
+    mask = heatmap > threshold
+    return Localization(photo, heatmap, mask, score, threshold, find_regions(heatmap, mask))

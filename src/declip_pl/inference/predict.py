@@ -1,0 +1,334 @@
+"""``declip-pl predict``: what a trained localizer finds in photos of one's own."""
+
+import glob
+import hashlib
+import json
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import redirect_stdout
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import save
+from tqdm import tqdm
+
+from declip_pl.data.images import FORMATS, read_photo
+from declip_pl.errors import UserError
+from declip_pl.files import atomic_path, write_text
+from declip_pl.inference.localizer import TOGETHER, Localization, Localizer
+from declip_pl.inference.prediction_folder import (
+    RECORDS,
+    TABLE,
+    Record,
+    check_folder,
+    line,
+    read_records,
+    settle,
+    still_to_do,
+    version,
+    write_table,
+)
+from declip_pl.panels import overlay
+from declip_pl.training.run_folder import BEST, RESULTS, Run, claim
+
+OUTPUT = Path("outputs/predict")
+
+BATCH, BATCH_PIXELS = TOGETHER, 64_000_000
+"""Photos that are in memory together with their maps: until one of the two is reached."""
+THREADS = min(8, os.cpu_count() or 1)
+"""Photos that are decoded or written at a time."""
+
+Read = tuple[Record, NDArray[np.uint8] | None]
+"""The beginning of a record, and the photo's ``[H, W, 3]`` pixels unless it can't be read."""
+
+
+def predict(
+    paths: Sequence[str],
+    model: str | None = None,
+    output: Path | None = None,
+    threshold: float = 0.5,
+    tiles: bool = False,
+    resume: bool = False,
+    json: bool = False,
+) -> None:
+    """Find the manipulated pixels of photos.
+
+    Writes heat maps (white = fake), masks and overlays as PNGs of the photos' own sizes, and
+    predictions.jsonl and predictions.csv. A photo that can't be read is listed at the end and does
+    not stop the rest; the exit status is then 1.
+
+    Args:
+        paths: Files, folders (searched to the bottom), globs, or - for a list of such paths on
+            standard input, one a line.
+        model: A run's folder, a checkpoint, a saved folder or an id on the Hugging Face hub. By
+            default the one finished run in outputs/train.
+        output: Folder to write, new or empty. By default outputs/predict.
+        threshold: Probability above which a pixel belongs to the mask.
+        tiles: Look at overlapping tiles of large photos: finds smaller regions, takes longer.
+        resume: Go on with what stands in the output folder and leave out the photos that are done
+            and have not changed since.
+        json: Print what is found in one photo as JSON and write no files.
+
+    Raises:
+        UserError: If there is no photo, no model, or the folder holds something else; at the end,
+            if a photo failed.
+    """
+    if not 0 <= threshold <= 1:
+        raise UserError(f"a threshold is a probability, from 0 to 1; found {threshold}")
+    options = {"threshold": threshold, "tiles": tiles}
+    if json:
+        if output or resume:
+            raise UserError("--json writes no files: leave out --output and --resume")
+        with redirect_stdout(sys.stderr):
+            text = _as_json(find_photos(paths), model, options)
+        print(text)
+        return
+    folder = output or OUTPUT
+    photos = find_photos(paths, leave_out=folder)
+    check_folder(folder, resume)
+    localizer = Localizer.from_pretrained(model or _only_run())
+    try:
+        with claim(folder, "predicting into"):
+            records = _predict_into(folder, localizer, photos, options)
+    except OSError as error:
+        raise UserError(f"can't write to {folder}: {error}") from error
+    _report(folder, records)
+
+
+def find_photos(paths: Sequence[str], leave_out: Path | None = None) -> dict[str, Path]:
+    """Return the photos that files, folders, globs and lists stand for.
+
+    Args:
+        paths: What :func:`predict` takes. In folders, files are photos by their suffix.
+        leave_out: A folder that is not searched.
+
+    Returns:
+        Absolute paths in the order given, those of a folder or glob sorted. The keys are the
+        paths below the folder that all of them share, so that no two photos have the same.
+
+    Raises:
+        UserError: If a path does not exist, or there is no photo.
+    """
+    folders: set[str] = set()
+    found: dict[str, None] = {}
+    for path in _expanded(paths):
+        absolute = os.path.abspath(path)  # noqa: PTH100 - resolve() would follow links
+        if path.is_dir():
+            folders.add(absolute)
+            found |= dict.fromkeys(map(str, _photos_below(Path(absolute), leave_out)))
+        else:
+            folders.add(str(Path(absolute).parent))
+            found[absolute] = None
+    if not found:
+        raise UserError(
+            "no photo to look at: name files, folders or globs, or - for a list on standard input"
+        )
+    shared = os.path.commonpath(folders)
+    return {Path(path).relative_to(shared).as_posix(): Path(path) for path in found}
+
+
+def _expanded(paths: Iterable[str]) -> Iterator[Path]:
+    for path in paths:
+        if path == "-":
+            yield from _expanded(_lines_of_stdin())
+        elif Path(path).exists():  # a name may look like a glob
+            yield Path(path)
+        elif not glob.has_magic(path):
+            raise UserError(f"there is no file or folder {path}")
+        elif matches := sorted(glob.glob(path, recursive=True)):  # noqa: PTH207 - also absolute
+            yield from map(Path, matches)
+        else:
+            raise UserError(f"nothing matches {path}")
+
+
+def _lines_of_stdin() -> Iterator[str]:
+    for read in sys.stdin.buffer:  # bytes, as a file's name need not be UTF-8
+        if path := os.fsdecode(read.rstrip(b"\r\n")):
+            yield path
+
+
+def _photos_below(folder: Path, leave_out: Path | None) -> list[Path]:
+    """List a folder's photos and say what else is there, as that may be photos, too."""
+    ours = leave_out and os.path.abspath(leave_out)  # noqa: PTH100
+    files = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and not (ours and path.is_relative_to(ours))
+    ]
+    suffixes = {s for s, format_ in Image.registered_extensions().items() if format_ in FORMATS}
+    photos = [path for path in files if path.suffix.lower() in suffixes]
+    others = {path.suffix.lower() or path.name for path in files} - suffixes
+    if not photos:
+        raise UserError(f"no photo in {folder}: looked for {', '.join(sorted(suffixes))}")
+    if others:
+        print(
+            f"{folder}: left out {len(files) - len(photos)} files that are no photos by their "
+            f"names ({', '.join(sorted(others))})"
+        )
+    return photos
+
+
+def _only_run() -> Path:
+    root = Path(Run.root)
+    runs = sorted(path.parent for path in root.glob(f"*/{RESULTS}"))
+    runs = [run for run in runs if (run / BEST).is_file()]
+    if not runs:
+        raise UserError(
+            f"there is no finished run in {root}: train one (make train GEN=ldm), or name a "
+            "localizer with --model"
+        )
+    if len(runs) > 1:
+        names = "".join(f"\n  --model {run}" for run in runs)
+        raise UserError(f"{root} holds {len(runs)} finished runs, name one:{names}")
+    print(f"model: {runs[0]} (the only finished run)")
+    return runs[0]
+
+
+def _as_json(photos: dict[str, Path], model: str | None, options: dict[str, Any]) -> str:
+    if len(photos) > 1:
+        raise UserError(f"--json is for one photo, here are {len(photos)}: leave it out")
+    record, pixels = _read(*next(iter(photos.items())))
+    if pixels is None:
+        raise UserError(record["error"])
+    localizer = Localizer.from_pretrained(model or _only_run())
+    start = time.monotonic()
+    (found,) = localizer([pixels], **options)
+    return json.dumps(record | _describe(found, time.monotonic() - start), indent=2)
+
+
+def _predict_into(
+    folder: Path, localizer: Localizer, photos: dict[str, Path], options: dict[str, Any]
+) -> list[Record]:
+    """Analyse what is not done yet and return the records of all photos."""
+    settle(folder, {"model": localizer.name, "sha256": _hash(localizer), **options})
+    there = read_records(folder)
+    wanted = still_to_do(folder, there, photos)
+    records = {name: record for name, record in there.items() if name not in wanted}
+    write_text(folder / RECORDS, "".join(map(line, records.values())))
+    progress = tqdm(total=len(photos), initial=len(photos) - len(wanted), unit="photo")
+    with progress, (folder / RECORDS).open("a", encoding="utf-8") as lines:
+        for record in _analyse(localizer, wanted, folder, options):
+            lines.write(line(record))
+            lines.flush()
+            records[record["name"]] = record
+            progress.update()
+    write_table(folder, records.values())
+    return [records[name] for name in photos]
+
+
+def _hash(localizer: Localizer) -> str:
+    """Return a SHA-256 of the weights of encoder and decoder."""
+    state = localizer.network.decoder.state_dict()
+    weights = save({name: tensor.cpu().contiguous() for name, tensor in state.items()})
+    return hashlib.sha256(localizer.checkpoint["encoder"]["sha256"].encode() + weights).hexdigest()
+
+
+def _analyse(
+    localizer: Localizer, photos: dict[str, Path], folder: Path, options: dict[str, Any]
+) -> Iterator[Record]:
+    """Yield the records of photos in their order, each when its pictures are complete."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        for batch in _batches(_read_ahead(pool, photos)):
+            pixels = [pixels for _, pixels in batch if pixels is not None]
+            start = time.monotonic()
+            found = iter(localizer(pixels, **options) if pixels else [])
+            seconds = (time.monotonic() - start) / max(1, len(pixels))
+            results = [(record, None if p is None else next(found)) for record, p in batch]
+            yield from pool.map(partial(_write, folder, seconds), results)
+
+
+def _read_ahead(pool: ThreadPoolExecutor, photos: dict[str, Path]) -> Iterator[Read]:
+    """Decode photos while others are analysed."""
+    waiting: deque[Future[Read]] = deque()
+    for name, path in photos.items():
+        waiting.append(pool.submit(_read, name, path))
+        if len(waiting) > THREADS:
+            yield waiting.popleft().result()
+    for future in waiting:
+        yield future.result()
+
+
+def _read(name: str, path: Path) -> Read:
+    record: Record = {"name": name, "path": str(path)}
+    try:
+        return record | version(path), read_photo(path)
+    except (UserError, OSError) as error:
+        return record | {"error": str(error)}, None
+
+
+def _batches(photos: Iterable[Read]) -> Iterator[list[Read]]:
+    batch: list[Read] = []
+    total = 0
+    for record, pixels in photos:
+        size = 0 if pixels is None else pixels.shape[0] * pixels.shape[1]
+        if batch and (len(batch) == BATCH or total + size > BATCH_PIXELS):
+            yield batch
+            batch, total = [], 0
+        batch.append((record, pixels))
+        total += size
+    if batch:
+        yield batch
+
+
+def _write(folder: Path, seconds: float, result: tuple[Record, Localization | None]) -> Record:
+    """Write a photo's pictures and return its record."""
+    record, found = result
+    if found is None:
+        return record
+    pictures = {
+        "heatmap": (255 * found.heatmap).round().astype(np.uint8),
+        "mask": 255 * found.mask.astype(np.uint8),
+        "overlay": overlay(found.photo, found.heatmap, found.mask)[..., ::-1],
+    }
+    files = {kind: f"{kind}s/{record['name']}.png" for kind in pictures}
+    try:
+        for kind, pixels in pictures.items():
+            with atomic_path(folder / files[kind]) as temporary:
+                # OpenCV writes a PNG several times as fast as PIL.
+                temporary.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+    except OSError as error:  # its name may be too long; a full disk stops the next line as well
+        return record | {"error": f"{record['path']}: can't write its pictures: {error}"}
+    return record | _describe(found, seconds) | {"files": files}
+
+
+def _describe(found: Localization, seconds: float) -> Record:
+    height, width = found.mask.shape
+    area = int(found.mask.sum())
+    return {
+        "width": width,
+        "height": height,
+        "score": found.score,
+        "threshold": found.threshold,
+        "area": area,
+        "share": area / found.mask.size,
+        "regions": [region._asdict() for region in found.regions],
+        "seconds": seconds,
+    }
+
+
+def _report(folder: Path, records: Sequence[Record]) -> None:
+    """Print the closing summary.
+
+    Raises:
+        UserError: If a photo failed; all of them are named.
+    """
+    failed = [record for record in records if "error" in record]
+    found = sum(record.get("area", 0) > 0 for record in records)
+    none = len(records) - found - len(failed)
+    print(f"{len(records)} photos: a region found in {found}, none in {none}, {len(failed)} failed")
+    print(f"pictures: {folder}/heatmaps, masks, overlays")
+    print(f"table:    {folder / TABLE} (regions in {RECORDS})")
+    if failed:
+        lines = "".join(f"\n  {record['error']}" for record in failed)
+        raise UserError(f"{len(failed)} of {len(records)} photos failed:{lines}")

@@ -1,0 +1,79 @@
+"""The network of the paper's figure: a frozen encoder, then a learned decoder."""
+
+from typing import Literal, get_args
+
+from torch import Tensor, nn
+
+from declip_pl.model.decoder import build_decoder
+from declip_pl.model.encoder import Encoder, Features, build_encoder
+
+Pooling = Literal["mean", "mean-logit", "max", "top"]
+POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
+"""Ways from a logit map to one score for the image. ``top`` is the default: on validation photos it
+told fakes from reals better than the paper's ``mean`` (README, image-level detection)."""
+
+TOP = 0.03
+"""Share of the pixels that ``top`` averages: the smallest masks of the data sets in use."""
+
+
+class DeCLIP(nn.Module):
+    """A localizer: photo -> frozen encoder -> feature map -> decoder -> one logit per pixel.
+
+    Args:
+        encoder: Frozen encoder.
+        decoder: Decoder made for that encoder's features.
+    """
+
+    def __init__(self, encoder: Encoder, decoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+
+    @classmethod
+    def build(cls, encoder: str, layer: str, decoder: str, image_size: int = 224) -> "DeCLIP":
+        """Assemble a network from the names of its parts.
+
+        Raises:
+            UserError: If a part of that name does not exist or its weights can't be found.
+        """
+        frozen = build_encoder(encoder, layer, image_size)
+        return cls(frozen, build_decoder(decoder, frozen))
+
+    def forward(self, image: Tensor | Features) -> Tensor:
+        """Localize.
+
+        Args:
+            image: ``[B, 3, S, S]`` pixels, normalised with CLIP's mean and standard deviation, or
+                what the encoder made of them before.
+
+        Returns:
+            ``[B, 1, 256, 256]`` logits; positive means fake.
+        """
+        features = image.float() if isinstance(image, Features) else self.encoder(image)
+        logits: Tensor = self.decoder(features)
+        return logits
+
+
+def image_logit(logits: Tensor) -> Tensor:
+    """Pool ``[B, 1, H, W]`` logits into ``[B]`` image logits: their mean (weak supervision)."""
+    return logits.mean(dim=(1, 2, 3))
+
+
+def image_score(logits: Tensor, pooling: Pooling) -> Tensor:
+    """Pool ``[B, 1, H, W]`` logits into ``[B]`` image scores in [0, 1].
+
+    Args:
+        logits: Logit maps.
+        pooling: One of :data:`POOLINGS`: the ``mean`` probability (the paper's evaluation: the
+            share of the photo that the localizer believes to be fake), the probability of the
+            mean logit (what weak supervision trains), the highest probability, or the mean of the
+            :data:`TOP` highest.
+    """
+    if pooling == "mean-logit":
+        return image_logit(logits).sigmoid()
+    probabilities = logits.sigmoid().flatten(1)
+    if pooling == "mean":
+        return probabilities.mean(1)
+    if pooling == "max":
+        return probabilities.amax(1)
+    return probabilities.topk(round(TOP * probabilities.shape[1]), dim=1).values.mean(1)

@@ -1,0 +1,235 @@
+"""Where frozen weights come from: a local folder, the hub, or the mirror of one encoder.
+
+Whatever the place, what is handed on is a local folder or file, so that loading it needs no
+network, and one phrase that names the place for checkpoints and results.
+"""
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub import errors as hub_errors
+
+from declip_pl.errors import UserError
+from declip_pl.model.mirror import (
+    MIRROR_SOURCE,
+    MIRRORED,
+    build_mirror,
+    checked_folder,
+    mirror_folder,
+)
+
+RN50_REPOSITORY = "timm/resnet50_clip.openai"
+RN50_FILE = "open_clip_model.safetensors"
+
+_HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in the order transformers prefers
+# HTTPError of httpx or httpx2, by the client's version, and OSError.
+_HUB_FAILURES: tuple[type[Exception], ...] = hub_errors.HfHubHTTPError.__bases__
+_UPLOAD_FAILURES: tuple[type[Exception], ...] = (*_HUB_FAILURES, hub_errors.HFValidationError)
+_PROBE_SECONDS = 4
+
+
+class _NoSuchFileError(UserError):
+    """The repository exists, the file in it does not."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Frozen weights that are on this machine.
+
+    Attributes:
+        path: A local folder for ``from_pretrained``.
+        source: Where they came from, in words, for checkpoints and results.
+    """
+
+    path: str
+    source: str
+
+
+def resolve(encoder: str) -> Weights:
+    """Find the weights of a CLIP vision tower, downloading them where that is needed.
+
+    What is on this machine comes before the network, so an encoder never changes silently
+    between two runs: a local folder, the hub's cache, a mirror built before, the hub, and for
+    ``openai/clip-vit-base-patch16`` a new mirror.
+
+    Args:
+        encoder: A hub id such as ``openai/clip-vit-large-patch14``, or a folder with
+            ``config.json`` and ``*.safetensors``.
+
+    Raises:
+        UserError: If the folder holds no weights, the hub does not know the id, or the hub can't
+            be reached (after about four seconds).
+    """
+    folder = Path(encoder).expanduser()
+    if folder.is_dir():
+        return _from_folder(folder)
+    cached = _cached_snapshot(encoder)
+    if cached:
+        return Weights(cached, f"hub {encoder}")
+    if encoder == MIRRORED and mirror_folder().is_dir():
+        return _from_mirror()
+    if hub_reachable():
+        return Weights(_download_snapshot(encoder), f"hub {encoder}")
+    if encoder == MIRRORED:
+        return _from_mirror()
+    raise _unreachable(encoder, "a local folder (ENCODER=/path/to/folder)")
+
+
+def resolve_resnet(spec: str) -> tuple[Path, str]:
+    """Find the weights of CLIP's RN50.
+
+    Args:
+        spec: ``RN50`` (from the hub or its cache) or ``RN50:FILE``.
+
+    Returns:
+        The file, and where it came from in words.
+
+    Raises:
+        UserError: If the file does not exist or the hub can't be reached.
+    """
+    name, _, file = spec.partition(":")
+    if name != "RN50" or spec == "RN50:":
+        raise UserError(f"unknown encoder {spec!r}: expected RN50 or RN50:/path/to/file")
+    if file:
+        return _local_file(Path(file).expanduser())
+    source = f"hub {RN50_REPOSITORY}"
+    cached = _cached(RN50_REPOSITORY, RN50_FILE)
+    if cached:
+        return cached, source
+    if not hub_reachable():
+        raise _unreachable(RN50_REPOSITORY, f"a local file (RN50:/path/to/{RN50_FILE})")
+    return download(RN50_REPOSITORY, RN50_FILE), source
+
+
+def hub_reachable() -> bool:
+    """Tell within about four seconds whether the Hugging Face hub answers.
+
+    The hub's own client retries for over 20 s, with warnings, where names do not resolve.
+    ``HF_ENDPOINT``, ``HF_HUB_OFFLINE`` and the proxy variables are respected.
+    """
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return False
+    answers: list[bool] = []
+    probe = threading.Thread(target=lambda: answers.append(_probe()), daemon=True)
+    probe.start()
+    probe.join(_PROBE_SECONDS)  # a time-out of the socket would not bound the look-up of the name
+    return answers == [True]
+
+
+def download(repository: str, file: str) -> Path:
+    """Fetch a file of a repository from the hub, or take it from the hub's cache.
+
+    Raises:
+        UserError: If the hub does not have it, refuses it, or can't be reached.
+    """
+    try:
+        return Path(huggingface_hub.hf_hub_download(repository, file))
+    except hub_errors.GatedRepoError as error:
+        raise UserError(
+            f"{repository} is gated: accept its terms on the Hugging Face hub and log in with "
+            "`hf auth login`, or pass a local folder"
+        ) from error
+    except hub_errors.RepositoryNotFoundError as error:
+        raise UserError(f"the Hugging Face hub has no {repository}, or it is private") from error
+    except hub_errors.LocalEntryNotFoundError as error:  # a kind of EntryNotFoundError
+        raise _unreachable(repository, "a local copy") from error
+    except hub_errors.EntryNotFoundError as error:
+        raise _NoSuchFileError(f"{repository} on the Hugging Face hub has no {file}") from error
+    except _HUB_FAILURES as error:  # also a connection that drops half-way
+        raise UserError(f"the Hugging Face hub failed for {repository}: {error}") from error
+
+
+def snapshot(repository: str, *files: str) -> Path:
+    """Return the folder of a repository's files: the hub's, or where it is out of reach the cached.
+
+    Raises:
+        UserError: If the hub does not have one or refuses it; if it can't be reached and not all
+            are in its cache.
+    """
+    fetch = download if hub_reachable() else _cached
+    paths = [path for file in files if (path := fetch(repository, file))]
+    if len(paths) < len(files):
+        raise _unreachable(repository, "a local folder")
+    return paths[0].parent
+
+
+def upload(folder: Path, repository: str, private: bool = False) -> str:
+    """Publish the files of a folder on the hub, in a repository that is made if need be.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        UserError: If nobody is logged in, the name is none, or the hub refuses or can't be reached.
+    """
+    api = huggingface_hub.HfApi()
+    if huggingface_hub.get_token() is None:
+        raise UserError("not logged in to the Hugging Face hub: run `hf auth login` first")
+    try:
+        address = api.create_repo(repository, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder)
+    except _UPLOAD_FAILURES as error:
+        raise UserError(f"the Hugging Face hub failed for {repository}: {error}") from error
+    return str(address)
+
+
+def _probe() -> bool:
+    # The hub's own client, so that its certificates, proxies and hooks are the ones tested.
+    try:
+        huggingface_hub.get_session().head(
+            huggingface_hub.constants.ENDPOINT, timeout=_PROBE_SECONDS
+        )
+    except Exception:  # of httpx or httpx2, by the client's version; all mean the same here
+        return False
+    return True  # a refusal is an answer as well
+
+
+def _from_folder(folder: Path) -> Weights:
+    return Weights(str(checked_folder(folder)), f"folder {folder.resolve()}")
+
+
+def _from_mirror() -> Weights:
+    folder = build_mirror()
+    print(f"{MIRRORED} comes from the {MIRROR_SOURCE}, in {folder}")
+    return Weights(str(folder), MIRROR_SOURCE)
+
+
+def _local_file(path: Path) -> tuple[Path, str]:
+    if not path.is_file():
+        raise UserError(f"no RN50 weights at {path}: no such file")
+    return path, f"file {path.resolve()}"
+
+
+def _unreachable(name: str, instead: str) -> UserError:
+    return UserError(f"cannot reach the Hugging Face hub for {name}: connect, or pass {instead}")
+
+
+def _cached(repository: str, file: str) -> Path | None:
+    try:
+        path = huggingface_hub.try_to_load_from_cache(repository, file)
+    except hub_errors.HFValidationError as error:
+        raise UserError(
+            f"{repository} is neither a folder on this machine nor an id on the Hugging Face hub "
+            "(ORGANISATION/NAME)"
+        ) from error
+    return Path(path) if isinstance(path, str) else None  # also a marker for "known to be absent"
+
+
+def _cached_snapshot(repository: str) -> str | None:
+    config = _cached(repository, "config.json")
+    if config and any((config.parent / name).is_file() for name in _HUB_WEIGHTS):
+        return str(config.parent)
+    return None
+
+
+def _download_snapshot(repository: str) -> str:
+    config = download(repository, "config.json")
+    for name in _HUB_WEIGHTS:
+        try:
+            download(repository, name)
+        except _NoSuchFileError:
+            continue
+        return str(config.parent)
+    raise UserError(f"{repository} on the Hugging Face hub has no {' or '.join(_HUB_WEIGHTS)}")

@@ -1,0 +1,1 @@
+"""The LightningModule and what surrounds a run: schedules, callbacks, recipes, folders, results."""

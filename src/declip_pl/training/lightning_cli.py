@@ -1,0 +1,256 @@
+"""LightningCLI for this package: ``fit``, ``validate`` and ``test``."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import wandb
+from jsonargparse import Namespace
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from declip_pl.data.datamodule import DolosDataModule
+from declip_pl.data.layout import source_root
+from declip_pl.errors import UserError
+from declip_pl.files import write_text
+from declip_pl.model.encoder import short_name
+from declip_pl.training.callbacks import History, Panels, Schedule
+from declip_pl.training.results import describe_results, summary, write_results
+from declip_pl.training.run_folder import BEST, CONFIG, RESULTS, Run, run_name
+from declip_pl.training.task import LocalizationTask, read_checkpoint
+from declip_pl.training.wandb_runs import PROJECT, wandb_hints, wandb_id, wandb_mode
+
+EPILOG = """Further commands: declip-pl train (choose data and recipe, then fit), declip-pl predict
+(photos of your own), declip-pl demo (the same in the browser), declip-pl export (an ONNX file),
+declip-pl import (a published checkpoint), declip-pl cross-eval (every model against every
+generator), declip-pl compare, declip-pl dashboard, declip-pl data check|mini, declip-pl cache
+ls|prune, declip-pl weights; each has its own --help."""
+
+
+MEANT = (
+    "LightningCLI's args parameter",  # `train` hands over other arguments than those typed
+    r"Found \d+ module\(s\) in eval mode",  # the frozen encoder
+    r"The number of training batches \(\d+\) is smaller than the logging interval",
+    r"It is recommended to use `self.log\(.*sync_dist=True",  # the metrics have gathered already
+    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # inside Lightning
+)
+"""Warnings about what is meant to be so."""
+
+CASTING = ("16-true", "bf16-true", "64-true", "64")
+"""Lightning's precisions that cast all weights of a network."""
+
+
+class DeclipCLI(LightningCLI):
+    """LightningCLI around :class:`LocalizationTask` and :class:`DolosDataModule`.
+
+    ``fit`` trains, then tests the best checkpoint and writes ``test_metrics.json``.
+    """
+
+    def __init__(self, args: list[str]) -> None:
+        for message in MEANT:
+            warnings.filterwarnings("ignore", message=message)
+        super().__init__(
+            LocalizationTask,
+            DolosDataModule,
+            args=args,
+            seed_everything_default=0,
+            save_config_callback=_SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            parser_kwargs={"prog": "declip-pl", "epilog": EPILOG},
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Leave out Lightning's ``predict``: ``declip-pl predict`` is for photos, not data sets."""
+        found: dict[str, set[str]] = LightningCLI.subcommands()
+        return {name: skipped for name, skipped in found.items() if name != "predict"}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run's folder and the callbacks; one value serves data and model alike."""
+        parser.add_class_arguments(Run, "run")
+        parser.add_lightning_class_args(ModelCheckpoint, "best")
+        parser.add_lightning_class_args(ModelCheckpoint, "last")
+        parser.add_lightning_class_args(Schedule, "schedule", subclass_mode=True)
+        parser.add_lightning_class_args(Panels, "panels")
+        parser.add_lightning_class_args(History, "history")
+        parser.set_defaults(
+            {
+                "schedule": {"class_path": "declip_pl.training.callbacks.PaperSchedule"},
+                "best.filename": "best",
+                "best.monitor": "val/score",
+                "best.mode": "max",
+                "best.save_on_train_epoch_end": True,  # after the schedule has decided
+                "best.enable_version_counter": False,
+                "best.save_weights_only": True,  # last.ckpt is what a run is resumed from
+                "last.filename": "last",
+                "last.save_on_train_epoch_end": True,
+                "last.enable_version_counter": False,
+                "trainer.log_every_n_steps": 10,
+                "trainer.use_distributed_sampler": False,  # the data module shares photos itself
+            }
+        )
+        parser.link_arguments("model.image_size", "data.image_size")
+        parser.link_arguments("model.supervision", "data.supervision")
+        parser.link_arguments("seed_everything", "model.seed")
+        parser.link_arguments("seed_everything", "data.seed")
+
+    def _parse_ckpt_path(self) -> None:
+        """Let the config say what the model is.
+
+        LightningCLI would replace the model's options by the checkpoint's without a word; here a
+        checkpoint of another encoder is an error (``LocalizationTask.on_load_checkpoint``).
+        """
+
+    def before_instantiate_classes(self) -> None:
+        """Name the run, refuse to touch another's, and find what to resume."""
+        config = self.config[self.subcommand]
+        if str(config.trainer.precision) in CASTING:
+            raise UserError(
+                f"trainer.precision {config.trainer.precision} would change the frozen encoder's "
+                "weights; choose 32-true, bf16-mixed or 16-mixed"
+            )
+        if self.subcommand == "fit":
+            # Wrong names should fail before weights are fetched.
+            DolosDataModule(**config.data.as_dict())
+            self.run = _named(config)
+            last = self.run.check()
+            config.ckpt_path = config.ckpt_path or (str(last) if last else None)
+        elif config.ckpt_path:
+            self.run = _run_of(Path(config.ckpt_path))
+            self.run.overwrite = config.run.overwrite
+        else:
+            raise UserError(f"{self.subcommand} needs --ckpt_path=RUN/checkpoints/best.ckpt")
+        if config.ckpt_path:
+            checkpoint = read_checkpoint(Path(config.ckpt_path))
+            if self.subcommand == "fit" and "optimizer_states" not in checkpoint:
+                raise UserError(
+                    f"{config.ckpt_path} has no optimiser's state to go on with; last.ckpt beside "
+                    "it has (RESUME=1, --run.resume true)"
+                )
+        config.weights_only = True  # a checkpoint is never unpickled
+        config.trainer.default_root_dir = str(self.run.folder)
+        config.best.dirpath = config.last.dirpath = str((self.run.folder / BEST).parent)
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Log to W&B unless the config names loggers or turns them off."""
+        wanted = self.config[self.subcommand].trainer.logger
+        if wanted is None or wanted is True:
+            kwargs["logger"] = self._wandb_logger()
+        return super().instantiate_trainer(**kwargs)
+
+    def fit(self, model: LocalizationTask, **kwargs: Any) -> None:
+        """Check the data, train, test the best checkpoint and close with a summary."""
+        if not self.trainer.is_global_zero:  # only the first of several processes writes
+            self._train_and_test(model, **kwargs)
+            return
+        self.datamodule.prepare_data()  # while nothing is written yet
+        with self.run.claimed():
+            self.run.begin()
+            self._train_and_test(model, **kwargs)
+
+    def _train_and_test(self, model: LocalizationTask, **kwargs: Any) -> None:
+        self.trainer.fit(model, **kwargs)
+        best = self.run.folder / BEST
+        if not best.exists():  # fast_dev_run writes none
+            return
+        self.trainer.test(
+            self.model, datamodule=self.datamodule, ckpt_path=str(best), verbose=False,
+            weights_only=True,
+        )  # fmt: skip
+        self._report(best, self.run.folder / RESULTS)
+
+    def test(self, model: LocalizationTask, ckpt_path: str, **kwargs: Any) -> None:
+        """Test a checkpoint; its scores go to a file of their own beside the run's."""
+        target = self.run.folder / f"test_metrics_{self.datamodule.generator}.json"
+        if target.exists() and not self.run.overwrite:
+            raise UserError(f"{target} exists; replace it with --run.overwrite true")
+        self.trainer.test(model, ckpt_path=ckpt_path, **kwargs)
+        self._report(Path(ckpt_path), target)
+
+    def _report(self, checkpoint: Path, target: Path) -> None:
+        if not self.trainer.is_global_zero:
+            return
+        results = describe_results(self.model, self.datamodule, checkpoint)
+        write_results(target, results)
+        wandb.finish()  # its farewell should not stand below the summary
+        print(summary(results, target))
+        print(f"pictures: {self.run.folder / 'panels'}")
+        for line in wandb_hints(self.run.folder):
+            print(line)
+
+    def _wandb_logger(self) -> WandbLogger:
+        config = self.config[self.subcommand]
+        model, data = config.model, config.data
+        facts = {
+            "encoder": short_name(model.encoder),
+            "layer": model.layer,
+            "decoder": model.decoder,
+            "generator": data.generator,
+            "dataset": source_root(Path(data.root), data.source).name,
+            "supervision": model.supervision,
+            "seed": config.seed_everything,
+        }
+        # It starts with the first thing that is logged, which is after the run has begun.
+        logger = WandbLogger(
+            project=PROJECT,
+            name=self.run.name,
+            id=None if self.run.overwrite else wandb_id(self.run.folder),
+            resume="allow",
+            save_dir=self.run.folder,
+            mode=wandb_mode(),
+            settings=wandb.Settings(quiet=True),
+            group=str(facts["dataset"]),
+            job_type=self.subcommand,
+            tags=[str(fact) for fact in facts.values()],
+            config=facts,
+        )
+        logger._wandb_init.pop("anonymous", None)  # Lightning sets it, and wandb warns of it
+        return logger
+
+
+class _SaveConfig(SaveConfigCallback):
+    """Write the resolved ``config.yaml`` of a training run into its folder."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Wait until a checkpoint to resume from has proved to fit."""
+
+    @rank_zero_only
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the file now."""
+        self.save_config(trainer, pl_module, "fit")
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Write the file and log its content."""
+        # Whoever repeats config.yaml did not ask for these; they were of this start alone.
+        config = self.config.clone()
+        config.ckpt_path, config.run.resume, config.run.overwrite = None, False, False
+        text = self.parser.dump(config, skip_none=False)
+        write_text(Path(trainer.default_root_dir) / CONFIG, text)
+        if isinstance(trainer.logger, WandbLogger):
+            trainer.logger.log_hyperparams(self.config.as_dict())
+
+
+def _named(config: Namespace) -> Run:
+    """Return the run of a training configuration, under its own or the default name."""
+    run, model = Run(**config.run.as_dict()), config.model
+    run.name = run.name or run_name(
+        model.encoder,
+        model.layer,
+        model.decoder,
+        config.data.generator,
+        model.supervision,
+        config.data.augmentation,
+        config.seed_everything,
+    )
+    return run
+
+
+def _run_of(checkpoint: Path) -> Run:
+    """Return the run that a checkpoint belongs to."""
+    folder = checkpoint.absolute().parent
+    if folder.name != "checkpoints":
+        raise UserError(f"{checkpoint} lies in no run; expected RUN/checkpoints/NAME.ckpt")
+    return Run(str(folder.parent.parent), folder.parent.name)

@@ -1,0 +1,127 @@
+"""A run's folder: its name, who may write to it, and how it is resumed."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from lightning.pytorch.utilities import rank_zero_only
+
+from declip_pl.errors import UserError
+from declip_pl.model.encoder import short_name
+
+CONFIG, LOCK = "config.yaml", ".lock"
+RESULTS = "test_metrics.json"
+LAST = "checkpoints/last.ckpt"
+BEST = "checkpoints/best.ckpt"
+
+
+@dataclass
+class Run:
+    """Where a run writes, and what may happen to what is there.
+
+    Args:
+        root: Folder of all training runs.
+        name: Name of the run's folder; by default encoder-layer-decoder-generator, with the
+            supervision, the augmentation and the seed where they are not the default.
+        resume: Continue an interrupted run from its last epoch.
+        overwrite: Delete what stands in the folder and start anew.
+    """
+
+    root: str = "outputs/train"
+    name: str | None = None
+    resume: bool = False
+    overwrite: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        assert self.name is not None
+        return Path(self.root) / self.name
+
+    def check(self) -> Path | None:
+        """Return the checkpoint to resume from, if any; nothing is touched.
+
+        Raises:
+            UserError: If a run stands there and neither ``resume`` nor ``overwrite`` was asked for,
+                if it is finished and there is nothing to resume, or if the name is no folder's.
+        """
+        if self.folder.name != self.name or self.name == "..":
+            raise UserError(
+                f"a run's name is the name of a folder in {self.root}, not {self.name!r}"
+            )
+        if rank_zero_only.rank:  # type: ignore[attr-defined]
+            # Of several processes the first decides; by now it may have begun to write.
+            return self.last if self.resume and not self.overwrite else None
+        if self.overwrite:
+            return None
+        if (self.folder / RESULTS).exists():
+            raise UserError(
+                f"a finished run stands in {self.folder}; name another (RUN=..., --run.name) or "
+                "replace it (OVERWRITE=1, --run.overwrite true)"
+            )
+        if self.last and not self.resume:
+            raise UserError(
+                f"an unfinished run stands in {self.folder}; continue it (RESUME=1, --run.resume "
+                "true) or replace it (OVERWRITE=1, --run.overwrite true)"
+            )
+        return self.last
+
+    def begin(self) -> None:
+        """Delete the run that ``overwrite`` replaces."""
+        if self.overwrite and (self.folder / CONFIG).exists():
+            for old in self.folder.iterdir():
+                if old.is_dir():
+                    shutil.rmtree(old)
+                elif old.name != LOCK:
+                    old.unlink()
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Make the folder and keep other processes from training there.
+
+        Raises:
+            UserError: If another process does.
+        """
+        with claim(self.folder, "training in"):
+            yield
+
+    @property
+    def last(self) -> Path | None:
+        """The checkpoint of the last finished epoch, if there is one."""
+        path = self.folder / LAST
+        return path if path.exists() else None
+
+
+@contextmanager
+def claim(folder: Path, doing: str) -> Iterator[None]:
+    """Make a folder and keep every other process out that claims it.
+
+    Raises:
+        UserError: If another process has it; ``doing`` says what it does there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            yield
+    except Timeout as error:
+        raise UserError(f"another process is {doing} {folder}") from error
+
+
+def run_name(
+    encoder: str,
+    layer: str,
+    decoder: str,
+    generator: str,
+    supervision: str,
+    augmentation: str,
+    seed: int,
+) -> str:
+    """Return ``<encoder>-<layer>-<decoder>-<generator>``, short and safe as a folder name."""
+    parts = [short_name(encoder).lower(), layer, decoder, generator]
+    parts += [supervision] if supervision != "full" else []
+    parts += [f"augmented-{augmentation}"] if augmentation != "none" else []
+    parts += [f"seed{seed}"] if seed else []
+    return "-".join(filter(None, parts))

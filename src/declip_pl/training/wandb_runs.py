@@ -1,0 +1,44 @@
+"""Where runs are logged in Weights & Biases: project, mode, which run continues, how to look."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import wandb
+from lightning.pytorch.utilities import rank_zero_only
+
+from declip_pl.training.results import command
+
+PROJECT = "declip-pl"
+"""The W&B project of all training runs and cross-evaluations."""
+
+
+def wandb_mode() -> Literal["online", "offline", "disabled"] | None:
+    """Return None where $WANDB_MODE says it; else online for users who are logged in."""
+    if rank_zero_only.rank:  # type: ignore[attr-defined]
+        return "disabled"
+    if "WANDB_MODE" in os.environ:
+        return None
+    try:
+        return "online" if wandb.login(prompt=False) else "offline"
+    except wandb.errors.AuthenticationError as error:
+        print(f"W&B: an account is set up but does not answer, logging offline ({error})")
+        return "offline"
+
+
+def wandb_id(folder: Path) -> str | None:
+    """Return the id of the W&B run that was last logged in ``folder`` and may be continued."""
+    runs = sorted((folder / "wandb").glob("*run-*-*"))
+    return runs[-1].name.rsplit("-", 1)[-1] if runs else None
+
+
+def wandb_hints(folder: Path) -> list[str]:
+    """Return how to look at the offline runs of a training run's folder; none if there are none."""
+    offline = sorted((folder / "wandb").glob("offline-run-*"))
+    if not offline:
+        return []
+    wandb_ = command("wandb")
+    return [
+        f"curves without an account: {wandb_} leet {offline[-1]}",
+        f"curves in the browser:     {wandb_} login && {wandb_} sync {folder}/wandb/offline-run-*",
+    ]

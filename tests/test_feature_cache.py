@@ -1,0 +1,473 @@
+"""The feature cache: same results, one pass, and what happens when things go wrong."""
+
+import csv
+import json
+import multiprocessing
+import pickle
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_clip, make_tree
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from declip_pl import cli
+from declip_pl.data import datamodule, feature_cache
+from declip_pl.data.dataset import LocalizationDataset, collate
+from declip_pl.data.feature_cache import CachedFeatures, FeatureCache
+from declip_pl.data.layout import samples
+from declip_pl.data.transforms import build_transform
+from declip_pl.errors import UserError
+from declip_pl.model.encoder import Features, ViTEncoder, build_encoder
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def encoder(clip):
+    return build_encoder(str(clip), "layer1", 64)
+
+
+@pytest.fixture
+def cache(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_cache, "SHARD", 3)
+    return FeatureCache(encoder, 64, root=tmp_path / "features")
+
+
+@pytest.fixture
+def photos(tree):
+    return [sample.image for sample in samples(tree, "ldm", "train")]
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """Count the photos that pass through any encoder."""
+    counted = []
+    forward = ViTEncoder.forward
+
+    def count(self, pixels):
+        counted.extend([None] * len(pixels))
+        return forward(self, pixels)
+
+    monkeypatch.setattr(ViTEncoder, "forward", count)
+    return counted
+
+
+def fetch(cache, photos):
+    return cache.fetch(photos, CPU)
+
+
+def shards(cache):
+    return {p.name: p.read_bytes() for p in cache.folder.glob("[!.]*.safetensors")}
+
+
+def test_cached_features_are_the_encoders(cache, encoder, tree, photos):
+    found = fetch(cache, photos)
+    data = LocalizationDataset("x", samples(tree, "ldm", "train"), build_transform(64), 0)
+    pixels = collate([data[i] for i in range(4)])["image"]
+    data.views = [found]
+    ours, theirs = collate([data[i] for i in range(4)])["image"], encoder(pixels)
+    assert isinstance(ours, Features) and ours.grid.dtype == torch.float16
+    assert ours.grid.shape == theirs.grid.shape and ours.grid.stride() == (
+        16 * 64, 1, 4 * 64, 64
+    )  # channels-last  # fmt: skip
+    torch.testing.assert_close(ours.float().grid, theirs.grid, atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(ours.float().cls, theirs.cls, atol=2e-3, rtol=2e-3)
+
+
+def test_features_without_class_token(tmp_path, photos):
+    class Grid(torch.nn.Linear):
+        name, layer, source, sha256, channels, grid_size = "grid", "layer1", "test", "0", 5, 2
+        arithmetic = None
+
+        def forward(self, pixels):
+            return Features(
+                torch.arange(20.0).view(1, 5, 2, 2).expand(len(pixels), -1, -1, -1), None
+            )
+
+    one = fetch(FeatureCache(Grid(1, 1), 64, root=tmp_path), photos)[photos[3]]
+    assert one.cls is None and torch.equal(one.grid.float(), torch.arange(20.0).view(5, 2, 2))
+
+
+def test_a_photo_is_encoded_once(cache, photos, encoded, tmp_path):
+    fetch(cache, photos[:4])
+    assert len(encoded) == 4
+    copy = tmp_path / "copy.png"
+    shutil.copy(photos[0], copy)  # the same content elsewhere
+    found = fetch(cache, [*photos, copy])
+    assert len(encoded) == len(photos) == 8
+    assert torch.equal(found[copy].grid, found[photos[0]].grid)
+
+
+def test_a_changed_photo_is_encoded_anew(cache, photos, encoded, tmp_path):
+    photo = tmp_path / "photo.png"
+    shutil.copy(photos[0], photo)
+    before = fetch(cache, [photo])[photo].grid.clone()
+    shutil.copy(photos[1], photo)
+    assert not torch.equal(fetch(cache, [photo])[photo].grid, before)
+    assert len(encoded) == 2
+
+
+def test_another_encoder_layer_or_size_has_a_cache_of_its_own(clip, encoder, tmp_path):
+    other = build_encoder(str(make_clip(tmp_path / clip.name, seed=1)), "layer1", 64)
+    caches = [
+        FeatureCache(encoder, 64, root=tmp_path),
+        FeatureCache(other, 64, root=tmp_path),
+        FeatureCache(build_encoder(str(clip), "layer2", 64), 64, root=tmp_path),
+        FeatureCache(build_encoder(str(clip), "layer1", 128), 128, root=tmp_path),
+    ]
+    assert len({cache.folder for cache in caches}) == 4
+
+
+def test_weights_that_are_computed_with_otherwise_have_a_cache_of_their_own(
+    clip, encoder, tmp_path
+):
+    shutil.copytree(clip, other := tmp_path / clip.name)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"hidden_act": "gelu"}))
+    changed = build_encoder(str(other), "layer1", 64)
+    assert changed.sha256 == encoder.sha256
+    assert FeatureCache(changed, 64).folder != FeatureCache(encoder, 64).folder
+
+
+def test_the_same_encoder_found_elsewhere_shares_a_cache(clip, encoder, tmp_path):
+    shutil.copytree(clip, tmp_path / clip.name)
+    moved = build_encoder(str(tmp_path / clip.name), "layer1", 64)
+    assert FeatureCache(moved, 64).folder == FeatureCache(encoder, 64).folder
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_killed_build_continues_with_the_same_bytes(cache, photos, tmp_path, after, monkeypatch):
+    write, written = FeatureCache._write, []
+
+    def die(self, keys, tokens):
+        if len(written) == after:
+            raise KeyboardInterrupt
+        written.append(keys)
+        write(self, keys, tokens)
+
+    monkeypatch.setattr(FeatureCache, "_write", die)
+    with pytest.raises(KeyboardInterrupt):
+        fetch(cache, photos)
+    (cache.folder / ".killed.safetensors").write_bytes(b"half a shard")
+    monkeypatch.setattr(FeatureCache, "_write", write)
+    assert len(shards(cache)) == after
+    fetch(cache, photos)
+    straight = FeatureCache(cache.encoder, 64, root=tmp_path / "straight")
+    fetch(straight, photos)
+    assert shards(cache) == shards(straight) and len(shards(cache)) == 3
+    assert not (cache.folder / ".killed.safetensors").exists()
+
+
+def _build_slowly(clip, root, photos):
+    feature_cache.SHARD = 3
+    encoder = build_encoder(str(clip), "layer1", 64)
+    forward = encoder.forward
+
+    def slowly(pixels):
+        time.sleep(0.5)
+        return forward(pixels)
+
+    encoder.forward = slowly
+    fetch(FeatureCache(encoder, 64, root=root), photos)
+
+
+def test_a_killed_process_leaves_nothing_in_the_way(cache, clip, photos, tmp_path):
+    root = tmp_path / "features"
+    context = multiprocessing.get_context("spawn")
+    builder = context.Process(target=_build_slowly, args=(clip, root, photos))
+    builder.start()
+    deadline = time.monotonic() + 60
+    while not shards(cache) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    builder.kill()
+    builder.join()
+    assert len(shards(cache)) in (1, 2)
+    fetch(cache, photos)
+    straight = FeatureCache(cache.encoder, 64, root=tmp_path / "straight")
+    fetch(straight, photos)
+    assert shards(cache) == shards(straight)
+
+
+def _build(clip, root, photos, queue, together):
+    encoder, counted = build_encoder(str(clip), "layer1", 64), []
+    forward = encoder.forward
+
+    def slowly(pixels):
+        time.sleep(1)  # while the other one comes along
+        counted.append(len(pixels))
+        return forward(pixels)
+
+    encoder.forward = slowly
+    together.wait(timeout=60)
+    fetch(FeatureCache(encoder, 64, root=root), photos)
+    queue.put(sum(counted))
+
+
+def test_two_builders_at_once_encode_each_photo_once(clip, tmp_path, photos):
+    context = multiprocessing.get_context("spawn")
+    queue, together = context.Queue(), context.Barrier(2)
+    arguments = (clip, tmp_path, photos, queue, together)
+    builders = [context.Process(target=_build, args=arguments) for _ in range(2)]
+    for builder in builders:
+        builder.start()
+    assert sum(queue.get(timeout=120) for _ in builders) == len(photos)
+
+
+def test_a_disk_that_is_too_small_is_one_clear_error(cache, photos, monkeypatch):
+    usage = shutil.disk_usage("/")._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match=r"do not fit.*GiB for 8 photos.*DECLIP_FEATURES"):
+        fetch(cache, photos)
+    assert not shards(cache)
+
+
+def test_a_disk_that_fills_up_is_one_clear_error(cache, photos, monkeypatch):
+    usage, save = shutil.disk_usage("/"), feature_cache.save_file
+
+    def fill(*args):
+        if shards(cache):
+            monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=0))
+            raise OSError(28, "No space left on device")
+        save(*args)
+
+    monkeypatch.setattr(feature_cache, "save_file", fill)
+    with pytest.raises(UserError, match=r"the disk is full.*finished shards stay"):
+        fetch(cache, photos)
+    assert len(shards(cache)) == 1 and not list(cache.folder.glob(".*.safetensors"))
+
+
+def test_a_damaged_shard_is_named(cache, photos):
+    fetch(cache, photos)
+    shard = next(iter(sorted(cache.folder.glob("*.safetensors"))))
+    shard.write_bytes(shard.read_bytes()[:100])
+    with pytest.raises(UserError, match=f"{shard.name} is damaged.*delete it"):
+        fetch(cache, photos)
+
+
+def test_features_survive_the_way_to_another_process(cache, photos):
+    found = fetch(cache, photos)
+    before = found[photos[0]].grid
+    sent: CachedFeatures = pickle.loads(pickle.dumps(found))
+    assert torch.equal(sent[photos[0]].grid, before)
+
+
+def test_training_from_the_cache_equals_training_from_pixels(fit_arguments, tmp_path, monkeypatch):
+    """With fp32 in place of fp16 the losses are equal; only the rounding differs otherwise."""
+    tokens = feature_cache._tokens
+    monkeypatch.setattr(
+        feature_cache, "_tokens", lambda f: torch.cat([f.cls[:, None], f.grid.flatten(2).mT], 1)
+    )
+    monkeypatch.setenv("DECLIP_FEATURES", str(tmp_path / "fp32"))
+    cli.main(fit_arguments(**{"run.name": "cached"}))
+    cli.main(fit_arguments(**{"run.name": "pixels", "data.cache": "false"}))
+    monkeypatch.setattr(feature_cache, "_tokens", tokens)
+    monkeypatch.setenv("DECLIP_FEATURES", str(tmp_path / "fp16"))
+    cli.main(fit_arguments(**{"run.name": "halves"}))
+
+    def rows(name):
+        with (tmp_path / "outputs" / name / "metrics.csv").open() as file:
+            return [[float(v) for v in row.values()] for row in csv.DictReader(file)]
+
+    for ours, theirs, rounded in zip(rows("cached"), rows("pixels"), rows("halves"), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
+        assert rounded[:2] == pytest.approx(theirs[:2], rel=1e-3)
+
+
+def test_training_encodes_each_photo_once(fit_arguments, encoded, tmp_path, monkeypatch):
+    monkeypatch.setenv("DECLIP_FEATURES", str(tmp_path / "features"))
+    cli.main(fit_arguments(**{"trainer.max_epochs": 3}))
+    # 16 manipulated photos; to test image-level detection, 4 + 4 real ones of valid and test
+    assert len(encoded) == 16 + 8
+    encoded.clear()
+    cli.main(fit_arguments(**{"run.name": "again", "model.decoder": "attention"}))
+    assert not encoded
+
+
+def test_augmented_photos_are_encoded_anew(fit_arguments, encoded, tmp_path, monkeypatch):
+    monkeypatch.setenv("DECLIP_FEATURES", str(tmp_path / "features"))
+    cli.main(fit_arguments(**{"data.augmentation": "jpeg"}))
+    assert len(encoded) == 2 * 8 + 8 + 8  # two epochs; valid and test once
+
+
+def test_views_of_augmented_photos_are_encoded_once(fit_arguments, encoded, tmp_path, monkeypatch):
+    monkeypatch.setenv("DECLIP_FEATURES", str(tmp_path / "features"))
+    options = {"data.augmentation": "jpeg", "data.views": 2, "trainer.max_epochs": 4}
+    cli.main(fit_arguments(**options))
+    assert len(encoded) == 2 * 8 + 8 + 8  # two views; valid and test once
+    encoded.clear()
+    cli.main(fit_arguments(**options, **{"run.name": "again", "seed_everything": 1}))
+    assert not encoded
+
+
+def test_views_differ_and_are_remade_alike(encoder, photos, tmp_path):
+    def view(number, root="a", augmentation="jpeg"):
+        cache = FeatureCache(encoder, 64, augmentation, number, root=tmp_path / root)
+        return cache.folder.name, fetch(cache, photos)[photos[0]].grid
+
+    (name, plain), (first, one), (second, two) = view(0, augmentation="none"), view(0), view(1)
+    assert len({name, first, second}) == 3 and "64px-jpeg1" in second
+    assert not torch.equal(one, plain) and not torch.equal(one, two)
+    assert torch.equal(view(1, "b")[1], two)
+
+
+def test_epochs_take_the_views_in_turn(cache, encoder, photos, tree, tmp_path):
+    data = LocalizationDataset("x", samples(tree, "ldm", "train"), build_transform(64), 0)
+    blurred = FeatureCache(encoder, 64, "blur", 0, root=tmp_path)
+    data.views = [fetch(cache, photos), fetch(blurred, photos)]
+    for data.epoch, view in [(0, 0), (1, 1), (2, 0)]:
+        assert torch.equal(data[3]["image"].grid, data.views[view][photos[3]].grid)
+
+
+def test_what_fits_into_memory_is_held_there(fit_arguments, monkeypatch, tmp_path):
+    """The same training, with processes that read the disk or without."""
+    seen = []
+    monkeypatch.setattr(DataLoader, "__iter__", _noting(DataLoader.__iter__, seen.append))
+
+    def train(name, free):
+        seen.clear()
+        monkeypatch.setattr(datamodule, "free_memory", lambda device: free)
+        cli.main(fit_arguments(**{"run.name": name, "data.num_workers": 2}))
+        workers = {loader.dataset.name.split("/")[0]: loader.num_workers for loader in seen}
+        return workers, (tmp_path / "outputs" / name / "metrics.csv").read_text()
+
+    held, with_memory = train("held", 10**12)
+    streamed, without = train("streamed", 0)
+    assert held == {"train": 0, "valid": 2, "test": 2}  # the test's valid set comes last
+    assert streamed == {"train": 2, "valid": 2, "test": 2}
+    assert with_memory == without
+
+
+class _Noted(dict):
+    """A dictionary that notes which values are looked up."""
+
+    def __init__(self, values, notes):
+        super().__init__(values)
+        self.notes = notes
+
+    def __getitem__(self, key):
+        self.notes.append(super().__getitem__(key))
+        return self.notes[-1]
+
+
+def _noting(method, note):
+    def noted(self):
+        note(self)
+        return method(self)
+
+    return noted
+
+
+def test_batches_are_read_in_the_order_of_the_disk(cache, photos, tree):
+    data = LocalizationDataset("x", samples(tree, "ldm", "train"), build_transform(64), 0)
+    data.views = [found := fetch(cache, photos)]
+    read = []
+    found.places = _Noted(found.places, read)
+    wanted = [6, 1, 4, 0]
+    batch = data.__getitems__(wanted)
+    assert [item["path"] for item in batch] == [str(photos[i]) for i in wanted]
+    assert read[-4:] == sorted(read[-4:]) and len(set(read)) == 4
+
+
+def test_held_photos_are_the_same(cache, photos, tree):
+    data = LocalizationDataset("x", samples(tree, "ldm", "train"), build_transform(64), 0)
+    data.views = [fetch(cache, photos)]
+    before = [data[i] for i in range(len(data))]
+    shards_and_masks = data.views[0].nbytes + data.mask_bytes
+    data.views[0].hold(CPU)
+    data.hold(CPU)
+    held = sum(t.nbytes for t in data.views[0]._shards.values())
+    held += sum(t.nbytes for t in data._held.values())
+    assert held == pytest.approx(shards_and_masks, rel=0.05)  # but for the shards' headers
+    for item, after in zip(before, [data[i] for i in range(len(data))], strict=True):
+        assert torch.equal(item["image"].grid, after["image"].grid)
+        assert torch.equal(item["mask"], after["mask"]) and item["path"] == after["path"]
+
+
+def test_meta_tells_whose_features_they_are(cache, photos, clip):
+    fetch(cache, photos)
+    meta = json.loads((cache.folder / feature_cache.META).read_text())
+    assert meta["encoder"]["name"] == clip.name and meta["image_size"] == 64
+
+
+@pytest.fixture
+def in_folder(cache, photos, monkeypatch, tmp_path):
+    """Cached features where the command line looks for them."""
+    fetch(cache, photos)
+    monkeypatch.setenv("DECLIP_FEATURES", str(tmp_path / "features"))
+    return cache.folder
+
+
+def test_cache_ls_tells_what_is_there(in_folder, clip, capsys):
+    cli.main(["cache", "ls"])
+    printed = capsys.readouterr().out
+    assert f"{in_folder.name}: 8 photos, 0.00 GiB, encoder from folder {clip}" in printed
+    assert f"folder: {in_folder.parent}" in printed
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_cache_prune_deletes_what_was_named(in_folder, capsys, every):
+    mine = in_folder.parent / "mine" / feature_cache.META
+    mine.parent.mkdir()
+    mine.write_text('{"format": "of another program"}')
+    cli.main(["cache", "prune", "all" if every else in_folder.name])
+    assert [p.name for p in in_folder.parent.iterdir()] == ["mine"] and mine.exists()
+    assert "8 photos" in capsys.readouterr().out
+    cli.main(["cache", "ls"])
+    assert "no features are cached" in capsys.readouterr().out
+
+
+def test_a_damaged_cache_can_be_listed_and_pruned(in_folder, capsys):
+    next(iter(in_folder.glob("[!.]*.safetensors"))).write_bytes(b"nonsense")
+    cli.main(["cache", "ls"])
+    assert "is damaged" in capsys.readouterr().out
+    cli.main(["cache", "prune", "all"])
+    assert not in_folder.exists()
+
+
+def test_features_that_are_deleted_meanwhile_are_one_clear_error(cache, photos):
+    found = fetch(cache, photos)
+    feature_cache.delete(cache.folder)
+    with pytest.raises(UserError, match="is gone: was the cache deleted"):
+        found[photos[0]]
+
+
+def test_a_shard_that_is_deleted_while_it_is_looked_up_does_not_count(cache, photos, monkeypatch):
+    fetch(cache, photos)
+    listed = [*feature_cache._shards(cache.folder), cache.folder / "deleted.safetensors"]
+    monkeypatch.setattr(feature_cache, "_shards", lambda folder: listed)
+    assert fetch(cache, photos).places.keys() == set(photos)
+
+
+def test_size_of_masks_is_known_before_they_are_decoded(own_tree):
+    files = samples(own_tree, "ldm", "valid")
+    Image.new("L", (300, 200), 255).save(files[1].mask)  # Dolos' sizes differ
+    own = LocalizationDataset("x", files, build_transform(64), 0)
+    assert own.mask_bytes == 3 * 96 * 96 + 300 * 200 == sum(mask.nbytes for mask in own.masks())
+    resized = LocalizationDataset("x", files, build_transform(64), 0, mask_size=256)
+    assert resized.mask_bytes == 4 * 256 * 256
+
+
+def test_cache_prune_knows_its_caches(in_folder, error_of):
+    assert "no features are cached under 'typo'" in error_of("cache", "prune", "typo")
+    with feature_cache.FileLock(in_folder / feature_cache.LOCK):
+        assert "is being written by another process" in error_of("cache", "prune", "all")
+    assert in_folder.is_dir()
+
+
+def test_folder_of_features(monkeypatch):
+    monkeypatch.delenv("DECLIP_FEATURES")
+    monkeypatch.setenv("DECLIP_CACHE", "/a")
+    assert feature_cache.features_folder() == Path("/a/features")
+    monkeypatch.setenv("DECLIP_FEATURES", "/scratch")
+    assert feature_cache.features_folder() == Path("/scratch")
+
+
+def test_real_tree_has_distinct_photos(tmp_path):
+    """The counts above rest on it."""
+    root = make_tree(tmp_path)
+    photos = [s.image.read_bytes() for g in ("ldm", "lama") for s in samples(root, g, "train")]
+    assert len(set(photos)) == len(photos)

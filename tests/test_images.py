@@ -1,0 +1,217 @@
+"""What each odd input gives: its pixels, upright and in 8-bit RGB, or one error that names it."""
+
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_photo
+from PIL import ExifTags, Image, ImageOps
+
+from declip_pl.data.images import read_photo
+from declip_pl.errors import UserError
+
+PHOTO = make_photo(np.random.default_rng(0), 40)[:, :24]  # 24 wide, 40 high
+
+
+def _file(array: np.ndarray, format_: str, mode: str | None = None, **options) -> bytes:
+    image = Image.fromarray(array)
+    buffer = io.BytesIO()
+    (image.convert(mode) if mode else image).save(buffer, format_, **options)
+    return buffer.getvalue()
+
+
+def _turned(format_: str, orientation: int, array: np.ndarray) -> bytes:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    options = {"quality": 100, "subsampling": 0} if format_ == "JPEG" else {}
+    return _file(array, format_, exif=exif, **options)
+
+
+def _png_header(width: int, height: int) -> bytes:
+    """Return a PNG that claims a size and holds no pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    check = struct.pack(">I", zlib.crc32(header))
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + check + _file(PHOTO, "PNG")[33:]
+
+
+GREY = PHOTO[..., 0]
+ALPHA = np.dstack([PHOTO, np.arange(40 * 24, dtype=np.uint8).reshape(40, 24)])
+DEEP = np.arange(40 * 24, dtype=np.uint16).reshape(40, 24) * 68
+DEEP_SEEN = (DEEP >> 8).astype(np.uint8)[..., None]
+BLACK = np.broadcast_to(np.uint8(0), (8000, 12000, 1))
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>'
+TOO_LARGE = "more than 175,000,000 pixels"
+NO_PHOTO = "is no photo: expected JPEG, PNG, WEBP, TIFF, BMP, GIF"
+JPEG_ERROR = 8  # levels
+DAMAGED = "can't be decoded as an image"
+
+
+def _deep_colour() -> bytes:
+    """Return a PNG with 16 bits a channel, which PIL reads and can't write."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in np.dstack([DEEP] * 3))
+    header = struct.pack(">IIBBBBB", 24, 40, 16, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+def _animated(format_: str) -> bytes:
+    other = [Image.fromarray(255 - GREY)]
+    return _file(GREY, format_, save_all=True, append_images=other, lossless=True)
+
+
+GIVEN = {
+    # A phone held upright stores a photo that lies on its side, and says so.
+    "phone photo, EXIF rotation.jpg": (_turned("JPEG", 6, np.rot90(PHOTO)), PHOTO),
+    "mirrored.png": (_turned("PNG", 2, PHOTO[:, ::-1]), PHOTO),
+    "turned.tif": (_turned("TIFF", 3, PHOTO[::-1, ::-1]), PHOTO),
+    "12,000 x 8,000 px.png": (_file(BLACK[..., 0] > 0, "PNG"), BLACK),
+    "1 x 1 px.png": (_file(PHOTO[:1, :1], "PNG"), PHOTO[:1, :1]),
+    "CMYK.jpg": (_file(PHOTO, "JPEG", mode="CMYK", quality=100), PHOTO),
+    "CMYK.tif": (_file(PHOTO, "TIFF", mode="CMYK"), PHOTO),
+    "16-bit grey.png": (_file(DEEP, "PNG"), DEEP_SEEN),
+    "16-bit colour.png": (_deep_colour(), DEEP_SEEN),
+    "grey.png": (_file(GREY, "PNG"), GREY[..., None]),
+    "black and white.png": (_file(GREY > 99, "PNG"), np.uint8(255) * (GREY > 99)[..., None]),
+    "palette.png": (_file(GREY, "PNG", mode="P"), GREY[..., None]),
+    # What lies under transparency is analysed, as in training.
+    "transparent.png": (_file(ALPHA, "PNG"), PHOTO),
+    "transparent palette.png": (
+        _file(GREY, "PNG", mode="P", transparency=b"\0\x7f"),
+        GREY[..., None],
+    ),
+    # Of several frames the first.
+    "animated.gif": (_animated("GIF"), GREY[..., None]),
+    "animated.webp": (_animated("WEBP"), GREY[..., None]),
+    "animated.png": (_animated("PNG"), GREY[..., None]),
+    "a name with spaces and 🦊.png": (_file(PHOTO, "PNG"), PHOTO),
+    "a PNG named.jpg": (_file(PHOTO, "PNG"), PHOTO),
+    "a drawing.svg": (SVG, NO_PHOTO),
+    "text named.jpg": (b"this is no photo", NO_PHOTO),
+    "empty.jpg": (b"", NO_PHOTO),
+    "PostScript.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", NO_PHOTO),
+    "truncated.png": (_file(PHOTO, "PNG")[:-99], DAMAGED),
+    "truncated.jpg": (_file(PHOTO, "JPEG")[:-99], DAMAGED),
+    "header cut.png": (_file(PHOTO, "PNG")[:20], DAMAGED),
+    "decompression bomb.png": (_png_header(60_000, 60_000), TOO_LARGE),
+    "large without a bomb.png": (_png_header(13_300, 13_200), TOO_LARGE),
+    "32-bit floats.tif": (_file(GREY.astype(np.float32), "TIFF"), "found PIL mode F"),
+}
+"""A file's name: its content, and its pixels or what the error says."""
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_files(tmp_path, name):
+    content, expected = GIVEN[name]
+    path = tmp_path / name
+    path.write_bytes(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        if isinstance(expected, str):
+            with pytest.raises(UserError) as error:
+                read_photo(path)
+            assert expected in str(error.value) and str(path) in str(error.value)
+            return
+        found = read_photo(path)
+    assert found.dtype == np.uint8 and found.flags.c_contiguous
+    assert found.shape == (*expected.shape[:2], 3)
+    if content.startswith(b"\xff\xd8"):
+        assert np.abs(found.astype(int) - expected).max() <= JPEG_ERROR
+    else:
+        assert (found.transpose(2, 0, 1) == expected.transpose(2, 0, 1)).all()  # rows are faster
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("format_", ["PNG", "TIFF"])
+def test_every_orientation(tmp_path, orientation, format_):
+    (tmp_path / "photo").write_bytes(_turned(format_, orientation, PHOTO))
+    with Image.open(tmp_path / "photo") as image:
+        upright = ImageOps.exif_transpose(image)
+    assert np.array_equal(read_photo(tmp_path / "photo"), upright)
+    with Image.open(tmp_path / "photo") as image:
+        assert np.array_equal(read_photo(image), upright)
+        image.load()  # still the caller's
+    assert np.array_equal(read_photo(upright), upright)
+
+
+def test_damaged_exif_does_not_matter(tmp_path):
+    content = _turned("JPEG", 6, PHOTO)
+    assert content.count(b"MM\0*") == 1
+    (tmp_path / "photo.jpg").write_bytes(content.replace(b"MM\0*", b"MM\0?"))
+    assert read_photo(tmp_path / "photo.jpg").shape == PHOTO.shape
+
+
+ARRAYS = {
+    "uint8": (PHOTO, PHOTO),
+    "alpha": (ALPHA, PHOTO),
+    "grey": (GREY, GREY[..., None]),
+    "one channel": (GREY[..., None], GREY[..., None]),
+    "floats": (PHOTO / 255, PHOTO),
+    "half floats": ((PHOTO / 255).astype(np.float16), PHOTO),
+    "uint16": (PHOTO.astype(np.uint16) * 257, PHOTO),
+    "big-endian": (PHOTO.astype(">u2") * 256, PHOTO),
+    "a view": (PHOTO[::2, ::-1], PHOTO[::2, ::-1]),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays(name):
+    array, expected = ARRAYS[name]
+    found = read_photo(array)
+    assert found.dtype == np.uint8 and found.shape == (*expected.shape[:2], 3)
+    assert (found == expected).all()
+    assert not np.shares_memory(found, array)
+
+
+def test_tensors_have_their_channels_first():
+    tensor = torch.from_numpy(PHOTO.copy()).movedim(-1, 0)
+    for given in (tensor, tensor.float() / 255, tensor.double() / 255, tensor.clone()):
+        assert np.array_equal(read_photo(given), PHOTO)
+    assert np.abs(read_photo((tensor / 255).bfloat16()).astype(int) - PHOTO).max() <= 1
+    assert np.array_equal(read_photo((tensor / 255).requires_grad_()), PHOTO)
+    assert (read_photo(tensor[0]) == GREY[..., None]).all()
+    assert (read_photo(tensor[:1]) == GREY[..., None]).all()
+
+
+REFUSED = {
+    "NaN": (np.full((4, 4, 3), np.nan), "found values from nan to nan"),
+    "infinity": (np.full((4, 4, 3), np.inf), "found values from inf to inf"),
+    "floats up to 255": (PHOTO.astype(np.float32), r"floats in \[0, 1\].*found values from"),
+    "normalised": (torch.randn(3, 4, 4), "found values from -"),
+    "integers": (PHOTO.astype(int), "found int64"),
+    "booleans": (GREY > 9, "found bool"),
+    "text": (np.full((4, 4, 3), "a"), "found <U1"),
+    "channels first": (PHOTO.transpose(2, 0, 1), r"found the shape \(3, 40, 24\)"),
+    "channels last": (torch.from_numpy(PHOTO.copy()), r"found the shape \(24, 3, 40\)"),
+    "a batch": (PHOTO[None], r"found the shape \(1, 40, 24, 3\)"),
+    "two channels": (PHOTO[..., :2], r"found the shape \(40, 24, 2\)"),
+    "no pixel": (PHOTO[:0], r"found the shape \(0, 24, 3\)"),
+    "32-bit PIL image": (Image.fromarray(DEEP.astype(np.int32)), "found PIL mode I"),
+    "bytes": (b"photo", "found bytes"),
+    "nothing": (None, "found NoneType"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_photo_is_refused(name):
+    given, message = REFUSED[name]
+    with pytest.raises(UserError, match=message):
+        read_photo(given)
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    for path in (tmp_path, tmp_path / "nowhere.jpg", tmp_path / ("x" * 999)):
+        with pytest.raises(UserError, match=str(path)):
+            read_photo(path)
+
+
+def test_a_truncated_pil_image_is_named(tmp_path):
+    (tmp_path / "cut.png").write_bytes(_file(PHOTO, "PNG")[:-99])
+    with Image.open(tmp_path / "cut.png") as image, pytest.raises(UserError, match=r"cut\.png"):
+        read_photo(image)

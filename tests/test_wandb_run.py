@@ -1,0 +1,423 @@
+"""A cross-evaluation's W&B run: the offline file is read back and compared with the folder."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import wandb
+from PIL import Image
+from test_cli import records
+
+from declip_pl.cross_eval.cells import FORMAT
+from declip_pl.cross_eval.views import wandb_run
+from declip_pl.cross_eval.views.wandb_run import matrix_rows, photo_table, summary_figures, track
+
+ROWS = ("ldm", "lama", "all-but-ldm")
+COLUMNS = ("ldm", "lama")
+SEEDS = (0, 1)
+PHOTOS = 700
+"""More than 10 000 rows, where W&B cuts tables by default."""
+IN_DOMAIN = {"ldm": ["ldm"], "lama": ["lama"], "all-but-ldm": ["lama"]}
+TRACK = """
+import sys
+from pathlib import Path
+from declip_pl.cross_eval.views.wandb_run import track
+print(*track(Path(sys.argv[1])), sep="\\n")
+"""
+
+
+def model_name(row, seed):
+    return f"tiny-clip+rn50-layer1-linear-{row}" + (f"-seed{seed}" if seed else "")
+
+
+def make_cross_evaluation(folder: Path, photos: int = 3, **changes) -> dict:
+    """Write a made-up cross-evaluation: one cell failed, one score is undefined."""
+    rng = np.random.default_rng(0)
+    cells = [
+        (row, column) for row in ROWS for column in COLUMNS if (row, column) != ("lama", "ldm")
+    ]
+    models = [_model(folder, row, seed) for row in ROWS for seed in SEEDS]
+    for model in models:
+        tests = [column for row, column in cells if row == model["row"]]
+        for test in [*tests, "real"]:
+            _write_cell(folder, rng, model, test, photos)
+    panels = {row: {} for row in ROWS}
+    for row, column in cells:
+        panels[row][column] = _panels(folder, rng, row, column)
+    matrix = {
+        "name": folder.name,
+        "notice": "mini is a stand-in",
+        "data": {
+            "root": "/data/mini",
+            "name": "mini",
+            "tests": {name: {"photos": photos, "sha256": "f" * 64} for name in (*COLUMNS, "real")},
+        },
+        "pooling": "mean",
+        "models": models,
+        "rows": list(ROWS),
+        "columns": list(COLUMNS),
+        "in_domain": IN_DOMAIN,
+        "leave_one_out": ["all-but-ldm"],
+        "seeds": list(SEEDS),
+        "metrics": ["iou", "image_ap"],
+        "matrix": {
+            metric: {row: {c: _estimate(rng) for r, c in cells if r == row} for row in ROWS}
+            for metric in ("iou", "image_ap")
+        },
+        "summary": {"iou": _summary(rng), "image_ap": {"in_domain": _estimate(rng)}},
+        "curves": {},
+        "reliability": {},
+        "panels": panels,
+        "failed": [{"what": "lama on ldm", "why": "a damaged photo"}],
+        "made": {"command": "declip-pl cross-eval", "git_commit": None, "device": "cpu"},
+    } | changes
+    matrix["matrix"]["image_ap"]["ldm"]["ldm"] = {"value": None, "low": None, "high": None, "n": 0}
+    (folder / "matrix.json").write_text(json.dumps(matrix))
+    (folder / "matrix.csv").write_text("train,test\n")
+    (folder / "report.html").write_text("<!doctype html><title>report</title>")
+    _picture(rng).save(folder / "matrix.png")
+    return matrix
+
+
+def _model(folder, row, seed):
+    checkpoint = folder / "runs" / model_name(row, seed) / "best.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"decoder")
+    return {
+        **{"name": model_name(row, seed), "row": row, "trained_on": IN_DOMAIN[row], "seed": seed},
+        **{"encoder": "tiny-clip+rn50", "encoder_source": "hub", "layer": "layer1"},
+        **{"decoder": "linear", "supervision": "full", "image_size": 224},
+        **{"checkpoint": str(checkpoint), "checkpoint_sha256": "0" * 64},
+        "thresholds": {"pixel": 0.3, "image": 0.1},
+    }
+
+
+def _write_cell(folder, rng, model, test, photos):
+    iou = [None, *rng.uniform(0, 100, photos - 1)]
+    cell = {
+        "key": {"format": FORMAT, "checkpoint": "0" * 64, "test": "f" * 64},
+        **{"model": model["name"], "row": model["row"], "seed": model["seed"], "test": test},
+        "photos": [f"photo{index}" for index in range(photos)],
+        "scores": {} if test == "real" else {"iou": iou, "ap": [math.nan] * photos},
+        "image_scores": {name: list(rng.uniform(0, 1, photos)) for name in ("mean", "mean-logit")},
+    }
+    path = folder / "cells" / model["name"] / f"{test}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(cell))
+
+
+def _panels(folder, rng, row, column):
+    shown = {}
+    for which in ("best", "median", "worst"):
+        file = f"panels/{model_name(row, 0)}/{column}/{which}.png"
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        _picture(rng).save(folder / file)
+        iou = None if which == "worst" else round(float(rng.uniform(0, 100)), 2)
+        shown[which] = {"file": file, "photo": f"{row}-{column}-{which}", "iou": iou}
+    return shown
+
+
+def _picture(rng):
+    return Image.fromarray(rng.integers(0, 255, (27, 102, 3), dtype=np.uint8))
+
+
+def _estimate(rng):
+    value = float(rng.uniform(10, 90))
+    return {"value": value, "low": value - 2, "high": value + 2, "n": 3}
+
+
+def _summary(rng):
+    return {
+        "in_domain": _estimate(rng),
+        "out_of_domain": _estimate(rng),
+        "worst_out_of_domain": _estimate(rng) | {"train": "ldm", "test": "lama"},
+        "by_train": {"ldm": _estimate(rng), "lama": dict.fromkeys(("value", "low", "high"))},
+        "by_test": {"lama": _estimate(rng)},
+        "leave_one_out": {"all-but-ldm": _estimate(rng)},
+    }
+
+
+def track_apart(folder, **environment):
+    """Call `track` in a process without an account, as W&B's mode holds for a whole process."""
+    clean = {"PATH": "/usr/bin:/bin", "HOME": str(folder.parent)} | environment
+    done = subprocess.run(
+        [sys.executable, "-c", TRACK, folder.name],
+        check=False, env=clean, capture_output=True, text=True, cwd=folder.parent,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def read_run(folder):
+    """Return what an offline run holds: its record, logged values and saved files."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    (file,) = folder.glob("run-*.wandb")
+    run, logged, summary, files, artifacts = None, {}, {}, set(), []
+    for data in records(file.read_bytes()):
+        record = Record()
+        record.ParseFromString(data)
+        if record.HasField("run"):
+            run = record.run
+        _collect(record.history.item, logged)
+        _collect(record.summary.update, summary)
+        files |= {item.path for item in record.files.files}
+        if record.HasField("artifact"):
+            artifacts.append((record.artifact.name, record.artifact.type))
+    return run, logged, summary, files, artifacts
+
+
+def _collect(items, target):
+    for item in items:
+        first, *rest = [item.key] if item.key else item.nested_key
+        value = json.loads(item.value_json)
+        if rest:
+            target.setdefault(first, {})[rest[0]] = value
+        else:
+            target[first] = value
+
+
+def table_of(run_folder, entry):
+    content = json.loads((run_folder / "files" / entry["path"]).read_text())
+    assert len(content["data"]) == entry["nrows"]
+    return content["columns"], content["data"]
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory):
+    """A cross-evaluation that was logged, its matrix, its W&B run's folder and what was printed."""
+    folder = tmp_path_factory.mktemp("outputs") / "mini-tiny"
+    folder.mkdir()
+    matrix = make_cross_evaluation(folder, photos=PHOTOS)
+    done = track_apart(folder)
+    (run_folder,) = (folder / "wandb").glob("offline-run-*")
+    return folder, matrix, run_folder, done
+
+
+def test_the_run_says_what_it_is(offline):
+    _, _, run_folder, _ = offline
+    run, *_ = read_run(run_folder)
+    config = {item.key: json.loads(item.value_json) for item in run.config.update}
+    assert (run.project, run.run_group, run.job_type) == ("declip-pl", "mini", "cross-eval")
+    assert run.display_name == "cross-eval mini-tiny" and run.notes == "mini is a stand-in"
+    assert set(run.tags) == {"cross-eval", "mini", "ldm", "lama", "all-but-ldm", "0", "1",
+                             "tiny-clip+rn50", "layer1", "linear", "full"}  # fmt: skip
+    del config["_wandb"]
+    assert config == {
+        "encoder": "tiny-clip+rn50",
+        "layer": "layer1",
+        "decoder": "linear",
+        "supervision": "full",
+        "image_size": 224,
+        "encoder_source": "hub",
+        "generator": "ldm, lama, all-but-ldm",
+        "dataset": "mini",
+        "seed": "0, 1",
+        "tests": "ldm, lama",
+        "pooling": "mean",
+        "notice": "mini is a stand-in",
+        "failed": ["lama on ldm: a damaged photo"],
+        "made": {"command": "declip-pl cross-eval", "git_commit": None, "device": "cpu"},
+    }
+
+
+def test_a_single_seed_and_generator_keep_their_type(tmp_path):
+    matrix = make_cross_evaluation(tmp_path, seeds=[0], rows=["ldm"])
+    assert wandb_run._facts(matrix)["seed"] == 0 and wandb_run._facts(matrix)["generator"] == "ldm"
+
+
+def test_the_matrix_is_there_cell_by_cell(offline):
+    _, matrix, run_folder, _ = offline
+    _, logged, *_ = read_run(run_folder)
+    columns, rows = table_of(run_folder, logged["matrix"])
+    assert columns == ["train", "test", "metric", "value", "ci_low", "ci_high", "n", "in_domain"]
+    found = {tuple(row[:3]): row[3:] for row in rows}
+    assert len(found) == len(rows) == 2 * 5
+    for metric, by_row in matrix["matrix"].items():
+        for row, cells in by_row.items():
+            for column, cell in cells.items():
+                expected = [cell["value"], cell["low"], cell["high"], cell["n"]]
+                assert found[row, column, metric] == [*expected, column in IN_DOMAIN[row]]
+
+
+def test_every_photos_scores_are_there(offline):
+    folder, _, run_folder, _ = offline
+    _, logged, *_ = read_run(run_folder)
+    columns, rows = table_of(run_folder, logged["photos"])
+    assert columns == ["train", "test", "seed", "photo", "iou", "ap",
+                       "image_score_mean", "image_score_mean-logit"]  # fmt: skip
+    found = {tuple(row[:4]): row[4:] for row in rows}
+    cells = [json.loads(path.read_text()) for path in folder.glob("cells/*/*.json")]
+    assert len(found) == len(rows) == sum(len(cell["photos"]) for cell in cells) == 16 * PHOTOS
+    for cell in cells:
+        for index, photo in enumerate(cell["photos"]):
+            iou = None if cell["test"] == "real" else cell["scores"]["iou"][index]
+            pooled = [cell["image_scores"][name][index] for name in ("mean", "mean-logit")]
+            row = found[cell["row"], cell["test"], cell["seed"], photo]
+            assert row == [iou, None, *pooled]  # `ap` is NaN everywhere
+
+
+def test_every_picture_is_there_under_its_cell(offline):
+    folder, matrix, run_folder, _ = offline
+    _, logged, *_ = read_run(run_folder)
+    keys = {key for key in logged if key.startswith("panels/")}
+    assert keys == {f"panels/{r}/{c}" for r, tests in matrix["panels"].items() for c in tests}
+    assert len(keys) == 5
+    for key in keys:
+        _, row, column = key.split("/")
+        shown = matrix["panels"][row][column]
+        best, median, worst = logged[key]["captions"]
+        assert best == f"best: {shown['best']['photo']}, IoU {shown['best']['iou']:.1f}"
+        assert median.startswith("median: ") and worst.endswith("IoU undefined")
+        for which, file in zip(shown, logged[key]["filenames"], strict=True):
+            with Image.open(run_folder / "files" / file) as picture:
+                picture.load()
+                with Image.open(folder / shown[which]["file"]) as original:
+                    assert np.array_equal(np.asarray(picture), np.asarray(original))
+    with Image.open(run_folder / "files" / logged["matrix_plot"]["path"]) as picture:
+        picture.load()
+        assert picture.size == (102, 27)
+
+
+def test_summary_report_and_files(offline):
+    folder, matrix, run_folder, _ = offline
+    _, logged, summary, files, artifacts = read_run(run_folder)
+    figures = summary_figures(matrix)
+    assert set(figures) == {
+        *("iou/in_domain", "iou/out_of_domain", "iou/worst_out_of_domain", "iou/by_train/ldm"),
+        *("iou/by_test/lama", "iou/leave_one_out/all-but-ldm", "image_ap/in_domain"),
+    }  # what is undefined is left out
+    assert figures["iou/by_train/ldm"] == matrix["summary"]["iou"]["by_train"]["ldm"]["value"]
+    for kept in (logged, summary):
+        assert {name: kept[name] for name in figures} == figures
+    page = run_folder / "files" / logged["report"]["path"]
+    assert page.read_text() == (folder / "report.html").read_text()
+    assert {"matrix.json", "matrix.csv"} <= files
+    assert json.loads((run_folder / "files/matrix.json").read_text()) == matrix
+    assert all(kind == "run_table" for _, kind in artifacts)  # no checkpoint is packed offline
+
+
+def test_it_says_how_to_look_at_an_offline_run(offline):
+    _, _, run_folder, done = offline
+    leet, sync = done.stdout.splitlines()
+    seen = f"mini-tiny/wandb/{run_folder.name}"
+    assert f"leet {seen}" in leet and f"sync {seen}" in sync
+    assert "WARNING" not in done.stderr
+
+
+def test_logging_again_continues_the_run(offline, tmp_path):
+    folder, _, run_folder, _ = offline
+    track_apart(folder)
+    again = [path for path in (folder / "wandb").glob("offline-run-*") if path != run_folder]
+    try:
+        assert [path.name.rsplit("-", 1)[1] for path in again] == [run_folder.name[-8:]]
+        assert read_run(again[0])[0].run_id == read_run(run_folder)[0].run_id
+    finally:
+        for path in again:
+            path.rename(tmp_path / path.name)
+
+
+def test_disabled_logs_nothing_and_has_no_hints(tmp_path):
+    make_cross_evaluation(tmp_path)
+    assert track(tmp_path) == [] and os.environ["WANDB_MODE"] == "disabled"
+    assert not (tmp_path / "wandb").exists()
+
+
+def test_a_server_that_does_not_answer_is_one_line(tmp_path):
+    folder = tmp_path / "x"
+    folder.mkdir()
+    make_cross_evaluation(folder)
+    done = track_apart(
+        folder, WANDB_MODE="online", WANDB_API_KEY="0" * 40, WANDB_INIT_TIMEOUT="3",
+        WANDB_BASE_URL="http://127.0.0.1:9",
+    )  # fmt: skip
+    line = done.stdout.splitlines()[-1]
+    assert line.startswith("W&B: this cross-evaluation was not logged") and "files are in x" in line
+
+
+class RecordingRun:
+    """Stands for a run that is online."""
+
+    disabled = offline = False
+    url = "https://example.org/run"
+
+    def __init__(self, folder, fail=False):
+        self.dir = folder / "files"
+        self.dir.mkdir(exist_ok=True)
+        self.fail, self.logged, self.artifacts, self.closed = fail, {}, [], None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self.closed = kind is None
+
+    def log(self, values):
+        if self.fail:
+            raise wandb.errors.CommError("connection reset\nby peer")
+        self.logged |= values
+
+    def save(self, path, **options):
+        assert Path(path).parent == self.dir
+
+    def log_artifact(self, artifact):
+        self.artifacts.append(artifact)
+
+
+def test_checkpoints_are_artifacts_where_wandb_is_online(tmp_path, monkeypatch):
+    matrix = make_cross_evaluation(tmp_path)
+    run = RecordingRun(tmp_path)
+    monkeypatch.setattr(wandb, "init", lambda **options: run)
+    assert track(tmp_path) == [f"matrix in the browser: {run.url}"] and run.closed
+    assert {artifact.type for artifact in run.artifacts} == {"model"}
+    assert len(run.artifacts) == len(matrix["models"]) == len({a.name for a in run.artifacts})
+    first = run.artifacts[0]
+    assert first.name == "mini-tiny-clip_rn50-layer1-linear-ldm"
+    assert list(first.manifest.entries) == ["best.ckpt"]
+    assert first.metadata["checkpoint_sha256"] == "0" * 64
+
+
+def test_a_failure_in_between_closes_the_run_and_is_one_line(tmp_path, monkeypatch):
+    make_cross_evaluation(tmp_path)
+    run = RecordingRun(tmp_path, fail=True)
+    monkeypatch.setattr(wandb, "init", lambda **options: run)
+    (line,) = track(tmp_path)
+    assert "CommError: connection reset)" in line and run.closed is False
+
+
+def test_where_a_run_goes(tmp_path, monkeypatch):
+    """$WANDB_MODE decides; else the account does."""
+    make_cross_evaluation(tmp_path)
+    asked = {}
+
+    def init(**options):
+        asked.update(options)
+        return RecordingRun(tmp_path)
+
+    monkeypatch.setattr(wandb, "init", init)
+    track(tmp_path)
+    assert asked["mode"] is None and os.environ["WANDB_MODE"] == "disabled"
+    monkeypatch.delenv("WANDB_MODE")
+    for account, mode in ((True, "online"), (False, "offline")):
+        monkeypatch.setattr(wandb, "login", lambda prompt, account=account: account)
+        track(tmp_path)
+        assert asked["mode"] == mode
+
+
+def test_cells_of_other_evaluations_stay_out(tmp_path):
+    matrix = make_cross_evaluation(tmp_path)
+    stale = tmp_path / "cells" / model_name("ldm", 0) / "repaint.json"
+    stale.write_text((stale.parent / "ldm.json").read_text())
+    cells = list(wandb_run._cells(tmp_path, matrix))
+    assert len(cells) == 16 and len(photo_table(cells)[1]) == 48
+
+
+def test_nan_becomes_none():
+    cell = {"value": math.nan, "low": None, "high": 3.0, "n": 1}
+    matrix = {"matrix": {"ap": {"ldm": {"lama": cell}}}, "in_domain": {"ldm": ["ldm"]}}
+    assert matrix_rows(matrix) == [["ldm", "lama", "ap", None, None, 3.0, 1, False]]
