@@ -16,6 +16,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +28,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from declip_pl.data.layout import read_image
-from declip_pl.data.transforms import PREPROCESSING, Augmentation, build_transform
+from declip_pl import parts
+from declip_pl.data.images import read_photo
+from declip_pl.data.transforms import PREPROCESSING, Changes, build_transform
 from declip_pl.errors import UserError
 from declip_pl.files import atomic_path, sha256, write_text
-from declip_pl.model.encoder import Encoder, Features, identity
+from declip_pl.model.features import Features
+from declip_pl.model.frozen import Encoder
 
 SHARD = 64
 """Photos in a shard. They are encoded as one batch, so that a build that was killed and started
 again computes the same batches, hence the same bytes."""
 
-FORMAT = 1
+FORMAT = 2
 """Raise it with any change to what a shard holds."""
 
 META, LOCK = "meta.json", ".lock"
@@ -73,7 +76,7 @@ class CachedFeatures:
         """Size of all shards that the photos lie in."""
         return sum(shard.stat().st_size for shard in self._used())
 
-    def hold(self, device: torch.device) -> None:
+    def preload(self, device: torch.device) -> None:
         """Put the shards into a device's memory; features come from there from now on.
 
         On a CPU they stay a memory map, all of which the kernel may keep in memory.
@@ -85,8 +88,8 @@ class CachedFeatures:
             shard: _open(shard).get_tensor("tokens").to(device) for shard in self._used()
         }
 
-    def release(self) -> None:
-        """Free what :meth:`hold` took; features are read from the disk again."""
+    def unload(self) -> None:
+        """Free what :meth:`preload` took; features are read from the disk again."""
         self._shards = {}
 
     def _used(self) -> list[Path]:
@@ -98,13 +101,13 @@ class CachedFeatures:
 
 
 class FeatureCache:
-    """Features on disk of one encoder at one input size.
+    """Features on disk of one encoder.
 
     Args:
         encoder: Frozen encoder.
-        image_size: Side in pixels that photos are squashed to.
-        augmentation: Random changes that each photo goes through first.
+        augmentation: Random changes that each photo goes through after the resize.
         view: Which of the photo's random versions; each is a cache of its own.
+        perturbation: Changes that each photo goes through at its own size.
         root: Folder of all caches; by default ``$DECLIP_FEATURES`` or ``features`` in
             ``$DECLIP_CACHE`` (``~/.cache/declip-pl``).
     """
@@ -112,29 +115,32 @@ class FeatureCache:
     def __init__(
         self,
         encoder: Encoder,
-        image_size: int,
-        augmentation: Augmentation = "none",
+        augmentation: Changes = "none",
         view: int = 0,
+        perturbation: Changes = "none",
         root: Path | None = None,
     ) -> None:
         self.encoder = encoder
-        self.image_size = image_size
         self.augmentation = augmentation
         self.view = view
+        self.perturbation = perturbation
         self.meta: dict[str, Any] = {
             "format": FORMAT,
-            "encoder": identity(encoder),
-            "arithmetic": encoder.arithmetic,
-            "image_size": image_size,
-            "preprocessing": PREPROCESSING,
+            "encoder": asdict(encoder.identity),
+            "preprocessing": {"how": PREPROCESSING, **asdict(encoder.preprocessing)},
         }
-        name = f"{encoder.name}-{encoder.layer}-{image_size}px"
+        name = f"{encoder.name}-{encoder.layer}-{encoder.preprocessing.image_size}px"
         if augmentation != "none":
             self.meta |= {"augmentation": augmentation, "view": view}
-            name += f"-{augmentation}{view}"
-        without_source = json.dumps({**self.meta, "encoder": self.meta["encoder"]["sha256"]})
-        key = hashlib.sha256(without_source.encode()).hexdigest()[:16]
-        self.folder = (root or features_folder()) / f"{name}-{key}"
+            name += f"-{_word(augmentation)}{view}"
+        if perturbation != "none":
+            self.meta |= {"perturbation": perturbation}
+            name += f"-perturbed-{_word(perturbation)}"
+        # Wherever the weights were found, their hash and the arithmetic decide.
+        decisive = {k: v for k, v in self.meta["encoder"].items() if k not in ("source", "name")}
+        key = parts.as_text({**self.meta, "encoder": decisive})
+        digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+        self.folder = (root or features_folder()) / f"{name}-{digest}"
 
     def fetch(self, photos: Sequence[Path], device: torch.device) -> CachedFeatures:
         """Return the features of photos; those that are missing are encoded first.
@@ -161,7 +167,7 @@ class FeatureCache:
                 self._encode(missing, device)
             index = self._index()
         places = {photo: index[key] for photo, key in key_of.items()}
-        return CachedFeatures(places, self.encoder.grid_size)
+        return CachedFeatures(places, self.encoder.shape.grid_size)
 
     def _index(self) -> dict[str, tuple[Path, int]]:
         """Return shard and row of every photo that is there, by the SHA-256 of its file."""
@@ -178,8 +184,8 @@ class FeatureCache:
             leftover.unlink()
         write_text(self.folder / META, json.dumps(self.meta, indent=2) + "\n")
         keys = list(missing)
-        encoder: Any = self.encoder
-        home = next(encoder.parameters()).device
+        encoder = self.encoder
+        home = _device_of(encoder)
         encoder.to(device)
         bar = tqdm(total=len(keys), desc="encoding photos", unit="photo")
         try:
@@ -197,10 +203,12 @@ class FeatureCache:
         """Yield photos in batches of one shard, ``[B, 3, S, S]`` normalised, one batch ahead."""
 
         def read(item: tuple[str, Path]) -> Tensor:
-            transform = build_transform(self.image_size, self.augmentation)
+            transform = build_transform(
+                self.encoder.preprocessing, self.augmentation, self.perturbation
+            )
             # The photo and the view alone decide, so that a rebuilt shard has the same bytes.
             transform.set_random_seed(int(item[0][:8], 16) + self.view)
-            pixels: Tensor = transform(image=read_image(item[1]))["image"]
+            pixels: Tensor = transform(image=read_photo(item[1]))["image"]
             return pixels
 
         items = list(photos.items())
@@ -280,6 +288,11 @@ def delete(folder: Path) -> None:
         raise UserError(f"{folder} is being written by another process") from error
 
 
+def _word(changes: Changes) -> str:
+    """Return a word for a folder's name."""
+    return changes if isinstance(changes, str) else f"{len(changes)}-changes"
+
+
 def _is_ours(meta: Path) -> bool:
     """Whether a file describes a cache; others may keep a ``meta.json`` of theirs beside it."""
     try:
@@ -309,6 +322,11 @@ class _locked(FileLock):  # noqa: N801 - used as a function
             print(f"another process is encoding photos ({self.lock_file}); waiting for it")
             self.acquire()
         return self
+
+
+def _device_of(encoder: Encoder) -> torch.device:
+    weight = next(encoder.parameters(), None)  # some encoders have no weights
+    return torch.device("cpu") if weight is None else weight.device
 
 
 def _tokens(features: Features) -> Tensor:
