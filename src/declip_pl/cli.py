@@ -61,8 +61,8 @@ COMMANDS: dict[str, Command] = {
     "cache ls": Command(_DATA, "data.commands:cache_ls"),
     "cache prune": Command(_DATA, "data.commands:cache_prune", ("name",)),
     "weights": Command(_DATA, "data.commands:weights"),
-    "fit": Command(_LIGHTNING, "training.lightning_cli:DeclipCLI", kept=KEPT_RUN),
-    "validate": Command(_LIGHTNING, "training.lightning_cli:DeclipCLI"),
+    "fit": Command(_LIGHTNING, "training.lightning_cli:DeclipCLI.fit", kept=KEPT_RUN),
+    "validate": Command(_LIGHTNING, "training.lightning_cli:DeclipCLI.validate"),
 }
 
 
@@ -152,7 +152,9 @@ def _dispatch(args: list[str]) -> None:
 
     parts.load_named()
     if COMMANDS[name].group == _LIGHTNING or (name == "test" and "--ckpt_path" in str(rest)):
-        _function(COMMANDS["fit"])(args)
+        from declip_pl.training.lightning_cli import DeclipCLI
+
+        DeclipCLI(args)
         return
     _call(name, rest)
 
@@ -208,8 +210,8 @@ def _first_line(command: Command) -> str:
     spec = find_spec(f"{_PACKAGE}.{module}")
     assert spec is not None and spec.origin is not None
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    for node in tree.body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name == name.rpartition(".")[2]:
             return (ast.get_docstring(node) or "").split("\n", 1)[0]
     raise AssertionError(f"{command.place} is not defined")
 

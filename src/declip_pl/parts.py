@@ -165,9 +165,8 @@ def read_spec(spec: Any) -> tuple[str, dict[str, Any]]:
 
 def short(spec: Spec) -> str:
     """Return what a spec is called in folder names and tables: a word, or the class's name."""
-    name, init_args = read_spec(spec)
-    words = [name.rpartition(".")[2].lower() if isinstance(spec, dict) else name]
-    return "-".join(words + [str(init_args["init"])] * ("init" in init_args))
+    name, _ = read_spec(spec)
+    return name.rpartition(".")[2].lower() if isinstance(spec, dict) else name
 
 
 def as_text(spec: Any) -> str:

@@ -16,7 +16,7 @@ from declip_pl import parts
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.layout import build_layout
 from declip_pl.errors import UserError
-from declip_pl.files import write_text
+from declip_pl.files import relative, write_text
 from declip_pl.model.checkpoint import BEST, load_lightning, name_of, read_checkpoint, run_of
 from declip_pl.model.encoder import short_name
 from declip_pl.training.callbacks import History, Panels
@@ -176,7 +176,7 @@ class DeclipCLI(LightningCLI):
         results = describe_results(self.model, self.datamodule, checkpoint)
         results.write(target)
         wandb.finish()  # its farewell should not stand below the summary
-        print(summary(results, target))
+        print(summary(results, target, relative(run_of(checkpoint) or checkpoint)))
         print(f"pictures: {self.run.folder / 'panels'}")
         for line in wandb_hints(self.run.folder):
             print(line)
@@ -253,7 +253,7 @@ def _run_of(model: Path, options: Namespace) -> Run:
     """Return where the results of a model's test go: its run, or a folder of its own."""
     folder = run_of(model)
     if folder:
-        return Run(str(folder.parent), folder.name, overwrite=options.overwrite)
+        return Run(str(relative(folder.parent)), folder.name, overwrite=options.overwrite)
     return Run(TESTS, options.name or name_of(model), overwrite=options.overwrite)
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from declip_pl import parts
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.errors import UserError
-from declip_pl.files import sha256, write_text
+from declip_pl.files import relative, sha256, write_text
 from declip_pl.metrics import LocalizationMetrics, iou
 from declip_pl.model.checkpoint import WEIGHTS_FILE
 from declip_pl.model.features import OUTPUT_SIZE
@@ -110,9 +110,8 @@ def circumstances() -> dict[str, Any]:
     }
 
 
-def summary(results: Results, target: Path) -> str:
+def summary(results: Results, target: Path, model: Path) -> str:
     """Return the closing summary: scores beside constant answers, where they are, what is next."""
-    run = target.parent
     lines = [""]
     for generator, scores in results.scores.items():
         constant = results.baselines[generator]
@@ -128,8 +127,8 @@ def summary(results: Results, target: Path) -> str:
     lines += [
         f"results: {target}",
         "next: the same checkpoint on another generator's photos, or on your own:",
-        f"  {command('declip-pl')} test {run} --generator NAME",
-        f"  {command('declip-pl')} predict PHOTO --model {run}",
+        f"  {command('declip-pl')} test {model} --generator NAME",
+        f"  {command('declip-pl')} predict PHOTO --model {model}",
     ]
     return "\n".join(lines)
 
@@ -183,7 +182,7 @@ def command(name: str) -> str:
     beside = Path(sys.executable).with_name(name)
     if shutil.which(name) or not beside.exists():
         return name
-    return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
+    return str(relative(beside))
 
 
 def git_commit() -> str | None:

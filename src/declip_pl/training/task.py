@@ -98,7 +98,8 @@ class LocalizationTask(L.LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Have every photo encoded once, whatever trainer this is used with."""
-        return [EncodePhotos()]
+        there = any(isinstance(callback, EncodePhotos) for callback in self.trainer.callbacks)
+        return [] if there else [EncodePhotos()]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the paper's optimiser over the decoder."""

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from declip_pl.data.mini import MINI, build_mini
+from declip_pl.files import relative
 from declip_pl.model.checkpoint import CONFIG_FILE, Checkpoint, read_checkpoint, run_of
 from declip_pl.training.lightning_cli import DeclipCLI
 from declip_pl.training.recipe import Options, as_argument, choose_config, choose_data
@@ -51,7 +52,7 @@ def fit_arguments(
     if root == MINI:
         build_mini(MINI)
     chosen, why_config = choose_config(options.config, root)
-    print(f"data: {root} ({why_data}); recipe: {_relative(chosen)} ({why_config})")
+    print(f"data: {root} ({why_data}); recipe: {relative(chosen)} ({why_config})")
     given: dict[str, Any] = {"config": chosen, "data.root": root, "data.generator": generator}
     given |= options.given() | {"seed_everything": seed, "run.name": name}
     given |= {"run.resume": str(resume).lower(), "run.overwrite": str(overwrite).lower()}
@@ -108,7 +109,3 @@ def _described(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _as_arguments(given: dict[str, Any]) -> list[str]:
     return [f"--{name}={as_argument(value)}" for name, value in given.items() if value is not None]
-
-
-def _relative(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
