@@ -212,7 +212,8 @@ def test_check_lists_everything_at_once(own_tree):
     assert "train/1.png: no image" in errors
     assert "images/train/2.png: can't be decoded" in errors
     assert "masks/train/3.png is no photo: expected JPEG, PNG" in errors
-    assert "images/valid: no image" in errors
+    assert errors.count("masks/valid") == COUNTS["valid"]
+    assert f"{own_tree}: no valid photo of ldm" in errors
     assert "masks/train/4.png: no fake pixel" in warnings
     assert "masks/train/5.png: not binary, 256 grey values" in warnings
     assert "masks/train/6.png: (96, 40) px, another aspect ratio" in warnings
@@ -222,7 +223,7 @@ def test_check_lists_everything_at_once(own_tree):
 
 
 def test_inverted_masks_are_suspicious(tree):
-    """More than half fake: both polarities can be meant, so it is a warning that names the switch."""
+    """More than half fake may be meant, so it is a warning, which names the switch."""
     report = check(tree, polarity="white")
     assert report.errors == [] and len(report.warnings) == 1
     assert "83 % of all pixels are fake if white means fake" in report.warnings[0]

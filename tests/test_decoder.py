@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from declip_pl.errors import UserError
 from declip_pl.model.decoder import DECODERS, ConvDecoder, build_decoder
 from declip_pl.model.features import Features, FeatureShape
-
+from declip_pl.model.network import DeCLIP
 
 VIT, FUSION = FeatureShape(1024, 16), FeatureShape(2048, 16, always_resizes=True)
 
@@ -29,10 +29,10 @@ def test_parameter_counts_are_the_published_ones(name, which, millions):
 @pytest.mark.parametrize("name", DECODERS.names())
 @pytest.mark.parametrize(
     "which",
-    [FeatureShape(64, 4), FeatureShape(64, 14), FeatureShape(64, 16), FeatureShape(64, 7, True), FeatureShape(64, 24),
-     FeatureShape(64, 28, True), FeatureShape(64, 56, True)],
-    ids=lambda e: f"grid{e.grid_size}",
-)  # fmt: skip
+    [FeatureShape(64, side) for side in (4, 14, 16, 24)]
+    + [FeatureShape(64, side, always_resizes=True) for side in (7, 28, 56)],
+    ids=lambda shape: f"grid{shape.grid_size}",
+)
 def test_every_decoder_gives_one_logit_per_pixel_at_256(name, which, monkeypatch):
     monkeypatch.setattr("declip_pl.model.decoder.STAGES", (8, 8, 4, 4))
     grid = torch.randn(2, which.channels, which.grid_size, which.grid_size)
@@ -210,3 +210,44 @@ def test_initialisation():
 def test_unknown_decoder():
     with pytest.raises(UserError, match=r"conv-5.*choose one of light, linear, attention, conv-4"):
         build_decoder("conv-5", VIT)
+
+
+class Threefold(nn.Module):
+    """A user's decoder that returns three maps."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.fc = nn.Conv2d(shape.channels, 3, 1)
+
+    def forward(self, features):
+        return self.fc(features.grid)
+
+
+def test_a_decoder_of_ones_own_is_used_and_its_output_checked(tmp_path, monkeypatch):
+    body = """
+import torch
+from torch import nn
+class Constant(nn.Module):
+    def __init__(self, shape, value=1.0):
+        super().__init__()
+        self.shape, self.value = shape, value
+    def forward(self, features):
+        return torch.full((len(features.grid), 1, 256, 256), self.value)
+def not_a_class(shape): ...
+"""
+    (tmp_path / "own_decoder.py").write_text(body)
+    monkeypatch.setenv("DECLIP_PARTS", str(tmp_path / "own_decoder.py"))
+    spec = {"class_path": "own_decoder.Constant", "init_args": {"value": 3.0}}
+    decoder = build_decoder(spec, FeatureShape(8, 4))
+    assert decoder.shape == FeatureShape(8, 4)
+    pixels = Features(torch.zeros(2, 8, 4, 4), None)
+    assert (DeCLIP(None, decoder)(pixels) == 3).all()
+    with pytest.raises(UserError, match=r"returns \[B, 1, 256, 256\] logits; Threefold returned"):
+        DeCLIP(None, Threefold(FeatureShape(8, 4)))(pixels)
+    with pytest.raises(UserError, match="own_decoder has no class not_a_class"):
+        build_decoder("own_decoder.not_a_class", FeatureShape(8, 4))
+
+
+def test_attention_needs_channels_for_its_heads():
+    with pytest.raises(UserError, match="attention needs a multiple of 16 channels, found 24"):
+        build_decoder("attention", FeatureShape(24, 4))

@@ -7,6 +7,7 @@ import pickle
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from declip_pl import cli
 from declip_pl.data import datamodule, feature_cache
+from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.dataset import LocalizationDataset, collate
 from declip_pl.data.feature_cache import CachedFeatures, FeatureCache
 from declip_pl.data.transforms import build_transform
@@ -476,3 +478,99 @@ def test_real_tree_has_distinct_photos(tmp_path):
     root = make_tree(tmp_path)
     photos = [s.image.read_bytes() for g in ("ldm", "lama") for s in find(root, g, "train")]
     assert len(set(photos)) == len(photos)
+
+
+def encode(data, encoder, stage="fit", fast_dev_run=False):
+    """Run the callback as the trainer does before a stage."""
+    strategy = SimpleNamespace(root_device=CPU)
+    trainer = SimpleNamespace(datamodule=data, fast_dev_run=fast_dev_run, strategy=strategy)
+    EncodePhotos().setup(trainer, SimpleNamespace(network=SimpleNamespace(encoder=encoder)), stage)
+    return data
+
+
+def offloaded(encoder):
+    return sum(weight.numel() for weight in encoder.parameters()) == 0
+
+
+@pytest.fixture
+def data_module(tree, tmp_path, monkeypatch):
+    monkeypatch.setenv("DECLIP_FEATURES", str(tmp_path / "features"))
+
+    def make(**options):
+        options = {"batch_size": 4, "num_workers": 0, "check": False} | options
+        return LocalizationDataModule(str(tree), "ldm", **options)
+
+    return make
+
+
+def test_the_callback_hands_over_preprocessing_and_features(data_module, encoder):
+    data, photo = data_module(), torch.zeros(1, 3, 64, 64)
+    before = encoder(photo).grid
+    assert data.preprocessing != encoder.preprocessing
+    encode(data, encoder)
+    assert data.preprocessing == encoder.preprocessing
+    photos = {sample.image for sample in data.files("train", "ldm") + data.files("valid", "ldm")}
+    (view,) = data.train_views
+    assert data.evaluation_views == [view] and view.places.keys() == photos
+    assert offloaded(encoder) and torch.equal(encoder(photo).grid, before)
+    item = next(iter(data.train_dataloader()))
+    assert isinstance(item["image"], Features) and item["image"].grid.shape == (4, 64, 4, 4)
+    data.teardown("fit")
+    assert data.train_views == data.evaluation_views == []
+    assert next(iter(data.train_dataloader()))["image"].shape == (4, 3, 64, 64)
+
+
+@pytest.mark.parametrize("options", [{"cache": False}, {"fast_dev_run": True}])
+def test_without_the_cache_the_callback_hands_over_preprocessing_alone(
+    data_module, encoder, encoded, options
+):
+    cache = options.pop("cache", True)
+    data = encode(data_module(cache=cache), encoder, **options)
+    assert data.preprocessing == encoder.preprocessing
+    assert not data.train_views and not encoded and not offloaded(encoder)
+
+
+def test_the_callback_leaves_photos_that_change_every_time_to_training(data_module, encoder):
+    data = encode(data_module(augmentation="jpeg"), encoder)
+    assert data.train_views == [] and not offloaded(encoder)
+    (view,) = data.evaluation_views
+    assert view.places.keys() == {sample.image for sample in data.files("valid", "ldm")}
+
+
+def test_the_callback_perturbs_what_is_evaluated_alone(data_module, encoder):
+    data = encode(data_module(perturbation="blur"), encoder)
+    plain = encode(data_module(), encoder)
+    (train,), (valid,), (both,) = data.train_views, data.evaluation_views, plain.train_views
+    photo, other = data.files("train", "ldm")[0].image, data.files("valid", "ldm")[0].image
+    assert torch.equal(train[photo].grid, both[photo].grid)
+    assert not torch.equal(valid[other].grid, both[other].grid)
+
+
+def test_the_callback_encodes_the_stage_that_comes(data_module, encoder):
+    data = encode(data_module(), encoder, "test")
+    sets = data.test_sets()
+    assert {"test/ldm", "test/real"} < {photos.name for photos in sets}
+    photos = {sample.image for photos in sets for sample in photos.samples}
+    assert data.evaluation_views[0].places.keys() == photos and data.train_views == []
+
+
+@pytest.mark.parametrize("option", ["augmentation", "perturbation"])
+def test_changes_enter_the_key(encoder, option):
+    def spec(limit):
+        blur = {"class_path": "albumentations.GaussianBlur", "init_args": {"blur_limit": limit}}
+        return [blur, "jpeg"]
+
+    changes = ["none", "blur", "jpeg", spec([3, 3]), spec([5, 5]), spec([3, 3])[::-1]]
+    folders = [FeatureCache(encoder, **{option: change}).folder for change in changes]
+    assert len(set(folders)) == len(changes)
+    assert folders[3] == FeatureCache(encoder, **{option: spec([3, 3])}).folder
+    assert "2-changes" in folders[3].name
+
+
+def test_preprocessing_enters_the_key(clip, encoder, tmp_path):
+    shutil.copytree(clip, other := tmp_path / clip.name)
+    said = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+    (other / "preprocessor_config.json").write_text(json.dumps(said))
+    changed = build_encoder(str(other), "layer1", 64)
+    assert changed.sha256 == encoder.sha256
+    assert FeatureCache(changed).folder != FeatureCache(encoder).folder
