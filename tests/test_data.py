@@ -3,18 +3,21 @@
 import re
 import shutil
 
+import albumentations as A
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import COUNTS, find, make_photo, make_tree
 from PIL import Image
 
+from declip_pl import cli
 from declip_pl.data.check import check_data
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.dataset import LocalizationDataset, collate
 from declip_pl.data.images import read_mask, read_photo
 from declip_pl.data.layout import build_layout, image_files, select_generators, source_root
-from declip_pl.data.transforms import AntialiasedResize, build_transform, resize_mask
+from declip_pl.data.transforms import AntialiasedResize, build_transform, make_changes, resize_mask
 from declip_pl.errors import UserError
 from declip_pl.model.features import CLIP_MEAN, CLIP_STD, Preprocessing
 
@@ -327,3 +330,179 @@ def test_real_photos_of_one_name_are_an_error(own_tree):
 def test_views_are_of_augmented_cached_photos(tree, options):
     with pytest.raises(UserError, match="views counts the cached versions of augmented photos"):
         LocalizationDataModule(str(tree), "ldm", **options)
+
+
+LIST = """
+- class_path: albumentations.GaussNoise
+  init_args: {std_range: [0.2, 0.4], p: 1.0}
+- blur
+- class_path: albumentations.ToGray
+  init_args: {p: 1.0}
+"""
+
+
+def seeded(transform, photo, seed=3):
+    transform.set_random_seed(seed)
+    return transform(image=photo)["image"]
+
+
+def test_a_list_of_albumentations_from_yaml():
+    photo = make_photo(np.random.default_rng(0))
+    ours = build_transform(SMALL, yaml.safe_load(LIST))
+    noise, blur, grey = make_changes(yaml.safe_load(LIST))
+    assert isinstance(noise, A.GaussNoise) and noise.std_range == (0.2, 0.4) and noise.p == 1
+    assert isinstance(blur, A.GaussianBlur) and isinstance(grey, A.ToGray)
+    theirs = A.Compose(
+        [
+            AntialiasedResize(64),
+            A.GaussNoise(std_range=(0.2, 0.4), p=1.0),
+            *make_changes("blur"),
+            A.ToGray(p=1.0),
+            A.Normalize(SMALL.mean, SMALL.std),
+            A.pytorch.ToTensorV2(),
+        ]
+    )
+    assert torch.equal(seeded(ours, photo), seeded(theirs, photo))
+    assert not torch.equal(seeded(ours, photo), seeded(ours, photo, seed=4))
+    levels = seeded(ours, photo) * torch.tensor(CLIP_STD).view(3, 1, 1)
+    levels += torch.tensor(CLIP_MEAN).view(3, 1, 1)
+    torch.testing.assert_close(levels[0], levels[2], atol=1e-5, rtol=0)  # grey comes last
+
+
+def test_a_perturbation_comes_before_the_resize_and_an_augmentation_after():
+    photo = make_photo(np.random.default_rng(0))
+    grey = [{"class_path": "albumentations.Posterize", "init_args": {"num_bits": [1, 1], "p": 1.0}}]
+    before = build_transform(SMALL, perturbation=grey)(image=photo)["image"]
+    after = build_transform(SMALL, grey)(image=photo)["image"]
+    assert len(after.unique()) <= 6 < len(before.unique())  # two levels in each channel
+    small = AntialiasedResize(64)(image=A.Posterize(num_bits=(1, 1), p=1.0)(image=photo)["image"])
+    expected = A.Normalize(SMALL.mean, SMALL.std)(image=small["image"])["image"]
+    assert torch.equal(before, torch.from_numpy(expected).permute(2, 0, 1))
+
+
+def _spec(name, **init_args):
+    return {"class_path": f"albumentations.{name}", "init_args": init_args}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ("blurr", "no augmentation 'blurr'; choose one of jitter, jpeg, blur"),
+        (["blur", "blurr"], "no augmentation 'blurr'"),
+        ([_spec("GaussianBlur", blur=3)], "'blur'"),  # albumentations itself only warns
+        ([_spec("GaussianBlur", blur_limit=(5, 5), sigma=1)], "'sigma'"),
+        ([_spec("GaussianBlur", blur_limit="wide")], "GaussianBlur"),
+        ([_spec("Blurr")], "albumentations has no class Blurr"),
+        ([_spec("HorizontalFlip")], "may move pixels"),
+        ([_spec("Rotate", limit=3)], "may move pixels"),
+        ([_spec("RandomCrop", height=8, width=8)], "may move pixels"),
+        ([_spec("ElasticTransform")], "may move pixels"),
+        ([{"class_path": "shutil.Error"}], "code outside declip-pl"),
+    ],
+)
+@pytest.mark.parametrize("option", ["augmentation", "perturbation"])
+def test_changes_that_are_wrong_are_refused_at_once(tree, option, changes, message):
+    with pytest.raises(UserError, match=message):
+        module(tree, **{option: changes})
+    with pytest.raises(UserError, match=message):
+        build_transform(SMALL, **{option: changes})
+
+
+def test_training_photos_are_changed_and_evaluated_ones_are_not(tree):
+    dark = [_spec("RandomBrightnessContrast", brightness_limit=[-0.5, -0.5], p=1.0)]
+    plain, changed = module(tree), module(tree, augmentation=dark)
+    perturbed = module(tree, perturbation=dark)
+    before = plain.train_set()[0]["image"]
+    assert changed.train_set()[0]["image"].mean() < before.mean() - 0.3
+    assert torch.equal(perturbed.train_set()[0]["image"], before)
+    (sets,) = zip(*(data.valid_sets(False) for data in (plain, changed, perturbed)), strict=True)
+    before, same, darker = (photos[0]["image"] for photos in sets)
+    assert torch.equal(before, same) and darker.mean() < before.mean() - 0.3
+
+
+def test_a_change_of_ones_own(tmp_path, monkeypatch):
+    body = (
+        "import albumentations as A\n"
+        "class Invert(A.ImageOnlyTransform):\n"
+        "    def apply(self, img, **params):\n"
+        "        return 255 - img\n"
+    )
+    (tmp_path / "own_changes.py").write_text(body)
+    monkeypatch.setenv("DECLIP_PARTS", str(tmp_path / "own_changes.py"))
+    changes = [{"class_path": "own_changes.Invert", "init_args": {"p": 1.0}}]
+    photo = make_photo(np.random.default_rng(0), 64)
+    found = build_transform(SMALL, changes)(image=photo)["image"]
+    assert torch.equal(found, build_transform(SMALL)(image=255 - photo)["image"])
+
+
+FLAT = """
+from declip_pl.data.layout import REAL, Sample
+
+class Flat:
+    polarity = "white"
+    def __init__(self, root, reals="true"):
+        self.root, self.reals = root, reals
+    def generators(self):
+        return ["brush"]
+    def samples(self, split):
+        found = []
+        for photo in sorted((self.root / split).glob("*.png")):
+            if not photo.stem.endswith("_mask"):
+                mask = photo.with_name(photo.stem + "_mask.png")
+                fake = mask.is_file()
+                generator = "brush" if fake else REAL
+                found.append(Sample(photo.stem, photo, mask if fake else None, generator))
+        return found
+"""
+
+
+@pytest.fixture
+def flat(tmp_path):
+    """A data set of another layout: masks beside photos, white is fake."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "valid", "test"):
+        (tmp_path / "flat" / split).mkdir(parents=True)
+        for index in range(3):
+            path = tmp_path / "flat" / split / f"{index}.png"
+            Image.fromarray(make_photo(rng)).save(path)
+            if index:
+                mask = np.zeros((96, 96), np.uint8)
+                mask[:24] = 255
+                Image.fromarray(mask).save(path.with_name(f"{index}_mask.png"))
+    (tmp_path / "own_layout.py").write_text(FLAT)
+    return tmp_path / "flat"
+
+
+def test_a_layout_of_ones_own(flat, monkeypatch):
+    spec = {"class_path": "own_layout.Flat"}
+    with pytest.raises(UserError, match=r"data layout own_layout\.Flat is code outside"):
+        module(flat, layout=spec)
+    monkeypatch.setenv("DECLIP_PARTS", str(flat.parent / "own_layout.py"))
+    data = module(flat, layout=spec, generator="all", supervision="weak")
+    assert (data.generators, data.polarity, data.has_reals) == (["brush"], "white", True)
+    items = [data.train_set()[index] for index in range(3)]
+    assert [item["label"] for item in items] == [1, 1, 0]
+    assert [item["mask"].float().mean().item() for item in items] == [0.25, 0.25, 0]
+    names = [photos.name for photos in data.test_sets()]
+    assert names == ["test/brush", "test/real", "valid/all", "valid/real"]
+    assert module(flat, layout=spec, generator="brush", polarity="black").polarity == "black"
+    report = check_data(data.layout, ["brush", "real"], "white", progress=False)
+    assert report.errors == report.warnings == [] and report.images == 9 + 6
+    with pytest.raises(UserError, match=r"no generator 'ldm' in .*found: brush"):
+        module(flat, layout=spec, generator="ldm")
+    with pytest.raises(UserError, match=r"Flat: .*'depth'; it takes root, reals"):
+        module(flat, layout=spec | {"init_args": {"depth": 3}})
+
+
+def test_unknown_layouts(tree):
+    with pytest.raises(UserError, match="no data layout 'flat'; choose one of dolos"):
+        module(tree, layout="flat")
+
+
+def test_the_command_checks_a_layout_of_ones_own(flat, monkeypatch, capsys):
+    monkeypatch.setenv("DECLIP_PARTS", str(flat.parent / "own_layout.py"))
+    cli.main(["data", "check", str(flat), "--layout", "own_layout.Flat"])
+    printed = capsys.readouterr().out
+    assert "15 files decoded" in printed and "warning" not in printed
+    cli.main(["data", "check", str(flat), "--layout", "own_layout.Flat", "--polarity", "black"])
+    assert "75 % of all pixels are fake if black means fake" in capsys.readouterr().out
