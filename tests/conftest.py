@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import torch
 from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from declip_pl import cli
+from declip_pl import cli, parts
 from declip_pl.data.layout import Sample, build_layout, samples
 
 torch.set_num_threads(1)  # tests run in parallel processes
@@ -75,6 +76,17 @@ def find(root: Path, generator: str, split: str) -> list[Sample]:
 def _save(path: Path, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array).save(path)
+
+
+@pytest.fixture(autouse=True)
+def no_parts(monkeypatch):
+    """Each test starts without parts of a user's, and leaves none behind."""
+    monkeypatch.delenv("DECLIP_PARTS", raising=False)
+    monkeypatch.setattr(parts, "_loaded", {})
+    monkeypatch.setattr(parts, "_named", set())
+    yield
+    for name in parts._loaded:
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture(scope="session")

@@ -245,7 +245,7 @@ ODD = {
 @pytest.mark.parametrize("name", ODD)
 def test_the_same_photo_stored_otherwise_reads_the_same(tmp_path, name):
     (tmp_path / name).write_bytes(ODD[name])
-    if name.startswith("short"):  # the case is what it says: PIL's own reader stumbles over it
+    if name == "short EXIF.png":  # the case is what it says: PIL's own reader stumbles over it
         with Image.open(tmp_path / name) as image, pytest.raises(struct.error):
             ImageOps.exif_transpose(image)
     elif name.startswith("orientation") and not name.endswith("tif"):  # PIL turns a TIFF itself

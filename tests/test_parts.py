@@ -26,18 +26,6 @@ def registry():
     return cakes
 
 
-@pytest.fixture(autouse=True)
-def forget(monkeypatch):
-    """Each test starts without parts of a user's, and leaves none behind."""
-    monkeypatch.delenv("DECLIP_PARTS", raising=False)
-    monkeypatch.setattr(parts, "_loaded", {})
-    monkeypatch.setattr(parts, "_named", set())
-    before = set(sys.modules)
-    yield
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
-
-
 def write(folder, name, body="class Cake:\n    def __init__(self, flour, icing=0):\n        "
           "self.flour, self.icing = flour, icing\n"):  # fmt: skip
     (folder / name).write_text(body)
