@@ -98,7 +98,8 @@ class LocalizationTask(L.LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Have every photo encoded once, whatever trainer this is used with."""
-        there = any(isinstance(callback, EncodePhotos) for callback in self.trainer.callbacks)
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        there = any(isinstance(callback, EncodePhotos) for callback in callbacks)
         return [] if there else [EncodePhotos()]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
