@@ -74,10 +74,12 @@ class Registry(Generic[T]):
 
     Args:
         kind: What they are, for messages: ``decoder``.
+        trusted: Packages whose classes need not be named by the user.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, trusted: tuple[str, ...] = ()) -> None:
         self.kind = kind
+        self.trusted = trusted
         self._parts: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
@@ -133,10 +135,11 @@ class Registry(Generic[T]):
                 f"there is no {self.kind} {name!r}; choose one of {', '.join(self.names())}, or a "
                 "class of your own (class_path: FILE.CLASS)"
             )
-        if module not in _loaded and module.split(".")[0] not in _loaded:
+        package = module.split(".")[0]
+        if not {module, package} & {*_loaded, *self.trusted}:
             raise UserError(
                 f"{self.kind} {name} is code outside declip-pl; if you trust it, name its file: "
-                f"export {VARIABLE}={module.split('.')[0]}.py"
+                f"export {VARIABLE}={package}.py"
             )
         found = getattr(_import(module), attribute, None)
         if not isinstance(found, type):
@@ -162,9 +165,8 @@ def read_spec(spec: Any) -> tuple[str, dict[str, Any]]:
 
 def short(spec: Spec) -> str:
     """Return what a spec is called in folder names and tables: a word, or the class's name."""
-    name, init_args = read_spec(spec)
-    words = [name.rpartition(".")[2].lower() if isinstance(spec, dict) else name]
-    return "-".join(words + [str(init_args["init"])] * ("init" in init_args))
+    name, _ = read_spec(spec)
+    return name.rpartition(".")[2].lower() if isinstance(spec, dict) else name
 
 
 def as_text(spec: Any) -> str:

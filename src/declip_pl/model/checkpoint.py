@@ -54,12 +54,14 @@ class TrainedOn:
         supervision: ``full`` (masks) or ``weak`` (image labels).
         files_sha256: Hash of the files' relative paths and sizes.
         data: Name of the data set.
+        notice: What everybody who sees scores on these data has to know.
     """
 
     generators: tuple[str, ...]
     supervision: str
     files_sha256: str
     data: str = ""
+    notice: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,8 +136,18 @@ def read_checkpoint(model: str | Path) -> Checkpoint:
         UserError: If there is none, or it is damaged, newer, or something else; it is named.
     """
     found = find(model)
-    said, state = _read_lightning(found) if found.is_file() else _read_saved(found)
-    description = describe(said, found)
+    if found.is_file():
+        content = load_lightning(found)
+        description = describe_lightning(content, found)
+        weights = content["state_dict"].items()
+        state = {
+            name.removeprefix(DECODER_PREFIX): weight
+            for name, weight in weights
+            if name.startswith(DECODER_PREFIX)
+        }
+    else:
+        said, state = _read_saved(found)
+        description = describe(said, found)
     if broken := [name for name, weight in state.items() if not weight.isfinite().all()]:
         raise UserError(f"{found}: NaN or infinite numbers in the decoder's {broken[0]}")
     parts = {f.name: getattr(description, f.name) for f in fields(description)}
@@ -173,7 +185,8 @@ def name_of(model: str | Path) -> str:
     path = path.absolute()
     if path.is_dir():
         return path.name
-    return path.parent.parent.name if path.parent.name == "checkpoints" else path.stem
+    run = run_of(path)
+    return run.name if run else path.stem
 
 
 def save(checkpoint: Checkpoint, folder: Path) -> None:
@@ -225,7 +238,7 @@ def load_network(checkpoint: Checkpoint) -> DeCLIP:
         ) from error
 
 
-def describe(said: Any, path: Path) -> Description:
+def describe(said: Any, path: Path | str) -> Description:
     """Read a description: the inverse of :meth:`Description.as_dict`.
 
     Raises:
@@ -270,15 +283,25 @@ def _from_first_format(said: dict[str, Any]) -> dict[str, Any]:
         "decoder": said["decoder"],
         "image_size": said["image_size"],
         "identity": said["encoder"],
-        "trained_on": {**trained_on, "data": ""} if trained_on else None,
+        "trained_on": dict(trained_on) if trained_on else None,
     }
 
 
-def _read_lightning(path: Path) -> tuple[Any, dict[str, Tensor]]:
-    found = load_lightning(path)
-    old = {"format": 1, **found}
-    state = {k.removeprefix(DECODER_PREFIX): v for k, v in found["state_dict"].items()}
-    return found.get(KEY, old), state
+def describe_lightning(content: Mapping[str, Any], path: Path | str) -> Description:
+    """Return what a Lightning checkpoint says of its localizer.
+
+    Raises:
+        UserError: If that is damaged or of a newer version, or it is no checkpoint of declip-pl.
+    """
+    if KEY not in content and "encoder" not in content:
+        raise UserError(f"{path}: no checkpoint of declip-pl: it does not name its encoder")
+    return describe(content.get(KEY, {"format": 1, **content}), path)
+
+
+def run_of(checkpoint: Path) -> Path | None:
+    """Return the folder of the run that a checkpoint's file belongs to, if it lies in one."""
+    folder = checkpoint.absolute().parent
+    return folder.parent if folder.name == "checkpoints" else None
 
 
 def load_lightning(path: Path) -> dict[str, Any]:
@@ -294,8 +317,7 @@ def load_lightning(path: Path) -> dict[str, Any]:
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
         reason = str(error).split("\n", 1)[0]
         raise UserError(f"{path}: no checkpoint, or a damaged one ({reason})") from error
-    ours = isinstance(found, dict) and (KEY in found or "encoder" in found)
-    if not ours or "state_dict" not in found:
+    if not isinstance(found, dict) or "state_dict" not in found:
         raise UserError(f"{path}: no checkpoint of declip-pl: it does not name its encoder")
     return dict(found)
 

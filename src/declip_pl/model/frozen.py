@@ -79,7 +79,7 @@ class Encoder(nn.Module):
         """
         if not self._offloaded:
             return
-        device = next(self.parameters()).device
+        device = next((weight.device for weight in self.parameters()), torch.device("cpu"))
         self.model = self.read()
         self.to(device)
         self.freeze()

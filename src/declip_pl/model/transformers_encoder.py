@@ -174,7 +174,7 @@ def _as_patches(pixels: Tensor, patch: int) -> dict[str, Tensor]:
     """Cut photos into the rows of pixels, channels last, that SigLIP 2 takes."""
     count, _, height, width = pixels.shape
     rows, columns = height // patch, width // patch
-    cut = pixels.unflatten(2, (rows, patch)).unflatten(4, (columns, patch))
+    cut = pixels.reshape(count, -1, rows, patch, columns, patch)
     flat = cut.permute(0, 2, 4, 3, 5, 1).reshape(count, rows * columns, -1)
     return {
         "pixel_values": flat,
