@@ -1,7 +1,6 @@
 """``declip-pl cross-eval``: every trained model against every generator."""
 
 import hashlib
-import json
 import platform
 import shlex
 import sys
@@ -14,10 +13,21 @@ from typing import Any
 
 import torch
 
-from declip_pl.cross_eval.cells import Cells, TestSet, content_hash
-from declip_pl.cross_eval.matrix import build_matrix, summary, write_matrix
-from declip_pl.cross_eval.models import (
+from declip_pl.cross_eval.build import build_matrix
+from declip_pl.cross_eval.cells import Cells, TestSet, content_hash, polarity_warnings
+from declip_pl.cross_eval.matrix import (
+    FILE,
+    ROOT,
+    UNPERTURBED,
+    About,
+    Data,
     Failure,
+    Made,
+    ScoredSet,
+    read_matrix,
+    write_matrix,
+)
+from declip_pl.cross_eval.models import (
     Model,
     Recipe,
     attempt,
@@ -25,7 +35,8 @@ from declip_pl.cross_eval.models import (
     read_models,
     train_missing,
 )
-from declip_pl.cross_eval.views.plots import matrix_png
+from declip_pl.cross_eval.summary import summary
+from declip_pl.cross_eval.views.heat_map import matrix_png
 from declip_pl.cross_eval.views.report import write_report
 from declip_pl.cross_eval.views.wandb_run import track
 from declip_pl.data.datamodule import DolosDataModule
@@ -39,8 +50,6 @@ from declip_pl.training.results import STAND_IN_NOTICE, circumstances
 from declip_pl.training.run_folder import claim
 from declip_pl.training.task import load_decoder, read_checkpoint
 from declip_pl.training.train import MINI, choose_config, choose_data
-
-ROOT = Path("outputs/cross_eval")
 
 
 def cross_eval(
@@ -112,8 +121,10 @@ def cross_eval(
         _check_folder(folder, test_data)
         results, failed = _score(described, test_data, folder)
         failures += failed
-        matrix = build_matrix(described, results, test_data.generators, pooling)
-        matrix |= _about(folder, test_data, results, failures, start)
+        about = _about(folder, test_data, results, failures, start)
+        matrix = build_matrix(
+            described, results["cells"], results["thresholds"], test_data.generators, pooling, about
+        )
         write_matrix(folder, matrix)
         matrix_png(matrix, folder / "matrix.png")
         report = write_report(folder)
@@ -121,6 +132,7 @@ def cross_eval(
     print(summary(matrix))
     print(f"report: {report}")
     print(f"table:  {folder / 'matrix.csv'}")
+    hints += polarity_warnings(results["cells"].values())
     for line in hints:
         print(line)
     if failures:
@@ -146,7 +158,7 @@ def _score(
     ]
     tests = [test for test in attempted if test]
     results: dict[str, Any] = {
-        "tests": {t.name: {"photos": len(t.data), "sha256": t.sha256} for t in tests},
+        "tests": {t.name: ScoredSet(len(t.data), t.sha256) for t in tests},
         "thresholds": {},
         "cells": {},
         "device": str(device),
@@ -204,9 +216,8 @@ def _encode(cache: FeatureCache, test: TestSet, device: torch.device) -> bool:
 
 def _check_folder(folder: Path, data: DolosDataModule) -> None:
     """Refuse to replace the cross-evaluation of another data set."""
-    path = folder / "matrix.json"
-    if path.exists():
-        there = json.loads(path.read_text(encoding="utf-8"))["data"]["root"]
+    if (folder / FILE).exists():
+        there = read_matrix(folder).data.root
         if there != str(data.root.absolute()):
             raise UserError(f"{folder} is of the data {there}; name another folder (RUN=...)")
 
@@ -237,25 +248,22 @@ def _about(
     results: dict[str, Any],
     failures: Sequence[Failure],
     start: float,
-) -> dict[str, Any]:
+) -> About:
     """Return what the matrix is about and how it was made."""
-    return {
-        "name": folder.name,
-        "notice": STAND_IN_NOTICE if is_stand_in(data.root) else None,
-        "data": {
-            "root": str(data.root.absolute()),
-            "name": data.root.name,
-            "tests": results["tests"],
-        },
-        "failed": [failure._asdict() for failure in failures],
-        "made": {
-            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-            "seconds": round(time.monotonic() - start, 1),
-            "machine": platform.platform(),
-            "device": results["device"],
+    return About(
+        name=folder.name,
+        notice=STAND_IN_NOTICE if is_stand_in(data.root) else None,
+        perturbation=UNPERTURBED,
+        data=Data(str(data.root.absolute()), data.root.name, results["tests"]),
+        failed=tuple(failures),
+        made=Made(
+            command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            seconds=round(time.monotonic() - start, 1),
+            machine=platform.platform(),
+            device=results["device"],
             **circumstances(),
-        },
-    }
+        ),
+    )
 
 
 def _name(models: Sequence[Model]) -> str:

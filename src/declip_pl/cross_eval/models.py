@@ -9,10 +9,11 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from inspect import signature
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 
+from declip_pl.cross_eval.matrix import Failure
 from declip_pl.data.datamodule import DolosDataModule
 from declip_pl.data.layout import generators
 from declip_pl.errors import UserError
@@ -34,13 +35,6 @@ OVERRIDES = (
 """Options of ``declip-pl train`` that take the place of the recipe's."""
 
 T = TypeVar("T")
-
-
-class Failure(NamedTuple):
-    """A part of a cross-evaluation that went wrong while the rest went on."""
-
-    what: str
-    why: str
 
 
 def attempt(failures: list[Failure], what: str, work: Callable[[], T]) -> T | None:

@@ -13,6 +13,8 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from declip_pl.cross_eval.matrix import readable_matrices
+from declip_pl.cross_eval.records import to_json
 from declip_pl.errors import UserError
 from declip_pl.files import atomic_path, sha256, write_text
 from declip_pl.inference.model_card import model_card
@@ -129,16 +131,13 @@ def _results(checkpoint: Path) -> dict[str, Any] | None:
 
 def _cross_evaluation(outputs: Path, digest: str) -> dict[str, Any] | None:
     """Return a checkpoint's row of the latest matrix that has one for it alone."""
-    files = outputs.glob("cross_eval/*/matrix.json")
-    for file in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
-        matrix = json.loads(file.read_text(encoding="utf-8"))
-        rows = [model["row"] for model in matrix["models"]]
-        for model in matrix["models"]:
-            row = model["row"]
-            alone = rows.count(row) == 1  # seeds share a row, and its figures
-            if alone and model["checkpoint_sha256"] == digest:
-                scores = {metric: table[row] for metric, table in matrix["matrix"].items()}
-                return {"thresholds": model["thresholds"], "scores": scores}
+    for _, matrix in readable_matrices(outputs / "cross_eval"):
+        rows = [model.row for model in matrix.models]
+        for model in matrix.models:
+            alone = rows.count(model.row) == 1  # seeds share a row, and its figures
+            if alone and model.checkpoint_sha256 == digest:
+                scores = {metric: table[model.row] for metric, table in matrix.matrix.items()}
+                return {"thresholds": to_json(model.thresholds), "scores": to_json(scores)}
     return None
 
 

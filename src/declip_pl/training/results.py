@@ -16,7 +16,8 @@ from tqdm import tqdm
 from declip_pl.data.datamodule import DolosDataModule
 from declip_pl.data.layout import is_stand_in
 from declip_pl.files import sha256, write_text
-from declip_pl.metrics import LocalizationMetrics, iou
+from declip_pl.metrics import iou, map_metrics
+from declip_pl.metrics.accumulate import LocalizationMetrics
 from declip_pl.model.decoder import OUTPUT_SIZE
 from declip_pl.training.run_folder import BEST, CONFIG
 from declip_pl.training.task import LocalizationTask
@@ -74,7 +75,7 @@ def summary(results: dict[str, Any], target: Path) -> str:
         rivals = " ".join(f"{name:>16}" for name in constant)
         lines += [f"test set {generator} ({scores['iou_n']:.0f} images), percent"]
         lines += [f"  {'':<16}{'this model':>12} {rivals}"]
-        for metric in ("iou", "f1_fixed", "f1_best", "ap"):
+        for metric in (entry.name for entry in map_metrics(tuned=False) if entry.key):
             row = " ".join(f"{_cell(constant[name], metric):>16}" for name in constant)
             lines += [f"  {metric:<16}{_cell(scores, metric):>12} {row}"]
         if "image_ap" in scores:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from declip_pl.data.dataset import Batch
 from declip_pl.data.layout import REAL
 from declip_pl.errors import UserError
-from declip_pl.metrics import DetectionMetrics, LocalizationMetrics
+from declip_pl.metrics.accumulate import DetectionMetrics, LocalizationMetrics
 from declip_pl.model.decoder import build_decoder
 from declip_pl.model.encoder import Encoder, Features, identity
 from declip_pl.model.network import DeCLIP, Pooling, image_logit, image_score
