@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from conftest import make_clip, make_photo
+from localizer_example import checkpoint_of
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -17,7 +18,8 @@ import declip_pl
 from declip_pl import Localizer, cli
 from declip_pl.data.transforms import build_transform
 from declip_pl.errors import UserError
-from declip_pl.inference import export, pretrained
+from declip_pl.inference import export, saved_folder
+from declip_pl.model.features import Preprocessing
 from declip_pl.model.resnet import CLIPResNet
 from declip_pl.training.task import LocalizationTask
 
@@ -72,10 +74,8 @@ def saved(encoders, tmp_path_factory):
             last, scale = task.network.decoder.fc[-1], 2 / logits.std()
             last.weight *= scale
             last.bias.copy_((last.bias - logits.mean()) * scale)
-        checkpoint = {"state_dict": task.state_dict(), "hyper_parameters": dict(task.hparams)}
-        task.on_save_checkpoint(checkpoint)
         folder = tmp_path_factory.mktemp("models") / f"{kind}-{decoder}"
-        pretrained.save(checkpoint, folder)
+        saved_folder.save(checkpoint_of(task), folder)
         return folder
 
     return save
@@ -101,14 +101,14 @@ def photos(count: int, height: int, width: int) -> np.ndarray:
 
 def preprocessed(batch: np.ndarray, size: int) -> torch.Tensor:
     """Resize with PIL, along the rows first, and normalise."""
-    transform, bilinear = build_transform(size), Image.Resampling.BILINEAR
+    transform, bilinear = build_transform(Preprocessing(size)), Image.Resampling.BILINEAR
     rows = [Image.fromarray(p).resize((size, p.shape[0]), bilinear) for p in batch]
     return torch.stack([transform(image=np.asarray(row))["image"] for row in rows])
 
 
 def assert_answers_like_torch(path: Path, model: Path) -> None:
     session, localizer = onnxruntime.InferenceSession(path), Localizer.from_pretrained(model, "cpu")
-    size = localizer.checkpoint["image_size"]
+    size = localizer.checkpoint.image_size
     for batch in (photos(1, SIZE, SIZE), photos(3, 150, 70), photos(2, 30, 40), photos(1, 1, 1)):
         with torch.no_grad():
             expected = localizer.network(preprocessed(batch, size))[:, 0].sigmoid().numpy()
@@ -141,21 +141,21 @@ def test_the_resize_is_pils(size):
     noise = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     expected = np.asarray(Image.fromarray(noise).resize((224, 224), Image.Resampling.BILINEAR))
     levels = torch.from_numpy(noise)[None].permute(0, 3, 1, 2).double()
-    found = export.squash(levels, 224)[0].permute(1, 2, 0).numpy()
+    found = export.resize(levels, 224)[0].permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(found, expected)
 
 
 def test_the_file_says_what_it_is(exported, model):
     graph = onnx.load(exported)
     facts = {entry.key: entry.value for entry in graph.metadata_props}
-    identity = Localizer.from_pretrained(model, "cpu").checkpoint["encoder"]
+    identity = Localizer.from_pretrained(model, "cpu").checkpoint.identity
     licence = facts.pop("licence")
     assert "Apache-2.0" in licence
     assert facts == {
         "name": "vit-linear",
         "encoder": "tiny-clip",
-        "encoder_source": identity["source"],
-        "encoder_sha256": identity["sha256"],
+        "encoder_source": identity.source,
+        "encoder_sha256": identity.sha256,
         "layer": "layer1",
         "decoder": "linear",
         "image_size": "64",
@@ -227,8 +227,8 @@ def test_int8(exported, model, tmp_path, monkeypatch):
 
 def test_int8_is_for_matrices(saved, tmp_path, error_of):
     model, path = saved("rn50", "light"), tmp_path / "int8.onnx"
-    error = error_of("export", str(model), "--output", str(path), "--int8", "true")
-    assert "RN50 is all convolutions" in error
+    error = error_of("export", str(model), "--output", str(path), "--int8")
+    assert "int8 is for matrices, and the encoder rn50 has none" in error
 
 
 def test_too_large_for_one_file(model, tmp_path, monkeypatch):
