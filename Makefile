@@ -17,7 +17,7 @@ TYPED := $(foreach v,$(sort $(.VARIABLES)),$(if $(filter command,$(firstword $(o
 OPTIONS = $(foreach v,$(filter-out PYTHON $(IS_WORD),$(TYPED)),$(call option,$(v)))
 
 .DEFAULT_GOAL := help
-.PHONY: help train cross-eval predict demo dashboard bench data weights test docs lint clean
+.PHONY: help train cross-eval predict demo dashboard bench data weights test test-slow docs lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ weights: $(VENV)/.installed  ## fetch the encoder's weights once (hub, or the Vi
 
 test: $(VENV)/.installed-dev  ## run the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+test-slow: $(VENV)/.installed-dev  ## run the tests that take a minute or more
+	$(BIN)/python -m pytest -m slow
 
 docs: $(VENV)/.installed-dev  ## build the documentation site into site/
 	$(BIN)/mkdocs build --strict

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from declip_pl import parts
+from declip_pl import __version__, parts
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.errors import UserError
 from declip_pl.files import relative, sha256, write_text
@@ -99,13 +99,13 @@ def describe_results(
 
 def circumstances() -> dict[str, Any]:
     """Return when and by which versions of the code something was made."""
-    packages = ("declip-pl", "torch", "lightning", "transformers")
     return {
         "git_commit": git_commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in packages},
+            "declip-pl": __version__,
+            **{name: version(name) for name in ("torch", "lightning", "transformers")},
         },
     }
 
@@ -186,13 +186,19 @@ def command(name: str) -> str:
 
 
 def git_commit() -> str | None:
-    """Return the commit that the package's source stands at, with ``-dirty`` if edited."""
-    describe = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty",
+    """Return the commit that the package's own checkout stands at, with ``-dirty`` if edited.
+
+    None where it was installed without its repository; one around a virtual environment is not it.
+    """
+    checkout = Path(__file__).resolve().parents[3]
+    if not ((checkout / ".git").exists() and (checkout / "src/declip_pl").is_dir()):
+        return None
+    describe = ["git", "-C", str(checkout), "describe", "--always", "--dirty",
                 "--abbrev=40", "--exclude=*"]  # fmt: skip
     try:
         done = subprocess.run(describe, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        return None  # installed without its repository
+        return None
     return done.stdout.strip()
 
 

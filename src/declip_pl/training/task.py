@@ -266,6 +266,10 @@ def _check_data(theirs: TrainedOn | None, ours: TrainedOn | None) -> None:
         there, here = getattr(theirs, name), getattr(ours, name)
         if there != here:
             raise UserError(
-                f"this run was trained on other data: its {name} are {there}, here they are "
-                f"{here}; give the new run a name of its own (RUN=..., --run.name)"
+                f"this run was trained on other data: its {name} are {_words(there)}, here they "
+                f"are {_words(here)}; give the new run a name of its own (RUN=..., --run.name)"
             )
+
+
+def _words(value: str | tuple[str, ...]) -> str:
+    return value if isinstance(value, str) else ", ".join(value)
