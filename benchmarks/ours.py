@@ -15,7 +15,8 @@ from declip_pl.data.datamodule import DolosDataModule
 from declip_pl.data.dataset import LocalizationDataset, collate
 from declip_pl.data.feature_cache import FeatureCache
 from declip_pl.inference.localizer import Localizer
-from declip_pl.metrics import LocalizationMetrics, localization_scores
+from declip_pl.metrics import localization_scores
+from declip_pl.metrics.accumulate import LocalizationMetrics
 from declip_pl.model.encoder import Features
 from declip_pl.training.task import LocalizationTask
 

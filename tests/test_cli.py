@@ -536,3 +536,84 @@ def test_wrong_checkpoint_files(fit_arguments, tmp_path, error_of):
     for name in ("foreign", "text"):
         message = error_of("test", config, f"--ckpt_path={folder}/checkpoints/{name}.ckpt")
         assert f"{name}.ckpt" in message and "Traceback" not in message
+
+
+COMMAND_NAMES = [name for name in cli.COMMANDS if name not in ("fit", "validate")]
+
+
+@pytest.mark.parametrize("name", COMMAND_NAMES)
+def test_help_is_complete(name):
+    """Every option and word has a text, which comes from the docstrings."""
+    parser = cli.parser_of(name)
+    assert parser.description
+    for action in parser._actions:
+        assert action.help, f"{name}: {action.option_strings or action.dest}"
+
+
+def test_train_and_cross_eval_share_their_options():
+    train_options, cross_options = (
+        {o for a in cli.parser_of(name)._actions for o in a.option_strings}
+        for name in ("train", "cross-eval")
+    )
+    shared = {f"--{name}" for name in Options.__dataclass_fields__}
+    assert shared <= train_options and shared <= cross_options
+
+
+def test_switches_take_no_value():
+    parser = cli.parser_of("train")
+    assert parser.parse_args(["--resume", "--seed", "1"]).resume is True
+    assert cli.parser_of("cross-eval").parse_args(["--loo"]).loo is True
+    assert parser.parse_args([]).overwrite is False
+
+
+def test_train_hands_on_what_it_does_not_know(monkeypatch, tree):
+    handed = []
+    monkeypatch.setattr(train, "DeclipCLI", handed.extend)
+    cli.main(["train", f"--data={tree}", "--trainer.max_epochs", "3", "--seed", "1",
+              "--data.batch_size=7"])  # fmt: skip
+    assert handed[-3:] == ["--trainer.max_epochs", "3", "--data.batch_size=7"]
+    assert "--seed_everything=1" in handed
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("tain", "train"), ("predit", "predict"), ("cross_eval", "cross-eval"), ("cache", "cache ls")],
+)
+def test_a_mistyped_command_is_told_what_was_meant(error_of, typed, meant):
+    message = error_of(typed)
+    assert f"there is no command {typed!r}; did you mean {meant}" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("train", "finished epochs are kept"),
+        ("fit", "finished epochs are kept"),
+        ("cross-eval", "finished models and cells are kept"),
+        ("predict", "--resume goes on"),
+        ("export", ""),
+        ("compare", ""),
+        ("demo", ""),
+        ("data check", ""),
+    ],
+)
+def test_ctrl_c_tells_what_is_kept_of_this_command(monkeypatch, capsys, name, kept):
+    def interrupt(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_dispatch", interrupt)
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(name.split())
+    printed = capsys.readouterr().err
+    assert exit_.value.code == 130 and kept in printed
+    assert kept or printed == "interrupted\n"
+
+
+def test_faults_keep_their_traceback_and_say_where_to_report_them(monkeypatch, capsys):
+    def fail(args):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "_dispatch", fail)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["train"])
+    assert "please report it" in capsys.readouterr().err

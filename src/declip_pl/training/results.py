@@ -18,7 +18,8 @@ from declip_pl import __version__, parts
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.errors import UserError
 from declip_pl.files import relative, sha256, write_text
-from declip_pl.metrics import LocalizationMetrics, iou
+from declip_pl.metrics import iou, map_metrics
+from declip_pl.metrics.accumulate import LocalizationMetrics
 from declip_pl.model.checkpoint import WEIGHTS_FILE
 from declip_pl.model.features import OUTPUT_SIZE
 from declip_pl.training.task import LocalizationTask
@@ -118,7 +119,7 @@ def summary(results: Results, target: Path, model: Path) -> str:
         others = " ".join(f"{name:>16}" for name in constant)
         lines += [f"test set {generator} ({scores['iou_n']:.0f} images), percent"]
         lines += [f"  {'':<16}{'this model':>12} {others}"]
-        for metric in ("iou", "f1_fixed", "f1_best", "ap"):
+        for metric in (entry.name for entry in map_metrics(tuned=False) if entry.key):
             row = " ".join(f"{_cell(constant[name], metric):>16}" for name in constant)
             lines += [f"  {metric:<16}{_cell(scores, metric):>12} {row}"]
         lines += [f"  image level{_detection(scores)}"]

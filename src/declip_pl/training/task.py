@@ -12,7 +12,7 @@ from torch import Tensor
 from declip_pl.data.dataset import Batch
 from declip_pl.data.layout import REAL
 from declip_pl.errors import UserError
-from declip_pl.metrics import DetectionMetrics, LocalizationMetrics
+from declip_pl.metrics.accumulate import DetectionMetrics, LocalizationMetrics
 from declip_pl.model.checkpoint import (
     ENCODER_PREFIX,
     KEY,
