@@ -25,7 +25,7 @@ from declip_pl.data.images import read_photo
 from declip_pl.errors import UserError
 from declip_pl.inference import demo, demo_text, saved_folder
 from declip_pl.inference.localizer import Localization, Localizer, Region
-from declip_pl.inference.recorded_scores import RecordedScores, recorded_scores
+from declip_pl.inference.recorded_scores import RecordedScores, ScoredOn, recorded_scores
 from declip_pl.model.checkpoint import BEST, TrainedOn, read_checkpoint
 from declip_pl.training.task import LocalizationTask
 
@@ -38,8 +38,8 @@ def save_localizer(folder: Path, clip: Path, seed: int, generator: str, notice: 
     """Save a localizer whose random decoder knows nothing."""
     task = LocalizationTask(str(clip), "layer1", "linear", image_size=64, seed=seed)
     data = TrainedOn((generator,), "full", "0" * 64, "some", notice or "")
-    scores = RecordedScores(notice, {generator: {"iou_n": 1, "image_threshold": 0.4321}},
-                            {generator: {}}, {"root": "some"})  # fmt: skip
+    found = {generator: {"iou_n": 1, "image_threshold": 0.4321}}
+    scores = RecordedScores(found, {generator: {}}, ScoredOn("some"), notice)
     saved_folder.save(checkpoint_of(task, trained_on=data), folder, scores)
 
 

@@ -10,12 +10,21 @@ import torch
 import yaml
 from localizer_example import content_of, write_run
 
+from declip_pl.cross_eval.matrix import (
+    ChosenThresholds,
+    Data,
+    Made,
+    Matrix,
+    Score,
+    ScoredModel,
+    write_matrix,
+)
 from declip_pl.errors import UserError
 from declip_pl.files import sha256
 from declip_pl.inference import localizer, saved_folder
 from declip_pl.inference.localizer import Localizer
 from declip_pl.inference.model_card import model_card
-from declip_pl.inference.recorded_scores import RecordedScores, recorded_scores
+from declip_pl.inference.recorded_scores import RecordedScores, ScoredOn, recorded_scores
 from declip_pl.model import checkpoint as checkpoints
 from declip_pl.model import weights
 from declip_pl.model.checkpoint import Checkpoint, Description, TrainedOn, read_checkpoint
@@ -35,7 +44,7 @@ SCORES = RecordedScores(
     notice=None,
     scores={"ldm": {"iou": 61.25, "iou_n": 200, "f1_fixed": 70.0, "image_threshold": 0.4321}},
     baselines={"ldm": {"all fake": {"iou": 12.34}, "all real": {"iou": 0.0}}},
-    data={"root": "dolos", "perturbation": "none"},
+    data=ScoredOn("dolos"),
 )
 
 FIRST_VERSION = {
@@ -119,7 +128,7 @@ def test_damaged_scores_are_named_and_stop_no_one_from_loading(tmp_path, damaged
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"results": damaged}))
     found = read_checkpoint(tmp_path)
-    with pytest.raises(UserError, match=r"config\.json: its entry 'results' is damaged"):
+    with pytest.raises(UserError, match=r"config\.json: its scores are damaged"):
         recorded_scores(found)
 
 
@@ -199,9 +208,9 @@ def test_the_card_has_constant_answers_beside_the_scores():
     lines = _card().splitlines()
     assert "|  | this model | all fake | all real |" in lines
     assert "| IoU | 61.2 | 12.3 | 0.0 |" in lines
-    assert "| F1 | 70.0 |  |  |" in lines  # not scored
+    assert "| F1 without border | 70.0 |  |  |" in lines  # not scored
     assert "**made of nothing.**" in _card(replace(SCORES, notice="made of nothing"))
-    changed = replace(SCORES, data=SCORES.data | {"perturbation": "jpeg"})
+    changed = replace(SCORES, data=ScoredOn("dolos", "jpeg"))
     assert "The test photos were changed before: `jpeg`." in _card(changed)
 
 
@@ -219,8 +228,8 @@ def test_the_card_of_an_imported_localizer_claims_nothing():
 # The scores of runs
 
 
-def _cell(value: float) -> dict:
-    return {"value": value, "low": value - 1, "high": value + 2, "n": 200}
+def _cell(value: float, **changes) -> Score:
+    return replace(Score(value, value - 1, value + 2, 200), **changes)
 
 
 def _run(root: Path, name: str = "run") -> Path:
@@ -241,21 +250,29 @@ def _run(root: Path, name: str = "run") -> Path:
     return best
 
 
-def _matrix(root: Path, name: str, *models: tuple[str, str], value: float = 50.0) -> None:
+def _matrix(root: Path, name: str, *models: tuple[str, str], value=50.0, perturbation="none"):
     """Write a matrix of models, each a row and its checkpoint's hash."""
-    matrix = {
-        "models": [
-            {"row": row, "checkpoint_sha256": digest, "thresholds": {"pixel": 0.6, "image": None}}
-            for row, digest in models
-        ],
-        "matrix": {
+    chosen, text = ChosenThresholds(pixel=0.6, image=None), {}
+    for field in fields(ScoredModel):
+        text[field.name] = ""
+    text |= {"trained_on": ("ldm",), "seed": 0, "image_size": 224, "thresholds": chosen}
+    scored = [ScoredModel(**text | {"row": r, "checkpoint_sha256": sha}) for r, sha in models]
+    empty = {"curves": {}, "reliability": {}, "panels": {}, "summary": {}, "in_domain": {}}
+    found = Matrix(
+        **{**empty, "name": name, "notice": None, "perturbation": perturbation, "failed": ()},
+        **{"format": 2, "pooling": "top", "columns": ("lama", "ldm"), "leave_one_out": ()},
+        data=Data("", "", {}),
+        made=Made("", 0.0, "", "", None, "", {}),
+        models=tuple(scored),
+        rows=tuple(dict.fromkeys(row for row, _ in models)),
+        seeds=(0,),
+        metrics=("iou", "image_auroc"),
+        matrix={
             "iou": {row: {"lama": _cell(value), "ldm": _cell(60)} for row, _ in models},
-            "image_auroc": {row: {"ldm": _cell(90) | {"low": None}} for row, _ in models},
+            "image_auroc": {row: {"ldm": _cell(90, low=None)} for row, _ in models},
         },
-    }
-    path = root / "cross_eval" / name / "matrix.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(matrix))
+    )
+    write_matrix(root / "cross_eval" / name, found)
 
 
 def test_intervals_come_from_a_cross_evaluation_of_this_checkpoint(tmp_path):
@@ -265,16 +282,18 @@ def test_intervals_come_from_a_cross_evaluation_of_this_checkpoint(tmp_path):
     assert recorded_scores(checkpoint).cross_evaluation is None
     _matrix(tmp_path, "seeds", ("ldm", sha256(best)), ("ldm", "another seed"))
     assert recorded_scores(checkpoint).cross_evaluation is None
+    _matrix(tmp_path, "perturbed", ("ldm", sha256(best)), perturbation="jpeg")
+    assert recorded_scores(checkpoint).cross_evaluation is None
     _matrix(tmp_path, "old", ("ldm", sha256(best)), value=40.0)
     os.utime(tmp_path / "cross_eval/old/matrix.json", (0, 0))
     _matrix(tmp_path, "new", ("lama", "another checkpoint"), ("ldm", sha256(best)))
     found = recorded_scores(checkpoint)
     card = model_card(checkpoint, "run", found)
-    assert "| `lama` | 50.0 (49.0 to 52.0) |  |  |  |" in card
-    assert "| `ldm` | 60.0 (59.0 to 62.0) |  |  | 90.0 |" in card
+    assert "| `lama` | 50.0 (49.0 to 52.0) |  |  |  |  |" in card
+    assert "| `ldm` | 60.0 (59.0 to 62.0) |  |  |  | 90.0 |" in card
     assert "best on validation photos: 0.60 for pixels" in card
     assert "95 % bootstrap intervals" in card and "Intervals are unknown" not in card
-    assert found.data["root"] == "dolos"  # not where it lay
+    assert found.data.root == "dolos"  # not where it lay
     saved_folder.save(checkpoint, tmp_path / "saved", found)
     assert recorded_scores(read_checkpoint(tmp_path / "saved")) == found
 
