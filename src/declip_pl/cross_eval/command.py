@@ -107,10 +107,9 @@ def cross_eval(
         results, failed = _score(described, test_data, folder)
         failures += failed
         about = _about(folder, test_data, results, failures, start)
-        cells, thresholds = results["cells"], results["thresholds"]
-        columns = test_data.generators
-        matrix = build_matrix(described, cells, thresholds, columns, pooling, about)
-        _show(folder, matrix, polarity_warnings(cells.values()))
+        scored = (results["cells"], results["thresholds"], test_data.generators)
+        matrix = build_matrix(described, *scored, pooling, about)
+        _show(folder, matrix, polarity_warnings(results["cells"].values()))
     if failures:
         raise UserError(_failed(failures))
 
