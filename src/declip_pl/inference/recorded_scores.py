@@ -4,6 +4,7 @@ They are looked up where a model card is written or shown, never to load a local
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +23,8 @@ from declip_pl.training.run_folder import RESULTS
 KEY = "results"
 """Where a saved folder's ``config.json`` keeps them."""
 
-Scores = dict[str, float | None]
-"""Percentages by metric; None where one is not defined."""
+Scores = dict[str, float]
+"""Percentages by metric, without those that are not defined."""
 
 
 @dataclass(frozen=True)
@@ -106,13 +107,16 @@ def _of_run(checkpoint: Checkpoint) -> RecordedScores | None:
     root = Path(results.data["root"]).name  # the folders above it are private
     tested = ScoredOn(root, results.data.get("perturbation", UNPERTURBED))
     row = _cross_evaluation(run.parent.parent / "cross_eval", checkpoint.sha256)
-    return RecordedScores(
-        dict(results.scores),
-        dict(results.baselines),
-        tested,
-        results.notice,
-        row,  # type: ignore[arg-type]
-    )
+    scores = {name: _defined(found) for name, found in results.scores.items()}
+    baselines = {
+        generator: {name: _defined(found) for name, found in answers.items()}
+        for generator, answers in results.baselines.items()
+    }
+    return RecordedScores(scores, baselines, tested, results.notice, row)
+
+
+def _defined(scores: Scores) -> Scores:
+    return {name: value for name, value in scores.items() if not math.isnan(value)}
 
 
 def _cross_evaluation(folder: Path, digest: str) -> CrossEvaluation | None:
