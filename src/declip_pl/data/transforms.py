@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from declip_pl import parts
 from declip_pl.errors import UserError
 from declip_pl.model.features import Preprocessing
 from declip_pl.parts import Registry, Spec
@@ -86,6 +87,15 @@ def make_changes(changes: Changes) -> list[A.ImageOnlyTransform]:
     if isinstance(changes, str):
         changes = list({"none": (), "all": ("jitter", "jpeg", "blur")}.get(changes, (changes,)))
     return [_make_change(spec) for spec in changes]
+
+
+def key_of(changes: Changes) -> str:
+    """Return one line that tells changes apart, for keys: the code of a user's own included."""
+    if isinstance(changes, str):
+        return changes
+    codes = [parts.code_of(CHANGES.find(parts.read_spec(spec)[0])) for spec in changes]
+    own = [code for code in codes if code]
+    return parts.as_text(changes) + (f" code {' '.join(own)}" if own else "")
 
 
 def resize_mask(mask: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
