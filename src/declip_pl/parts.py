@@ -31,6 +31,9 @@ T = TypeVar("T", bound=Callable[..., Any])
 _loaded: dict[str, ModuleType] = {}
 """The modules that the user has named, by name."""
 
+_named: set[str] = set()
+"""What of ``DECLIP_PARTS`` was imported already."""
+
 
 def load(source: str | Path) -> ModuleType:
     """Import a user's parts, so that recipes and checkpoints may name them.
@@ -66,8 +69,9 @@ def load(source: str | Path) -> ModuleType:
 def load_named() -> None:
     """Import what ``DECLIP_PARTS`` names; again without effect."""
     for source in filter(None, (part.strip() for part in os.environ.get(VARIABLE, "").split(","))):
-        if Path(source).stem not in _loaded and source not in _loaded:
+        if source not in _named:
             load(source)
+            _named.add(source)
 
 
 class Registry(Generic[T]):
@@ -101,7 +105,10 @@ class Registry(Generic[T]):
 
     def knows(self, spec: Spec) -> bool:
         """Whether a spec names a registered part or a class, rather than anything else."""
-        return isinstance(spec, dict) or spec in self.names() or _module_of(spec) in _loaded
+        if isinstance(spec, dict) or spec in self.names():
+            return True
+        module = spec.rpartition(".")[0]
+        return not _loaded.keys().isdisjoint({module, module.split(".")[0]})
 
     def make(self, spec: Spec, *args: Any) -> Any:
         """Return the part that a spec names.
@@ -196,10 +203,6 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise UserError(f"there is no module {name!r} ({error})") from error
-
-
-def _module_of(name: str) -> str:
-    return name.rpartition(".")[0].split(".")[0]
 
 
 def _arguments(part: Any) -> str:
