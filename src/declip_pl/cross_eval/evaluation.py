@@ -87,7 +87,12 @@ def _find(name: str) -> Evaluation | None:
     folder = Path(name).expanduser()
     if (folder / FILE).exists():
         return Evaluation(folder, read_matrix(folder))
-    digest = weights_sha256(name)
+    try:
+        digest = weights_sha256(name)
+    except UserError as error:
+        raise UserError(
+            f"{name} is no cross-evaluation (there is no {FILE} in it) and no model: {error}"
+        ) from error
     for found, matrix in newest_first(ROOT):
         for model in matrix.models:
             if model.checkpoint_sha256 == digest:
