@@ -81,7 +81,9 @@ def test_every_value_stands_with_its_interval_in_its_matrix(example, page):
 
 
 def test_published_figures_are_all_there_and_marked_as_others(page):
-    published = Counter(f"{value:.1f}" for row in published_figures.MATRIX.values() for value in row.values())
+    published = Counter(
+        f"{value:.1f}" for row in published_figures.MATRIX.values() for value in row.values()
+    )
     assert published <= Counter(cell.removesuffix(" in-domain") for cell in page.cells)
     assert "Not the same measurement: other data: Dolos, not objects; another network" in page.text
     assert "73.85" in page.text and "34.72" in page.text
@@ -191,7 +193,9 @@ def test_a_matrix_of_one_cell(report_of, tmp_path):
 def test_a_metric_that_is_not_known_is_shown_under_its_name(report_of):
     matrix = example_matrix()
     matrix["metrics"].append("boundary_iou")
-    matrix["matrix"]["boundary_iou"] = {"migan": {"telea": {"value": 12.34, "low": None, "high": None, "n": 1}}}
+    matrix["matrix"]["boundary_iou"] = {
+        "migan": {"telea": {"value": 12.34, "low": None, "high": None, "n": 1}}
+    }
     page = report_of(matrix)
     assert "boundary_iou" in page.text and "12.3" in page.cells
 

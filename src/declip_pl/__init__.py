@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from declip_pl.inference.localizer import Localization, Localizer, Region
 
+__version__ = "0.2.0"
+
 __all__ = ["Localization", "Localizer", "Region"]
 
 

@@ -1,32 +1,69 @@
-"""The command line: Lightning's ``fit``, ``validate`` and ``test``, and a few more."""
+"""The command line: one table of commands, their help from docstrings and signatures.
 
+What a command does stands in its own module, which is imported when it is called, so that the list
+of commands appears at once.
+"""
+
+import ast
+import importlib
 import inspect
+import os
 import sys
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn, get_type_hints
 
-import docstring_parser
-from jsonargparse import ArgumentParser, auto_cli
-from lightning.pytorch.utilities.exceptions import SIGTERMException
-
-from declip_pl.cross_eval.command import cross_eval
-from declip_pl.cross_eval.compare import compare
-from declip_pl.cross_eval.views.wandb_dashboard import dashboard
-from declip_pl.data import feature_cache as features
-from declip_pl.data.check import check_data
-from declip_pl.data.layout import FAKE_VALUE, REAL, Convention, select_generators, source_root
-from declip_pl.data.mini import build_mini
+from declip_pl import __version__
 from declip_pl.errors import UserError
-from declip_pl.inference.demo import demo
-from declip_pl.inference.export import export
-from declip_pl.inference.import_published import import_published
-from declip_pl.inference.predict import predict
-from declip_pl.model.weights import resolve
-from declip_pl.training.lightning_cli import DeclipCLI
-from declip_pl.training.train import MINI, train_arguments
 
-SWITCHES = ("tiles", "resume", "json")
-"""Options of ``declip-pl predict`` that are there or not."""
+KEPT_RUN = "finished epochs are kept: declip-pl train --resume (RESUME=1) continues the run"
+REPORT = "this is a fault of declip-pl: please report it with the lines above"
+
+
+class Command(NamedTuple):
+    """A command of the command line.
+
+    Attributes:
+        group: Heading under which it is listed.
+        place: Module and function, ``declip_pl.inference.predict:predict``.
+        words: Parameters that are plain words: ``*`` behind the name takes any number.
+        kept: What an interruption leaves behind, in words; empty where there is nothing.
+        further: Whether options that it does not know are handed on.
+    """
+
+    group: str
+    place: str
+    words: tuple[str, ...] = ()
+    kept: str = ""
+    further: bool = False
+
+
+_TRAIN, _USE, _DATA = "Train and evaluate", "Use a trained localizer", "Data and weights"
+_LIGHTNING = "Lightning's own, every option in YAML or on the command line"
+_CELLS = "finished models and cells are kept: the same command goes on from there"
+_PHOTOS = "finished photos are kept: the same command with --resume goes on from there"
+_PACKAGE = "declip_pl"
+
+COMMANDS: dict[str, Command] = {
+    "train": Command(_TRAIN, "training.train:train", (), KEPT_RUN, further=True),
+    "test": Command(_TRAIN, "training.train:test", ("model",), further=True),
+    "cross-eval": Command(_TRAIN, "cross_eval.command:cross_eval", ("models*",), _CELLS),
+    "compare": Command(_TRAIN, "cross_eval.compare:compare", ("a", "b")),
+    "dashboard": Command(_TRAIN, "cross_eval.views.wandb_dashboard:dashboard"),
+    "predict": Command(_USE, "inference.predict:predict", ("paths*",), _PHOTOS),
+    "demo": Command(_USE, "inference.demo:demo"),
+    "export": Command(_USE, "inference.export:export", ("model",)),
+    "import": Command(_USE, "inference.import_published:import_published", ("checkpoint",)),
+    "data check": Command(_DATA, "data.commands:check", ("root",)),
+    "data mini": Command(_DATA, "data.commands:mini"),
+    "cache ls": Command(_DATA, "data.commands:cache_ls"),
+    "cache prune": Command(_DATA, "data.commands:cache_prune", ("name",)),
+    "weights": Command(_DATA, "data.commands:weights"),
+    "fit": Command(_LIGHTNING, "training.lightning_cli:DeclipCLI.fit", kept=KEPT_RUN),
+    "validate": Command(_LIGHTNING, "training.lightning_cli:DeclipCLI.validate"),
+}
 
 
 def main(args: list[str] | None = None) -> None:
@@ -46,128 +83,142 @@ def main(args: list[str] | None = None) -> None:
         # Lightning turns both signals into an exit of its own, status 1 and 0.
         if isinstance(stop.__context__, KeyboardInterrupt):
             _interrupted(130, args)
-        if isinstance(stop, SIGTERMException):
+        if type(stop).__name__ == "SIGTERMException":
             _interrupted(143, args)
+        raise
+    except BrokenPipeError:  # whoever read the output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception:
+        print(REPORT, file=sys.stderr)
         raise
 
 
-def _interrupted(status: int, args: list[str]) -> NoReturn:
-    kept = "a training run keeps its finished epochs: RESUME=1 continues it"
-    if args[:1] == ["cross-eval"]:
-        kept = "finished models and cells are kept: the same command goes on from there"
-    elif args[:1] == ["predict"]:
-        kept = "finished photos are kept: the same command with --resume goes on from there"
-    print(f"interrupted; {kept}", file=sys.stderr)
-    sys.exit(status)
+def parser_of(name: str) -> Any:
+    """Return the parser of a command: its options and help are its function's.
+
+    Args:
+        name: One of :data:`COMMANDS`, but neither ``fit`` nor ``validate``, which are Lightning's.
+    """
+    import docstring_parser
+    from jsonargparse import ArgumentParser
+
+    command = COMMANDS[name]
+    function = _function(command)
+    about = docstring_parser.parse(inspect.getdoc(function) or "")
+    help_of = {parameter.arg_name: parameter.description for parameter in about.params}
+    text = "\n".join(filter(None, (about.short_description, about.long_description)))
+    parser = ArgumentParser(prog=f"declip-pl {name}", description=text)
+    skipped: set[Any] = {"further"}
+    for word in command.words:
+        parameter = word.removesuffix("*")
+        settings: dict[str, Any] = {"type": get_type_hints(function)[parameter]}
+        if word.endswith("*"):
+            settings = {"type": str, "nargs": "*"}
+        parser.add_argument(parameter, help=help_of[parameter], **settings)
+        skipped.add(parameter)
+    for parameter, hint in get_type_hints(function).items():
+        if is_dataclass(hint):
+            parser.add_class_arguments(hint, as_group=False)
+            skipped.add(parameter)
+        elif hint is bool and parameter not in skipped:
+            parser.add_argument(f"--{parameter}", action="store_true", help=help_of[parameter])
+            skipped.add(parameter)
+    parser.add_function_arguments(function, skip=skipped, as_group=False)
+    return parser
+
+
+def overview() -> str:
+    """Return the list of commands in groups, each with its docstring's first line."""
+    lines = ["usage: declip-pl COMMAND [OPTION ...]", "", "Which pixels of a photo were painted?"]
+    for group in dict.fromkeys(command.group for command in COMMANDS.values()):
+        lines += ["", f"{group}:"]
+        for name, command in COMMANDS.items():
+            if command.group == group:
+                lines.append(f"  {name:<12} {_first_line(command)}")
+    lines += ["", "declip-pl COMMAND --help tells a command's options; --version, the version."]
+    return "\n".join(lines)
 
 
 def _dispatch(args: list[str]) -> None:
-    name = args[0] if args else ""
-    if name == "train":
-        # Not auto_cli, whose own --config would hide the recipe's.
-        parser = ArgumentParser(prog="declip-pl train")
-        parser.add_function_arguments(train_arguments)
-        DeclipCLI(train_arguments(**parser.parse_args(args[1:]).as_dict()))
-    elif name == "cross-eval":
-        cross_eval(**_cross_eval_options(args[1:]))
-    elif name == "predict":
-        predict(**_predict_options(args[1:]))
-    elif name in COMMANDS:
-        auto_cli(COMMANDS, args=args, prog="declip-pl")
-    else:
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(overview())
+        return
+    if args[0] == "--version":
+        print(f"declip-pl {__version__}")
+        return
+    name, rest = _command_name(args)
+    from declip_pl import parts
+
+    parts.load_named()
+    if COMMANDS[name].group == _LIGHTNING or (name == "test" and "--ckpt_path" in str(rest)):
+        from declip_pl.training.lightning_cli import DeclipCLI
+
         DeclipCLI(args)
+        return
+    _call(name, rest)
 
 
-def _cross_eval_options(args: list[str]) -> dict[str, Any]:
-    # Nor here, and models are plain words: `declip-pl cross-eval RUN RUN`.
-    parser = ArgumentParser(prog="declip-pl cross-eval", description=inspect.getdoc(cross_eval))
-    parser.add_argument("models", nargs="*", type=Path, help="runs' folders or checkpoints")
-    parser.add_function_arguments(cross_eval, skip={"models"})
-    return parser.parse_args(args).as_dict()
+def _command_name(args: list[str]) -> tuple[str, list[str]]:
+    for count in (2, 1):
+        name = " ".join(args[:count])
+        if name in COMMANDS:
+            return name, args[count:]
+    known = [name for name in COMMANDS if name.startswith(f"{args[0]} ")]
+    near = known or get_close_matches(args[0], COMMANDS, n=1)
+    meant = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise UserError(f"there is no command {' '.join(args[:2])!r}{meant} (declip-pl --help)")
 
 
-def _predict_options(args: list[str]) -> dict[str, Any]:
-    # Photos are plain words as well, and a switch takes no value, so that they can stand behind it.
-    about = docstring_parser.parse(inspect.getdoc(predict) or "")
-    help_of = {parameter.arg_name: parameter.description for parameter in about.params}
-    parser = ArgumentParser(prog="declip-pl predict", description=about.description)
-    parser.add_argument("paths", nargs="*", metavar="PATH", help=help_of["paths"])
-    parser.add_function_arguments(predict, skip={"paths", *SWITCHES})
-    for switch in SWITCHES:
-        parser.add_argument(f"--{switch}", action="store_true", help=help_of[switch])
-    return parser.parse_args(args).as_dict()
+def _call(name: str, args: list[str]) -> None:
+    command, parser = COMMANDS[name], parser_of(name)
+    further: list[str] = []
+    if command.further:
+        args, further = _split(parser, args)
+    given = parser.parse_args(args).as_dict()
+    function = _function(command)
+    for parameter, hint in get_type_hints(function).items():
+        if is_dataclass(hint):
+            made: Any = hint
+            given[parameter] = made(**{field.name: given.pop(field.name) for field in fields(hint)})
+    function(**given, **({"further": tuple(further)} if command.further else {}))
 
 
-def check(
-    root: Path, source: str | None = None, convention: Convention = "dolos", generator: str = "all"
-) -> None:
-    """Decode every file of a data set in Dolos' layout and list all that is wrong with it.
-
-    Args:
-        root: The data set.
-        source: Part of Dolos, where ``root`` holds several.
-        convention: Whose mask polarity the data follow.
-        generator: Which generators, as in ``declip-pl train``.
-
-    Raises:
-        UserError: If anything would spoil training.
-    """
-    folder = source_root(root, source)
-    names = select_generators(folder, generator)
-    names += [REAL] if (folder / REAL).is_dir() else []
-    report = check_data(folder, names, FAKE_VALUE[convention])
-    report.raise_errors()
-    print(report)
+def _split(parser: Any, args: list[str]) -> tuple[list[str], list[str]]:
+    """Split arguments into those of a parser and the options that it does not know."""
+    known = {option for action in parser._actions for option in action.option_strings}
+    ours: list[str] = []
+    others: list[str] = []
+    target = ours
+    for word in args:
+        if word.startswith("-"):
+            target = ours if word.partition("=")[0] in known else others
+        target.append(word)
+        if target is others and not word.startswith("-"):
+            target = ours
+    return ours, others
 
 
-def mini(root: Path = MINI) -> None:
-    """Build ``mini``, the stand-in for machines without Dolos.
-
-    Args:
-        root: Folder to build.
-    """
-    build_mini(root)
+def _function(command: Command) -> Any:
+    module, _, name = command.place.partition(":")
+    return getattr(importlib.import_module(f"{_PACKAGE}.{module}"), name)
 
 
-def weights(encoder: str = "openai/clip-vit-base-patch16") -> None:
-    """Fetch an encoder's frozen weights once and say where they come from.
-
-    Args:
-        encoder: A hub id or a local folder.
-    """
-    print(f"weights of {encoder}: {resolve(encoder).source}")
-
-
-def cache_ls() -> None:
-    """List the cached features: photos, size on disk, and which encoder they come from."""
-    print("\n".join(map(features.describe, features.caches())) or "no features are cached")
-    print(f"folder: {features.features_folder()} (DECLIP_FEATURES names another)")
+def _first_line(command: Command) -> str:
+    """Return the first line of a command's docstring without importing its module."""
+    module, _, name = command.place.partition(":")
+    spec = find_spec(f"{_PACKAGE}.{module}")
+    assert spec is not None and spec.origin is not None
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name == name.rpartition(".")[2]:
+            return (ast.get_docstring(node) or "").split("\n", 1)[0]
+    raise AssertionError(f"{command.place} is not defined")
 
 
-def cache_prune(name: str) -> None:
-    """Delete cached features; what is needed again is encoded again.
-
-    Args:
-        name: A cache's name, as ``declip-pl cache ls`` shows it, or ``all``.
-
-    Raises:
-        UserError: If there is no such cache, or a process is writing it.
-    """
-    chosen = [folder for folder in features.caches() if name in (folder.name, "all")]
-    if not chosen and name != "all":
-        raise UserError(f"no features are cached under {name!r}; see declip-pl cache ls")
-    for folder in chosen:
-        print(f"deleting {features.describe(folder)}")
-        features.delete(folder)
-
-
-COMMANDS: Any = {
-    "data": {"check": check, "mini": mini},
-    "weights": weights,
-    "import": import_published,
-    "cache": {"ls": cache_ls, "prune": cache_prune},
-    "compare": compare,
-    "dashboard": dashboard,
-    "export": export,
-    "demo": demo,
-}
+def _interrupted(status: int, args: list[str]) -> NoReturn:
+    kept = ""
+    if args and not args[0].startswith("-"):
+        kept = COMMANDS[_command_name(args)[0]].kept
+    print(f"interrupted{'; ' if kept else ''}{kept}", file=sys.stderr)
+    sys.exit(status)

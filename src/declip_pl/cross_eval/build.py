@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from declip_pl import parts
 from declip_pl.cross_eval.cell import Cell, Thresholds
 from declip_pl.cross_eval.matrix import (
     FORMAT,
@@ -22,9 +23,10 @@ from declip_pl.cross_eval.matrix import (
     Summary,
     WorstScore,
 )
-from declip_pl.cross_eval.models import LEAVE_ONE_OUT, Model
+from declip_pl.cross_eval.models import Model
 from declip_pl.cross_eval.scores import Scores
 from declip_pl.cross_eval.statistics import Estimate, Statistic, combined, estimate, reliability
+from declip_pl.data.layout import ALL_BUT
 from declip_pl.metrics import all_metrics, find_metric
 from declip_pl.model.network import Pooling
 
@@ -55,7 +57,7 @@ def build_matrix(
         about: What the matrix is about.
     """
     scores = Scores(models, cells, thresholds, pooling)
-    rows = sorted(scores.models, key=lambda row: (row.startswith(LEAVE_ONE_OUT), row))
+    rows = sorted(scores.models, key=lambda row: (row.startswith(ALL_BUT), row))
     done = [(row, column) for row in rows for column in columns if any(scores.found(row, column))]
     statistics = _statistics(scores, done)
     table = {
@@ -71,7 +73,7 @@ def build_matrix(
         rows=tuple(rows),
         columns=tuple(columns),
         in_domain={row: domains.inside[row] for row in rows},
-        leave_one_out=tuple(row for row in rows if row.startswith(LEAVE_ONE_OUT)),
+        leave_one_out=tuple(row for row in rows if row.startswith(ALL_BUT)),
         seeds=tuple(sorted({model.seed for model in models})),
         metrics=tuple(statistics),
         matrix=table,
@@ -191,20 +193,21 @@ def _worst(
 def _scored_model(
     model: Model, thresholds: Mapping[str, Thresholds], pooling: Pooling
 ) -> ScoredModel:
+    checkpoint = model.checkpoint
     chosen = thresholds.get(model.name, Thresholds(None, {}))
     return ScoredModel(
         name=model.name,
         row=model.row,
         trained_on=tuple(model.trained_on),
         seed=model.seed,
-        encoder=model.encoder["name"],
-        encoder_source=model.encoder["source"],
-        layer=model.encoder["layer"],
-        decoder=model.options["decoder"],
-        supervision=model.options["supervision"],
-        image_size=model.options["image_size"],
-        checkpoint=str(model.checkpoint),
-        checkpoint_sha256=model.sha256,
+        encoder=checkpoint.identity.name,
+        encoder_source=checkpoint.identity.source,
+        layer=checkpoint.identity.layer,
+        decoder=parts.short(checkpoint.decoder),
+        supervision=checkpoint.supervision,
+        image_size=checkpoint.image_size,
+        checkpoint=str(checkpoint.path),
+        checkpoint_sha256=checkpoint.sha256,
         thresholds=ChosenThresholds(chosen.pixel, chosen.image.get(pooling)),
     )
 

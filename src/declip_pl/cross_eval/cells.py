@@ -29,7 +29,8 @@ from declip_pl.cross_eval.cell import (
 from declip_pl.cross_eval.matrix import UNPERTURBED, Curve, Panel
 from declip_pl.cross_eval.models import Model
 from declip_pl.data.dataset import LocalizationDataset, collate
-from declip_pl.data.layout import REAL, Sample, read_image
+from declip_pl.data.images import Polarity, read_photo
+from declip_pl.data.layout import REAL, Sample
 from declip_pl.files import atomic_path, sha256
 from declip_pl.metrics import (
     THRESHOLDS,
@@ -40,7 +41,7 @@ from declip_pl.metrics import (
     map_metrics,
     threshold_curves,
 )
-from declip_pl.model.encoder import Features
+from declip_pl.model.features import Features
 from declip_pl.model.network import POOLINGS, image_score
 from declip_pl.panels import panel
 
@@ -86,7 +87,9 @@ class Cells:
                 where there are any; empty if the data set has none of those generators.
         """
         hashes = tuple(part.sha256 for part in valid)
-        key = ThresholdsKey(FORMAT, model.sha256, hashes, tuple(p.perturbation for p in valid))
+        key = ThresholdsKey(
+            FORMAT, model.checkpoint.sha256, hashes, tuple(p.perturbation for p in valid)
+        )
         path = self.folder / "thresholds" / f"{model.name}.json"
         kept = read_record(path, ThresholdsFile)
         if not kept or kept.key != key:
@@ -102,7 +105,9 @@ class Cells:
     ) -> Cell:
         """Return a cell: every photo's scores, curves, and which photos were drawn."""
         names = tuple(entry.name for entry in map_metrics(thresholds.pixel is not None))
-        key = CellKey(FORMAT, model.sha256, test.sha256, test.perturbation, thresholds.pixel, names)
+        key = CellKey(
+            FORMAT, model.checkpoint.sha256, test.sha256, test.perturbation, thresholds.pixel, names
+        )
         path = cell_path(self.folder, model.name, test.name)
         kept = read_record(path, Cell)
         if not kept or kept.key != key:
@@ -123,7 +128,7 @@ class Cells:
         loader = DataLoader(test.data, 32, collate_fn=collate)
         for batch in tqdm(loader, f"scoring on {test.name}", leave=False):
             assert isinstance(batch["image"], Features)
-            logits = decoder(_to(batch["image"], self.device))
+            logits = decoder(batch["image"].to(self.device).float())
             masks = [mask.to(self.device) for mask in batch["mask"]]
             for name, values in _photo_scores(logits, masks, pixel).items():
                 columns[name].append(values)
@@ -144,10 +149,10 @@ class Cells:
             item = test.data[int(index)]
             features = collate([item])["image"]
             assert isinstance(features, Features)
-            heat = decoder(_to(features, self.device)).sigmoid()[0, 0].cpu().numpy()
+            heat = decoder(features.to(self.device).float()).sigmoid()[0, 0].cpu().numpy()
             file = Path("panels") / model.name / test.name / f"{name}.png"
             with atomic_path(self.folder / file) as temporary:
-                panel(read_image(Path(item["path"])), item["mask"].numpy(), heat).save(temporary)
+                panel(read_photo(Path(item["path"])), item["mask"].numpy(), heat).save(temporary)
             drawn[name] = Panel(str(file), item["name"], scores[index])
         return drawn
 
@@ -163,9 +168,9 @@ def polarity_warnings(cells: Iterable[Cell]) -> list[str]:
     ]
 
 
-def content_hash(files: Sequence[Sample], fake_value: int) -> str:
+def content_hash(files: Sequence[Sample], polarity: Polarity) -> str:
     """Return a SHA-256 over names and contents of photos and masks, and the masks' polarity."""
-    lines = [f"fake is {fake_value}"]
+    lines = [f"{polarity} is fake"]
     for sample in files:
         lines += [sample.name, sha256(sample.image), sha256(sample.mask) if sample.mask else REAL]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -243,8 +248,3 @@ def _group(table: dict[str, Tensor], prefix: str) -> list[tuple[str, Tensor]]:
 def _numbers(values: Tensor) -> list[float | None]:
     """Return plain numbers of six digits, None for NaN (JSON has none)."""
     return [None if np.isnan(v) else float(f"{v:.6g}") for v in values.double().tolist()]
-
-
-def _to(features: Features, device: torch.device) -> Features:
-    cls = features.cls
-    return Features(features.grid.to(device), None if cls is None else cls.to(device)).float()

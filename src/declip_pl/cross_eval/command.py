@@ -18,18 +18,19 @@ from declip_pl.cross_eval.cells import Cells, TestSet, content_hash, polarity_wa
 from declip_pl.cross_eval.matrix import (
     FILE,
     ROOT,
+    TABLE,
     UNPERTURBED,
     About,
     Data,
     Failure,
     Made,
+    Matrix,
     ScoredSet,
     read_matrix,
     write_matrix,
 )
 from declip_pl.cross_eval.models import (
     Model,
-    Recipe,
     attempt,
     choices,
     read_models,
@@ -39,32 +40,34 @@ from declip_pl.cross_eval.summary import summary
 from declip_pl.cross_eval.views.heat_map import matrix_png
 from declip_pl.cross_eval.views.report import write_report
 from declip_pl.cross_eval.views.wandb_run import track
-from declip_pl.data.datamodule import DolosDataModule
+from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.feature_cache import FeatureCache
-from declip_pl.data.layout import REAL, is_stand_in, source_root
-from declip_pl.data.mini import build_mini
+from declip_pl.data.layout import ALL, REAL, has_reals
+from declip_pl.data.mini import MINI, build_mini
+from declip_pl.data.transforms import Changes, make_changes
 from declip_pl.errors import UserError
+from declip_pl.model.checkpoint import load_decoder
 from declip_pl.model.encoder import Encoder, build_encoder
 from declip_pl.model.network import Pooling
-from declip_pl.training.results import STAND_IN_NOTICE, circumstances
+from declip_pl.parts import as_text
+from declip_pl.training.recipe import (
+    Options,
+    Recipe,
+    choose_config,
+    choose_data,
+    read_list,
+)
+from declip_pl.training.results import circumstances
 from declip_pl.training.run_folder import claim
-from declip_pl.training.task import load_decoder, read_checkpoint
-from declip_pl.training.train import MINI, choose_config, choose_data
 
 
 def cross_eval(
-    models: Sequence[Path] = (),
-    data: str | None = None,
-    config: str | None = None,
-    source: str | None = None,
-    convention: str | None = None,
-    encoder: str | None = None,
-    decoder: str | None = None,
-    layer: str | None = None,
-    supervision: str | None = None,
+    options: Options,
+    models: Sequence[str] = (),
     seeds: int = 1,
-    leave_one_out: bool = False,
+    loo: bool = False,
     pooling: Pooling = "top",
+    perturbation: Changes = "none",
     name: str | None = None,
 ) -> None:
     """Score localizers on every generator's test photos, and train those that are missing.
@@ -72,75 +75,97 @@ def cross_eval(
     What is finished is reused: after an interruption, the same command goes on where it was.
 
     Args:
-        models: Runs' folders or checkpoints to score, and nothing else. By default one model for
-            each generator of the data set, trained first where it is missing.
-        data: Folder in Dolos' layout.
-        config: Experiment file that missing models are trained by.
-        source: Part of Dolos: ``celebahq`` or ``ffhq``.
-        convention: Whose mask polarity the data follow, in place of Dolos' (black = fake).
-        encoder: Frozen encoder, in place of the recipe's.
-        decoder: Decoder, in place of the recipe's.
-        layer: Feature layer, in place of the recipe's.
-        supervision: ``full`` (masks) or ``weak`` (image labels), in place of the recipe's.
+        options: What to test on, and how missing models are trained.
+        models: Runs' folders, checkpoints, saved folders or hub ids to score, and nothing else. By
+            default one model for each generator of the data set, trained first where it is missing.
         seeds: Models for each generator, with the seeds 0, 1, ...
-        leave_one_out: Also train on all generators but one, for each.
+        loo: Also train on all generators but one, for each (leave one out).
         pooling: How an image's score is pooled from its map.
-        name: Name of the folder in ``outputs/cross_eval``.
+        perturbation: Changes of the test photos: none, blur, jitter, jpeg, all, a list in YAML, or
+            a file that holds one.
+        name: Name of the folder in outputs/cross_eval.
 
     Raises:
         UserError: If there is nothing to score, or a model or cell failed; the rest is written.
     """
     start = time.monotonic()
-    options: Any = {"source": source, "convention": convention}
-    training: Any = {"encoder": encoder, "decoder": decoder, "layer": layer}
-    training |= {"supervision": supervision}
-    if models and (seeds > 1 or leave_one_out or config or any(training.values())):
+    if models and (seeds > 1 or loo or options.trains()):
         raise UserError("given models are scored as they are: leave out all options of training")
-    root, why = choose_data(data)
+    perturbation = read_changes(perturbation)
+    root, why = choose_data(options.data, options.source)
     if root == MINI:
         build_mini(MINI)
     print(f"data: {root} ({why})")
-    failures: list[Failure] = []
-    label = None
-    if not models:
-        chosen, why = choose_config(config, root, source)
-        print(f"recipe: {chosen} ({why})")
-        recipe = Recipe(root, chosen, **options, **training)
-        options = {name: recipe.options["data", name] for name in options}
-        wanted = choices(source_root(root, options["source"]), leave_one_out)
-        models, failures = train_missing(recipe, wanted, seeds)
-        label = recipe.kind + f"-{seeds}-seeds" * (seeds > 1) + "-leave-one-out" * leave_one_out
-    given = {key: value for key, value in options.items() if value}
-    test_data = DolosDataModule(str(root), "all", **given)
-    described, unread = read_models(models, test_data.generators)
+    paths, failures, label, test_data = _prepared(options, models, root, seeds, loo, perturbation)
+    described, unread = read_models(paths, test_data.generators)
     failures += unread
     if not described:
         raise UserError(_failed(failures))
-    folder = ROOT / (name or f"{test_data.root.name}-{label or _name(described)}")
+    folder = ROOT / (name or _folder_name(test_data, label or _name(described)))
     with claim(folder, "cross-evaluating into"):
         _check_folder(folder, test_data)
         results, failed = _score(described, test_data, folder)
         failures += failed
         about = _about(folder, test_data, results, failures, start)
-        matrix = build_matrix(
-            described, results["cells"], results["thresholds"], test_data.generators, pooling, about
-        )
-        write_matrix(folder, matrix)
-        matrix_png(matrix, folder / "matrix.png")
-        report = write_report(folder)
-        hints = track(folder)
-    print(summary(matrix))
-    print(f"report: {report}")
-    print(f"table:  {folder / 'matrix.csv'}")
-    hints += polarity_warnings(results["cells"].values())
-    for line in hints:
-        print(line)
+        scored = (results["cells"], results["thresholds"], test_data.generators)
+        matrix = build_matrix(described, *scored, pooling, about)
+        _show(folder, matrix, polarity_warnings(results["cells"].values()))
     if failures:
         raise UserError(_failed(failures))
 
 
+def _show(folder: Path, matrix: Matrix, warnings: Sequence[str]) -> None:
+    """Write the matrix and all that people look at, and print the summary."""
+    write_matrix(folder, matrix)
+    matrix_png(matrix, folder / "matrix.png")
+    report = write_report(folder)
+    hints = track(folder)
+    print(summary(matrix))
+    print(f"report: {report}")
+    print(f"table:  {folder / TABLE}")
+    for line in [*hints, *warnings]:
+        print(line)
+
+
+def read_changes(perturbation: Changes) -> Changes:
+    """Return a perturbation; a file's name stands for the list in it.
+
+    Raises:
+        UserError: If the file can't be read or holds no list, or a change is not known.
+    """
+    if isinstance(perturbation, str) and Path(perturbation).suffix in (".yaml", ".yml"):
+        perturbation = read_list(Path(perturbation).expanduser())
+    make_changes(perturbation)
+    return perturbation
+
+
+def _prepared(
+    options: Options,
+    models: Sequence[str],
+    root: Path,
+    seeds: int,
+    loo: bool,
+    perturbation: Changes,
+) -> tuple[Sequence[str | Path], list[Failure], str | None, LocalizationDataModule]:
+    """Return the models, trained where they are missing, what failed, their name, test data."""
+    if models:
+        layout = options.layout or "dolos"
+        data = LocalizationDataModule(
+            str(root), ALL, layout, options.polarity, perturbation=perturbation
+        )
+        return models, [], None, data
+    chosen, why = choose_config(options.config, root)
+    print(f"recipe: {chosen} ({why})")
+    recipe = Recipe(root, chosen, options)
+    data = recipe.data_module(ALL)
+    data.perturbation = perturbation
+    folders, failures = train_missing(recipe, choices(data.generators, loo), seeds)
+    label = recipe.kind + f"-{seeds}-seeds" * (seeds > 1) + "-leave-one-out" * loo
+    return folders, failures, label, data
+
+
 def _score(
-    models: Sequence[Model], data: DolosDataModule, folder: Path
+    models: Sequence[Model], data: LocalizationDataModule, folder: Path
 ) -> tuple[dict[str, Any], list[Failure]]:
     """Score every model on every test set; photos pass each encoder once, whatever the models.
 
@@ -164,20 +189,21 @@ def _score(
         "device": str(device),
     }
     for sharing in _by_encoder(models):
-        options = sharing[0].options
+        first = sharing[0].checkpoint
         names = [model.name for model in sharing]
-        parts = (options["encoder"], options["layer"], options["image_size"])
-        encoder = attempt(failures, ", ".join(names), partial(build_encoder, *parts))
+        build = partial(build_encoder, first.encoder, first.layer, first.image_size)
+        encoder = attempt(failures, ", ".join(names), build)
         if encoder is None:
             continue
-        cache = FeatureCache(encoder, options["image_size"])
+        cache = FeatureCache(encoder, perturbation=data.perturbation)
+        clean = FeatureCache(encoder)  # thresholds are chosen on photos as they are
         encoded = [
             test
             for test in tests
             if attempt(failures, f"test set {test.name}", partial(_encode, cache, test, device))
         ]
         for model in sharing:
-            work = partial(_score_model, cells, model, data, encoder, cache, encoded, results)
+            work = partial(_score_model, cells, model, data, encoder, clean, encoded, results)
             failures += attempt(failures, model.name, work) or []
     return results, failures
 
@@ -185,18 +211,18 @@ def _score(
 def _score_model(
     cells: Cells,
     model: Model,
-    data: DolosDataModule,
+    data: LocalizationDataModule,
     encoder: Encoder,
     cache: FeatureCache,
     tests: Sequence[TestSet],
     results: dict[str, Any],
 ) -> list[Failure]:
     """Add a model's thresholds and cells to the results; return which cells failed."""
-    decoder = load_decoder(read_checkpoint(model.checkpoint), encoder).to(cells.device)
+    decoder = load_decoder(model.checkpoint, encoder).to(cells.device)
     valid = _valid_sets(data, model)
     for part in valid:
         _encode(cache, part, cells.device)
-    encoder.release()
+    encoder.offload()
     thresholds = cells.thresholds(model, decoder, valid)
     results["thresholds"][model.name] = thresholds
     failures: list[Failure] = []
@@ -214,7 +240,7 @@ def _encode(cache: FeatureCache, test: TestSet, device: torch.device) -> bool:
     return True
 
 
-def _check_folder(folder: Path, data: DolosDataModule) -> None:
+def _check_folder(folder: Path, data: LocalizationDataModule) -> None:
     """Refuse to replace the cross-evaluation of another data set."""
     if (folder / FILE).exists():
         there = read_matrix(folder).data.root
@@ -225,26 +251,29 @@ def _check_folder(folder: Path, data: DolosDataModule) -> None:
 def _by_encoder(models: Sequence[Model]) -> list[list[Model]]:
     groups: dict[tuple[str, int], list[Model]] = defaultdict(list)
     for model in models:
-        groups[model.encoder["sha256"], model.options["image_size"]].append(model)
+        groups[model.checkpoint.identity.sha256, model.checkpoint.image_size].append(model)
     return list(groups.values())
 
 
-def _valid_sets(data: DolosDataModule, model: Model) -> list[TestSet]:
+def _valid_sets(data: LocalizationDataModule, model: Model) -> list[TestSet]:
     """Return the validation photos that a model's thresholds may be chosen on."""
-    if not set(model.trained_on) <= set(data.generators):
+    if not model.trained_on or not set(model.trained_on) <= set(data.generators):
         return []
     sets = [_test_set(data, model.row, "valid", *model.trained_on)]
-    return sets + ([_test_set(data, REAL, "valid", REAL)] if data.has_reals else [])
+    return sets + (
+        [_test_set(data, REAL, "valid", REAL)] if has_reals(data.layout, "valid") else []
+    )
 
 
-def _test_set(data: DolosDataModule, name: str, split: Any, *generators: str) -> TestSet:
+def _test_set(data: LocalizationDataModule, name: str, split: Any, *generators: str) -> TestSet:
     photos = data.evaluation_set(name, split, *generators)
-    return TestSet(name, photos, content_hash(photos.samples, data.fake_value))
+    perturbation = as_text(data.perturbation if split == "test" else UNPERTURBED)
+    return TestSet(name, photos, content_hash(photos.samples, data.polarity), perturbation)
 
 
 def _about(
     folder: Path,
-    data: DolosDataModule,
+    data: LocalizationDataModule,
     results: dict[str, Any],
     failures: Sequence[Failure],
     start: float,
@@ -252,8 +281,8 @@ def _about(
     """Return what the matrix is about and how it was made."""
     return About(
         name=folder.name,
-        notice=STAND_IN_NOTICE if is_stand_in(data.root) else None,
-        perturbation=UNPERTURBED,
+        notice=data.trained_on.notice or None,
+        perturbation=as_text(data.perturbation),
         data=Data(str(data.root.absolute()), data.root.name, results["tests"]),
         failed=tuple(failures),
         made=Made(
@@ -266,10 +295,21 @@ def _about(
     )
 
 
+def _folder_name(data: LocalizationDataModule, models: str) -> str:
+    name = f"{data.root.name}-{models}"
+    if data.perturbation == UNPERTURBED:
+        return name
+    return f"{name}-perturbed-{_short_hash(as_text(data.perturbation))}"
+
+
 def _name(models: Sequence[Model]) -> str:
     """Return a name for just these models."""
     names = "\n".join(sorted(model.name for model in models))
-    return f"{len(models)}-models-{hashlib.sha256(names.encode()).hexdigest()[:6]}"
+    return f"{len(models)}-models-{_short_hash(names)}"
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:6]
 
 
 def _failed(failures: Sequence[Failure]) -> str:

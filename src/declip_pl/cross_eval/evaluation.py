@@ -4,10 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from declip_pl.cross_eval.cell import finished_cell
-from declip_pl.cross_eval.matrix import FILE, ROOT, Matrix, ScoredModel, read_matrix
-from declip_pl.cross_eval.matrix import readable_matrices as newest_first
+from declip_pl.cross_eval.matrix import (
+    FILE,
+    ROOT,
+    Matrix,
+    ScoredModel,
+    read_matrix,
+    readable_matrices,
+)
 from declip_pl.errors import UserError
-from declip_pl.files import sha256
+from declip_pl.model.checkpoint import read_checkpoint
 
 Where = tuple[str, str]
 """A row (what a model was trained on) and a column (what it was tested on)."""
@@ -88,26 +94,13 @@ def _find(name: str) -> Evaluation | None:
     if (folder / FILE).exists():
         return Evaluation(folder, read_matrix(folder))
     try:
-        digest = weights_sha256(name)
+        digest = read_checkpoint(name).sha256
     except UserError as error:
         raise UserError(
             f"{name} is no cross-evaluation (there is no {FILE} in it) and no model: {error}"
         ) from error
-    for found, matrix in newest_first(ROOT):
+    for found, matrix in readable_matrices(ROOT):
         for model in matrix.models:
             if model.checkpoint_sha256 == digest:
                 return Evaluation(found, matrix, model)
     return None
-
-
-def weights_sha256(model: str) -> str:
-    """Return the hash of a model's weights file: a run, ``.ckpt``, saved folder or hub id.
-
-    Raises:
-        UserError: If there is no such model.
-    """
-    # Inference is a floor above; it hands its reader of models down only here.
-    from declip_pl.inference import pretrained
-
-    found = pretrained.find(model)
-    return sha256(found if found.is_file() else found / pretrained.WEIGHTS_FILE)

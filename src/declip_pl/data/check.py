@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from declip_pl.data.layout import SPLITS, Sample, decode, find_samples, is_fake, read_image
+from declip_pl.data.images import Polarity, is_fake, read_grey, read_photo
+from declip_pl.data.layout import SPLITS, Layout, Sample, find_samples
 from declip_pl.errors import UserError
 
 SHOWN = 20
@@ -52,62 +52,64 @@ class _Finding:
 
 
 def check_data(
-    root: Path,
-    names: Sequence[str],
-    fake_value: int,
-    progress: bool = True,
+    layout: Layout, names: Sequence[str], polarity: Polarity, progress: bool = True
 ) -> Report:
     """Decode every file of some generators and report everything that is wrong.
 
     Errors: a photo without mask or the reverse, files that can't be decoded to the end, splits
-    without images, masks that look inverted (more than half of all pixels fake). Warnings: masks
-    that are not binary (they are cut half-way), masks without fake pixels, masks of another
-    aspect ratio than their image.
+    without images. Warnings: masks that look inverted (more than half of all pixels fake), masks
+    that are not binary (they are cut half-way), masks without fake pixels, masks of another aspect
+    ratio than their image.
 
     Args:
-        root: Folder that holds ``fake/`` and ``real/``.
+        layout: The data set.
         names: Generators, or ``real``.
-        fake_value: Grey value of fake pixels in the masks.
+        polarity: Which grey value means fake in the masks.
         progress: Show a progress bar.
     """
     report = Report()
     samples: list[Sample] = []
     for name in names:
         for split in SPLITS:
-            found, problems = find_samples(root, name, split)
+            found, problems = find_samples(layout, split, name)
             samples += found
             report.errors += problems
     shares: list[float] = []
     with ThreadPoolExecutor() as pool:  # PIL decodes outside the interpreter lock
-        findings = pool.map(partial(_check_sample, fake_value), samples)
+        findings = pool.map(partial(_check_sample, polarity), samples)
         for finding in tqdm(findings, "checking data", len(samples), disable=not progress):
             report.errors += [finding.error] if finding.error else []
             report.warnings += finding.warnings
             shares += [finding.fake_share] if finding.fake_share is not None else []
     report.images = len(samples) + sum(sample.mask is not None for sample in samples)
     if shares and np.mean(shares) > 0.5:  # noqa: PLR2004 - more fake than real
-        report.errors.append(
-            f"{root}: {100 * np.mean(shares):.0f} % of all pixels are fake if grey value "
-            f"{fake_value} means fake: the masks look inverted; set the convention "
-            "(CONVENTION=autosplice, --convention, --data.convention: white = fake)"
-        )
+        report.warnings.insert(0, inverted(str(layout.root), float(np.mean(shares)), polarity))
     if shares and not any(shares):
-        report.errors.append(f"{root}: no mask has a single fake pixel (grey value {fake_value})")
+        report.errors.append(f"{layout.root}: no mask has a single fake pixel ({polarity} = fake)")
     return report
 
 
-def _check_sample(fake_value: int, sample: Sample) -> _Finding:
+def inverted(what: str, share: float, polarity: Polarity) -> str:
+    """Return the warning that masks may be inverted, and the switch for that."""
+    other = "black" if polarity == "white" else "white"
+    return (
+        f"{what}: {100 * share:.0f} % of all pixels are fake if {polarity} means fake; if the "
+        f"masks are inverted, say --polarity {other} (POLARITY={other}, --data.polarity {other})"
+    )
+
+
+def _check_sample(polarity: Polarity, sample: Sample) -> _Finding:
     mask = sample.mask
     try:
-        height, width = read_image(sample.image).shape[:2]
+        height, width = read_photo(sample.image).shape[:2]
         if mask is None:
             return _Finding()
-        grey = decode(mask, "L")
+        grey = read_grey(mask)
     except UserError as error:
         return _Finding(error=str(error))
     if 0 < grey.max() < 128:  # noqa: PLR2004 - half of 255
         return _Finding(error=f"{mask}: grey values up to {grey.max()}; expected 0 and 255")
-    share = float(is_fake(grey, fake_value).mean())
+    share = float(is_fake(grey, polarity).mean())
     warnings = []
     if not np.isin(grey, (0, 255)).all():
         warnings.append(f"{mask}: not binary, {len(np.unique(grey))} grey values; cut half-way")

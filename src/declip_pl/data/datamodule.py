@@ -1,44 +1,51 @@
-"""The data module of Dolos and of everything in its layout (mini, the benchmark)."""
+"""The data module: one generator's photos, or several, as batches for each stage."""
 
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
+import psutil
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from declip_pl.data.check import check_data
 from declip_pl.data.dataset import EpochSampler, Item, LocalizationDataset, collate
-from declip_pl.data.feature_cache import CachedFeatures, FeatureCache, free_memory
+from declip_pl.data.feature_cache import CachedFeatures
+from declip_pl.data.images import Polarity, read_mask
 from declip_pl.data.layout import (
-    FAKE_VALUE,
     REAL,
     SPLITS,
-    Convention,
     Sample,
     Split,
+    build_layout,
     file_list_hash,
-    read_mask,
+    find_samples,
+    has_reals,
+    is_stand_in,
     samples,
     select_generators,
-    source_root,
 )
-from declip_pl.data.transforms import Augmentation, build_transform, resize_mask
+from declip_pl.data.transforms import Changes, build_transform, make_changes, resize_mask
 from declip_pl.errors import UserError
-from declip_pl.model.decoder import OUTPUT_SIZE
-from declip_pl.model.encoder import Encoder
+from declip_pl.model.checkpoint import Supervision, TrainedOn
+from declip_pl.model.features import OUTPUT_SIZE, Preprocessing
+from declip_pl.parts import Spec
 
-HELD_SHARE = 0.25
-"""Features and masks are held in a device's memory if they need less than this share of it."""
+PRELOADED_SHARE = 0.25
+"""Features and masks are preloaded into a device's memory if they need less than this share."""
+
+STAND_IN_NOTICE = (
+    "mini is a stand-in made by simple inpainters from a few photos: "
+    "these scores say nothing about Dolos"
+)
 
 
-class DolosDataModule(L.LightningDataModule):
-    """The images of one generator subset (or several) in Dolos' layout.
+class LocalizationDataModule(L.LightningDataModule):
+    """The photos of one generator subset, or several.
 
     Training sees the train split of the chosen generators; validation their valid splits as one
     set; testing each generator's test split as a set of its own. Where there are real photos,
@@ -46,17 +53,19 @@ class DolosDataModule(L.LightningDataModule):
     is chosen on. Weak supervision also trains and validates on the real photos.
 
     Args:
-        root: Folder that holds ``fake/`` and ``real/``, or the folder above (``dolos_data``).
-        generator: Any folder under ``fake/``; several joined by ``+``; ``all``; ``all-but-NAME``
-            (leave one out).
-        source: Which part of Dolos, where ``root`` holds several: ``celebahq`` (the default) or
-            ``ffhq``.
-        convention: Whose mask polarity the data follow (Dolos: black = fake).
-        image_size: Side in pixels that photos are squashed to.
-        augmentation: Augmentation of training photos.
+        root: The data set's folder.
+        generator: Any generator of it; several joined by ``+``; ``all``; ``all-but-NAME`` (leave
+            one out).
+        layout: How the folder is laid out: ``dolos``, or a class.
+        polarity: Which grey value of the masks means fake, ``black`` or ``white``; by default
+            what the layout says (Dolos: black).
+        augmentation: Changes of training photos: ``none``, ``blur``, ``jitter``, ``jpeg``, ``all``
+            (the paper's), or a list of albumentations.
         views: With augmentation and cache: how many random versions of each photo are encoded and
             taken in turn, one in each epoch, the same for every seed. 0 makes and encodes a new
             one every time.
+        perturbation: Changes of the photos that are evaluated, as for ``augmentation``, but made
+            at a photo's own size.
         batch_size: Photos in a batch, on each device.
         num_workers: Processes that decode photos.
         supervision: ``full`` (masks) or ``weak`` (image labels, reals against fakes).
@@ -64,20 +73,26 @@ class DolosDataModule(L.LightningDataModule):
         seed: Decides the order of the training photos and their augmentation.
         cache: Encode every photo once and keep its features on disk (see
             :mod:`declip_pl.data.feature_cache`).
+
+    Attributes:
+        preprocessing: How photos become the encoder's input; the encoder's is put here before a
+            stage begins (:class:`declip_pl.training.encoding.EncodePhotos`).
+        train_views: Cached features of the training photos, one for each view.
+        evaluation_views: Cached features of the photos that are evaluated.
     """
 
     def __init__(
         self,
         root: str,
         generator: str,
-        source: str | None = None,
-        convention: Convention = "dolos",
-        image_size: int = 224,
-        augmentation: Augmentation = "none",
+        layout: Spec = "dolos",
+        polarity: Polarity | None = None,
+        augmentation: Changes = "none",
         views: int = 0,
+        perturbation: Changes = "none",
         batch_size: int = 64,
         num_workers: int = 2,
-        supervision: str = "full",
+        supervision: Supervision = "full",
         check: bool = True,
         seed: int = 0,
         cache: bool = True,
@@ -90,29 +105,36 @@ class DolosDataModule(L.LightningDataModule):
                 f"views counts the cached versions of augmented photos; found views {views} with "
                 f"augmentation {augmentation} and cache {cache}"
             )
-        self.root = source_root(Path(root), source)
+        make_changes(augmentation), make_changes(perturbation)  # a wrong name fails here
+        self.layout = build_layout(layout, Path(root))
+        self.root = self.layout.root
         self.generator = generator
-        self.generators = select_generators(self.root, generator)
-        self.fake_value = FAKE_VALUE[convention]
-        self.image_size = image_size
+        self.generators = select_generators(self.layout, generator)
+        self.polarity: Polarity = polarity or self.layout.polarity
         self.augmentation = augmentation
         self.views = views
+        self.perturbation = perturbation
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.supervision = supervision
         self.check = check
         self.seed = seed
         self.cache = cache
-        self._train_views: list[CachedFeatures] = []
-        self._evaluation_views: list[CachedFeatures] = []
-        self._holder: torch.device | None = None
+        self.preprocessing = Preprocessing()
+        self.train_views: list[CachedFeatures] = []
+        self.evaluation_views: list[CachedFeatures] = []
+        self._preloaded: torch.device | None = None
         """The device whose memory holds features and masks during training."""
-        self.has_reals = (self.root / REAL).is_dir()
 
     @property
     def weak(self) -> bool:
         """Whether training uses image labels only."""
         return self.supervision == "weak"
+
+    @cached_property
+    def has_reals(self) -> bool:
+        """Whether there are real photos to test on."""
+        return has_reals(self.layout, "test")
 
     def prepare_data(self) -> None:
         """Decode every file once (the preflight check).
@@ -123,74 +145,35 @@ class DolosDataModule(L.LightningDataModule):
         if self.check:  # once: Lightning calls this before training and again before testing
             self.check = False
             names = [*self.generators, *([REAL] if self.has_reals else [])]
-            report = check_data(self.root, names, self.fake_value)
+            report = check_data(self.layout, names, self.polarity)
             report.raise_errors()
             print(f"data: {self.root}, {report}")
 
-    def setup(self, stage: str) -> None:
-        """Encode the photos of a stage, unless their features are cached already.
+    def preload(self, device: torch.device) -> None:
+        """Put features and masks of training and validation into a device's memory, if they fit."""
+        sets = [self.train_set(), *self.valid_sets(self.weak)]
+        views = {*self.train_views, *self.evaluation_views}
+        needed = sum(v.nbytes for v in views) + sum(data.mask_bytes for data in sets)
+        if needed < PRELOADED_SHARE * free_memory(device):
+            for features in views:
+                features.preload(device)
+            self._preloaded = device
 
-        Raises:
-            UserError: If a photo can't be decoded or the disk is too small.
-        """
-        self.teardown(stage)  # a run that failed left its own behind
-        trainer: Any = self.trainer
-        if not self.cache or trainer is None or trainer.fast_dev_run:
-            return
-        sets = {
-            "fit": lambda: self.valid_sets(self.weak),
-            "validate": lambda: self.valid_sets(self.weak),
-            "test": self.test_sets,
-        }[stage]()
-        network, device = trainer.lightning_module.network, trainer.strategy.root_device
-        fetch = partial(self._fetch, network.encoder, device)
-        if stage != "fit":
-            self._evaluation_views = [fetch(sets)]
-        elif self.augmentation == "none":
-            self._train_views = self._evaluation_views = [fetch([self.train_set(), *sets])]
-        else:
-            self._evaluation_views = [fetch(sets)]
-            self._train_views = [
-                fetch([self.train_set()], self.augmentation, view) for view in range(self.views)
-            ]
-        if self._train_views or stage != "fit":
-            network.encoder.release()  # all that it would see is encoded
-        # What is read once need not be held; what has no views is decoded by other processes.
-        if stage == "fit" and self._train_views and self._fits([self.train_set(), *sets], device):
-            for features in {*self._train_views, *self._evaluation_views}:
-                features.hold(device)
-            self._holder = device
+    def drop_features(self) -> None:
+        """Forget cached features and free the memory that they took."""
+        for features in [*self.train_views, *self.evaluation_views]:
+            features.unload()
+        self.train_views, self.evaluation_views, self._preloaded = [], [], None
 
     def teardown(self, stage: str) -> None:
-        """Free the memory that training held."""
-        for features in [*self._train_views, *self._evaluation_views]:
-            features.release()
-        self._train_views, self._evaluation_views, self._holder = [], [], None
-
-    def _fetch(
-        self,
-        encoder: Encoder,
-        device: torch.device,
-        sets: list[LocalizationDataset],
-        augmentation: Augmentation = "none",
-        view: int = 0,
-    ) -> CachedFeatures:
-        photos = list(dict.fromkeys(sample.image for data in sets for sample in data.samples))
-        return FeatureCache(encoder, self.image_size, augmentation, view).fetch(photos, device)
-
-    def _fits(self, sets: list[LocalizationDataset], device: torch.device) -> bool:
-        """Whether features and masks leave most of a device's free memory to the network."""
-        views = {*self._train_views, *self._evaluation_views}
-        needed = sum(v.nbytes for v in views) + sum(data.mask_bytes for data in sets)
-        return needed < HELD_SHARE * free_memory(device)
+        """Free the memory that training took."""
+        self.drop_features()
 
     def train_set(self) -> LocalizationDataset:
         """Return the training photos, with masks at the size of the network's output."""
-        transform = build_transform(self.image_size, self.augmentation)
+        transform = build_transform(self.preprocessing, self.augmentation)
         files = self.files("train", *self.generators, *([REAL] if self.weak else []))
-        return LocalizationDataset(
-            "train", files, transform, self.fake_value, OUTPUT_SIZE, self.seed
-        )
+        return LocalizationDataset("train", files, transform, self.polarity, OUTPUT_SIZE, self.seed)
 
     def valid_sets(self, with_reals: bool) -> list[LocalizationDataset]:
         """Return the valid splits of the chosen generators as one set, and the real photos."""
@@ -203,46 +186,31 @@ class DolosDataModule(L.LightningDataModule):
         """Return one set for each generator, the real photos, and the validation sets."""
         names = [*self.generators, *([REAL] if self.has_reals else [])]
         sets = [self.evaluation_set(f"test/{name}", "test", name) for name in names]
-        return sets + self.valid_sets(with_reals=self.has_reals)
+        return sets + self.valid_sets(with_reals=has_reals(self.layout, "valid"))
 
     def evaluation_set(self, name: str, split: Split, *generators: str) -> LocalizationDataset:
         """Return photos with masks at their own size, without augmentation."""
         files = self.files(split, *generators)
-        return LocalizationDataset(name, files, build_transform(self.image_size), self.fake_value)
+        transform = build_transform(self.preprocessing, perturbation=self.perturbation)
+        return LocalizationDataset(name, files, transform, self.polarity)
 
     def files(self, split: Split, *generators: str) -> list[Sample]:
         """List the samples of some generators (or ``real``) in a split."""
-        return [sample for name in generators for sample in samples(self.root, name, split)]
+        return samples(self.layout, split, *generators)
 
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the relative paths and sizes of the generators' files."""
-        splits = (self.files(split, *self.generators) for split in SPLITS)
+        splits = (find_samples(self.layout, split, *self.generators)[0] for split in SPLITS)
         return file_list_hash(self.root, list(chain.from_iterable(splits)))
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what the data are, for checkpoints."""
-        return {
-            "generators": self.generators,
-            "supervision": self.supervision,
-            "files_sha256": self.fingerprint,
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse to resume a run on other data; testing on other data is fine.
-
-        Raises:
-            UserError: If generators, supervision or files are not those of the checkpoint.
-        """
-        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
-            return
-        ours = self.state_dict()
-        for name, theirs in state_dict.items():
-            if ours[name] != theirs:
-                raise UserError(
-                    f"this run was trained on other data: its {name} are {theirs}, here they are "
-                    f"{ours[name]}; give the new run a name of its own (RUN=..., --run.name)"
-                )
+    @property
+    def trained_on(self) -> TrainedOn:
+        """What a model that trains on these data is trained on."""
+        notice = STAND_IN_NOTICE if is_stand_in(self.root) else ""
+        return TrainedOn(
+            tuple(self.generators), self.supervision, self.fingerprint, self.root.name, notice
+        )
 
     def train_masks(self, most: int = 2000) -> Tensor:
         """Return masks of manipulated training photos, ``[N, 256, 256]`` bool.
@@ -253,16 +221,16 @@ class DolosDataModule(L.LightningDataModule):
         files = self.files("train", *self.generators)
         files = files[:: -(-len(files) // most)]
         masks = [
-            resize_mask(read_mask(sample.mask, self.fake_value), OUTPUT_SIZE)
+            resize_mask(read_mask(sample.mask, self.polarity), OUTPUT_SIZE)
             for sample in files
             if sample.mask
         ]
-        return torch.from_numpy(np.stack(masks)).bool()
+        return torch.from_numpy(np.stack(masks))
 
     def train_dataloader(self) -> DataLoader[Item]:
         """Return shuffled batches, in an order that depends on the seed and the epoch only."""
         data = self.train_set()
-        data.views = self._train_views
+        data.views = self.train_views
         sampler = EpochSampler(data, *self._share(), shuffle=True, seed=self.seed)
         if self.trainer:
             # A resumed run's workers ask for the first photos before Lightning says which epoch.
@@ -285,7 +253,7 @@ class DolosDataModule(L.LightningDataModule):
         world, rank = self._share()
         if len(data) < world:
             raise UserError(f"{data.name} has {len(data)} photos for {world} devices; take fewer")
-        data.views = self._evaluation_views
+        data.views = self.evaluation_views
         return self._loader(data.every(world, rank))
 
     def _share(self) -> tuple[int, int]:
@@ -293,13 +261,21 @@ class DolosDataModule(L.LightningDataModule):
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
     def _loader(self, data: LocalizationDataset, **options: Any) -> DataLoader[Item]:
-        if self._holder:
-            data.hold(self._holder)
+        if self._preloaded:
+            data.preload(self._preloaded)
         return DataLoader(
             data,
             batch_size=self.batch_size,
-            num_workers=0 if self._holder else self.num_workers,
+            num_workers=0 if self._preloaded else self.num_workers,
             collate_fn=collate,
-            pin_memory=torch.cuda.is_available() and not self._holder,
+            pin_memory=torch.cuda.is_available() and not self._preloaded,
             **options,
         )
+
+
+def free_memory(device: torch.device) -> int:
+    """Return how many bytes of a device's memory (the machine's, for ``cpu``) are free."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # torch keeps what the encoder took
+        return torch.cuda.mem_get_info(device)[0]
+    return int(psutil.virtual_memory().available)

@@ -10,15 +10,14 @@ from typing import Any, TypedDict
 import albumentations as A
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
 from declip_pl.data.feature_cache import CachedFeatures
-from declip_pl.data.layout import Sample, decoding, read_image, read_mask
+from declip_pl.data.images import Polarity, read_mask, read_photo, size_of
+from declip_pl.data.layout import Sample
 from declip_pl.data.transforms import resize_mask
-from declip_pl.model.decoder import OUTPUT_SIZE
-from declip_pl.model.encoder import Features
+from declip_pl.model.features import OUTPUT_SIZE, Features
 
 
 class Item(TypedDict):
@@ -57,7 +56,7 @@ class LocalizationDataset(Dataset[Item]):
         name: What the set is called in results, for example ``test/ldm``.
         samples: Files of the set.
         transform: From uint8 arrays to tensors.
-        fake_value: Grey value of fake pixels in the masks.
+        polarity: Which grey value means fake in the masks.
         mask_size: Side of the masks in pixels, or None to leave them at their own size.
         seed: Seed of the transform's random part.
 
@@ -72,19 +71,19 @@ class LocalizationDataset(Dataset[Item]):
         name: str,
         samples: Sequence[Sample],
         transform: A.Compose,
-        fake_value: int,
+        polarity: Polarity,
         mask_size: int | None = None,
         seed: int = 0,
     ) -> None:
         self.name = name
         self.samples = list(samples)
         self.transform = transform
-        self.fake_value = fake_value
+        self.polarity: Polarity = polarity
         self.mask_size = mask_size
         self.seed = seed
         self.epoch = 0
         self.views: Sequence[CachedFeatures] = ()
-        self._held: dict[int, Tensor] = {}
+        self._preloaded: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
         """Return the number of photos."""
@@ -99,7 +98,7 @@ class LocalizationDataset(Dataset[Item]):
         sample = self.samples[index]
         return Item(
             image=self._features(sample) if self.views else self._pixels(index),
-            mask=self._held[index] if self._held else self._mask(sample),
+            mask=self._preloaded[index] if self._preloaded else self._mask(sample),
             label=float(sample.mask is not None),
             path=self.path(index),
             name=sample.name,
@@ -112,16 +111,16 @@ class LocalizationDataset(Dataset[Item]):
 
     @property
     def mask_bytes(self) -> int:
-        """Size of all masks as :meth:`hold` keeps them, a byte for each pixel."""
+        """Size of all masks as :meth:`preload` keeps them, a byte for each pixel."""
         if self.mask_size:
             return len(self) * self.mask_size**2
         return sum(math.prod(self._size(sample.mask)) for sample in self.samples)
 
-    def hold(self, device: torch.device) -> None:
+    def preload(self, device: torch.device) -> None:
         """Decode all masks into a device's memory; items take them from there from now on."""
         with ThreadPoolExecutor() as pool:
             masks = [mask.to(device) for mask in pool.map(self._mask, self.samples)]
-        self._held = dict(enumerate(masks))
+        self._preloaded = dict(enumerate(masks))
 
     def _features(self, sample: Sample) -> Features:
         return self._view()[sample.image]
@@ -139,28 +138,25 @@ class LocalizationDataset(Dataset[Item]):
         # resumed run starts.
         draw = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)
         self.transform.set_random_seed(int(draw[0]))
-        pixels: Tensor = self.transform(image=read_image(self.samples[index].image))["image"]
+        pixels: Tensor = self.transform(image=read_photo(self.samples[index].image))["image"]
         return pixels
 
     def _mask(self, sample: Sample) -> Tensor:
         if sample.mask is None:  # nothing is fake, at any size
             return torch.zeros(OUTPUT_SIZE, OUTPUT_SIZE, dtype=torch.bool)
-        mask = read_mask(sample.mask, self.fake_value)
+        mask = read_mask(sample.mask, self.polarity)
         mask = resize_mask(mask, self.mask_size) if self.mask_size else mask
-        return torch.from_numpy(mask).bool()
+        return torch.from_numpy(mask)
 
     @staticmethod
     def _size(mask: Path | None) -> tuple[int, int]:
         """Return a mask's size without decoding it."""
-        if mask is None:
-            return OUTPUT_SIZE, OUTPUT_SIZE
-        with decoding(mask), Image.open(mask) as opened:
-            return opened.size
+        return (OUTPUT_SIZE, OUTPUT_SIZE) if mask is None else size_of(mask)
 
     def every(self, step: int, start: int) -> "LocalizationDataset":
         """Return the same set with every ``step``-th photo from ``start`` on."""
         part = copy(self)
-        part.samples, part._held = self.samples[start::step], {}
+        part.samples, part._preloaded = self.samples[start::step], {}
         return part
 
     def path(self, index: int) -> str:
@@ -171,7 +167,7 @@ class LocalizationDataset(Dataset[Item]):
         """Yield each photo's mask ``[H, W]`` bool at its own size; the photos are not decoded."""
         for sample in self.samples:
             assert sample.mask is not None
-            yield torch.from_numpy(read_mask(sample.mask, self.fake_value)).bool()
+            yield torch.from_numpy(read_mask(sample.mask, self.polarity))
 
 
 class EpochSampler(DistributedSampler[Item]):

@@ -5,8 +5,7 @@ an augmentation, for each view of the photos); in it shards of at most 64 photos
 of ``[n, tokens, C]`` fp16. Photos are known by the SHA-256 of their files, so that a changed photo
 is a new one and equal files are encoded once, whatever data set, run or generator they belong to.
 
-Shards are read through a memory map: what fits into memory stays there, the rest streams, and the
-kernel takes the memory back when others need it. A GPU can hold them in its own memory.
+Shards are read through a memory map; a GPU can have them preloaded into its own memory.
 """
 
 import errno
@@ -16,10 +15,10 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
@@ -27,17 +26,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from declip_pl.data.layout import read_image
-from declip_pl.data.transforms import PREPROCESSING, Augmentation, build_transform
+from declip_pl import parts
+from declip_pl.data.images import read_photo
+from declip_pl.data.transforms import PREPROCESSING, Changes, build_transform
 from declip_pl.errors import UserError
 from declip_pl.files import atomic_path, sha256, write_text
-from declip_pl.model.encoder import Encoder, Features, identity
+from declip_pl.model.features import Features
+from declip_pl.model.frozen import Encoder
 
 SHARD = 64
 """Photos in a shard. They are encoded as one batch, so that a build that was killed and started
 again computes the same batches, hence the same bytes."""
 
-FORMAT = 1
+FORMAT = 2
 """Raise it with any change to what a shard holds."""
 
 META, LOCK = "meta.json", ".lock"
@@ -73,7 +74,7 @@ class CachedFeatures:
         """Size of all shards that the photos lie in."""
         return sum(shard.stat().st_size for shard in self._used())
 
-    def hold(self, device: torch.device) -> None:
+    def preload(self, device: torch.device) -> None:
         """Put the shards into a device's memory; features come from there from now on.
 
         On a CPU they stay a memory map, all of which the kernel may keep in memory.
@@ -85,8 +86,8 @@ class CachedFeatures:
             shard: _open(shard).get_tensor("tokens").to(device) for shard in self._used()
         }
 
-    def release(self) -> None:
-        """Free what :meth:`hold` took; features are read from the disk again."""
+    def unload(self) -> None:
+        """Free what :meth:`preload` took; features are read from the disk again."""
         self._shards = {}
 
     def _used(self) -> list[Path]:
@@ -98,13 +99,13 @@ class CachedFeatures:
 
 
 class FeatureCache:
-    """Features on disk of one encoder at one input size.
+    """Features on disk of one encoder.
 
     Args:
         encoder: Frozen encoder.
-        image_size: Side in pixels that photos are squashed to.
-        augmentation: Random changes that each photo goes through first.
+        augmentation: Random changes of each photo after the resize.
         view: Which of the photo's random versions; each is a cache of its own.
+        perturbation: Changes of each photo at its own size.
         root: Folder of all caches; by default ``$DECLIP_FEATURES`` or ``features`` in
             ``$DECLIP_CACHE`` (``~/.cache/declip-pl``).
     """
@@ -112,29 +113,32 @@ class FeatureCache:
     def __init__(
         self,
         encoder: Encoder,
-        image_size: int,
-        augmentation: Augmentation = "none",
+        augmentation: Changes = "none",
         view: int = 0,
+        perturbation: Changes = "none",
         root: Path | None = None,
     ) -> None:
         self.encoder = encoder
-        self.image_size = image_size
         self.augmentation = augmentation
         self.view = view
+        self.perturbation = perturbation
         self.meta: dict[str, Any] = {
             "format": FORMAT,
-            "encoder": identity(encoder),
-            "arithmetic": encoder.arithmetic,
-            "image_size": image_size,
-            "preprocessing": PREPROCESSING,
+            "encoder": asdict(encoder.identity),
+            "preprocessing": {"how": PREPROCESSING, **asdict(encoder.preprocessing)},
         }
-        name = f"{encoder.name}-{encoder.layer}-{image_size}px"
+        name = f"{encoder.name}-{encoder.layer}-{encoder.preprocessing.image_size}px"
         if augmentation != "none":
             self.meta |= {"augmentation": augmentation, "view": view}
-            name += f"-{augmentation}{view}"
-        without_source = json.dumps({**self.meta, "encoder": self.meta["encoder"]["sha256"]})
-        key = hashlib.sha256(without_source.encode()).hexdigest()[:16]
-        self.folder = (root or features_folder()) / f"{name}-{key}"
+            name += f"-{_word(augmentation)}{view}"
+        if perturbation != "none":
+            self.meta |= {"perturbation": perturbation}
+            name += f"-perturbed-{_word(perturbation)}"
+        # Wherever the weights were found, their hash and the arithmetic decide.
+        decisive = {k: v for k, v in self.meta["encoder"].items() if k not in ("source", "name")}
+        key = parts.as_text({**self.meta, "encoder": decisive})
+        digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+        self.folder = (root or features_folder()) / f"{name}-{digest}"
 
     def fetch(self, photos: Sequence[Path], device: torch.device) -> CachedFeatures:
         """Return the features of photos; those that are missing are encoded first.
@@ -161,7 +165,7 @@ class FeatureCache:
                 self._encode(missing, device)
             index = self._index()
         places = {photo: index[key] for photo, key in key_of.items()}
-        return CachedFeatures(places, self.encoder.grid_size)
+        return CachedFeatures(places, self.encoder.shape.grid_size)
 
     def _index(self) -> dict[str, tuple[Path, int]]:
         """Return shard and row of every photo that is there, by the SHA-256 of its file."""
@@ -178,8 +182,8 @@ class FeatureCache:
             leftover.unlink()
         write_text(self.folder / META, json.dumps(self.meta, indent=2) + "\n")
         keys = list(missing)
-        encoder: Any = self.encoder
-        home = next(encoder.parameters()).device
+        encoder = self.encoder
+        home = _device_of(encoder)
         encoder.to(device)
         bar = tqdm(total=len(keys), desc="encoding photos", unit="photo")
         try:
@@ -197,10 +201,12 @@ class FeatureCache:
         """Yield photos in batches of one shard, ``[B, 3, S, S]`` normalised, one batch ahead."""
 
         def read(item: tuple[str, Path]) -> Tensor:
-            transform = build_transform(self.image_size, self.augmentation)
+            transform = build_transform(
+                self.encoder.preprocessing, self.augmentation, self.perturbation
+            )
             # The photo and the view alone decide, so that a rebuilt shard has the same bytes.
             transform.set_random_seed(int(item[0][:8], 16) + self.view)
-            pixels: Tensor = transform(image=read_image(item[1]))["image"]
+            pixels: Tensor = transform(image=read_photo(item[1]))["image"]
             return pixels
 
         items = list(photos.items())
@@ -234,14 +240,6 @@ class FeatureCache:
                 f"the disk is full: {self.folder} ({os.strerror(errno.ENOSPC)}); finished shards "
                 "stay. Make room or name another folder (DECLIP_FEATURES=...)"
             ) from error
-
-
-def free_memory(device: torch.device) -> int:
-    """Return how many bytes of a device's memory (the machine's, for ``cpu``) are free."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()  # torch keeps what the encoder took
-        return torch.cuda.mem_get_info(device)[0]
-    return int(psutil.virtual_memory().available)
 
 
 def features_folder() -> Path:
@@ -280,6 +278,10 @@ def delete(folder: Path) -> None:
         raise UserError(f"{folder} is being written by another process") from error
 
 
+def _word(changes: Changes) -> str:
+    return changes if isinstance(changes, str) else f"{len(changes)}-changes"
+
+
 def _is_ours(meta: Path) -> bool:
     """Whether a file describes a cache; others may keep a ``meta.json`` of theirs beside it."""
     try:
@@ -309,6 +311,11 @@ class _locked(FileLock):  # noqa: N801 - used as a function
             print(f"another process is encoding photos ({self.lock_file}); waiting for it")
             self.acquire()
         return self
+
+
+def _device_of(encoder: Encoder) -> torch.device:
+    weight = next(encoder.parameters(), None)  # some encoders have no weights
+    return torch.device("cpu") if weight is None else weight.device
 
 
 def _tokens(features: Features) -> Tensor:

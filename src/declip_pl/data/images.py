@@ -1,8 +1,10 @@
-"""Any photo that a user hands over, as the 8-bit RGB pixels that a localizer sees."""
+"""The one reader of photos and masks, for training, evaluation and inference alike."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -10,13 +12,21 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
-from declip_pl.data.layout import EIGHT_BIT_MODES, decoding
 from declip_pl.errors import UserError
 
 Photo = str | Path | Image.Image | NDArray[Any] | Tensor
 
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM")
 """What files may be: photos, and nothing for which PIL would call another program (EPS)."""
+
+SUFFIXES = {s for s, format_ in Image.registered_extensions().items() if format_ in FORMATS}
+"""Suffixes of photos and masks in folders, in lower case: those of the formats PIL reads here."""
+
+Polarity = Literal["black", "white"]
+"""Which grey value in a mask means fake."""
+
+EIGHT_BIT_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"}
+"""PIL's modes that convert to 8-bit RGB without clipping."""
 
 MAX_PIXELS = 175_000_000
 """A file that claims more is refused before it is decoded; just below PIL's own limit."""
@@ -42,7 +52,7 @@ def read_photo(source: Photo) -> NDArray[np.uint8]:
     """Return a photo's pixels, upright, ``[H, W, 3]`` uint8 RGB.
 
     Files and PIL images are turned as their EXIF orientation says, and of several frames or pages
-    the first is taken. Transparency is dropped and the colours below it kept, as in training; CMYK
+    the first is taken. Transparency is dropped and the colours below it kept; CMYK
     is converted without its colour profile; of 16 bits the upper 8 count, which is also how PIL
     reads colour PNGs of 16 bits.
 
@@ -69,25 +79,89 @@ def read_photo(source: Photo) -> NDArray[np.uint8]:
     )
 
 
-def _from_file(path: Path) -> NDArray[np.uint8]:
+def read_mask(path: Path, polarity: Polarity) -> NDArray[np.bool_]:
+    """Return a mask as ``[H, W]``, True = fake, upright as photos are.
+
+    Args:
+        path: File of the mask.
+        polarity: Which grey value means fake; the cut is half-way.
+
+    Raises:
+        UserError: If the file is damaged, truncated, no image, or has more than 8 bits a channel;
+            it is named.
+    """
+    return is_fake(read_grey(path), polarity)
+
+
+def read_grey(path: Path) -> NDArray[np.uint8]:
+    """Return a mask's grey levels ``[H, W]``; see :func:`read_mask`."""
+    with _opened(path) as image:
+        upright = _upright(image, path)
+        if upright.mode not in EIGHT_BIT_MODES:
+            raise UserError(f"{path}: expected 8 bits a channel, found PIL mode {image.mode}")
+        return np.asarray(upright.convert("L"))
+
+
+def is_fake(grey: NDArray[np.uint8], polarity: Polarity) -> NDArray[np.bool_]:
+    """Cut a mask's grey levels ``[H, W]`` half-way; True = fake."""
+    white = grey > 127  # noqa: PLR2004 - half of 255
+    return np.asarray(white == (polarity == "white"))
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Return width and height of a file's pixels as stored, without decoding them."""
+    with _opened(path) as image:
+        return image.size
+
+
+@contextmanager
+def decoding(name: object) -> Iterator[None]:
+    """Turn whatever a decoder raises at a damaged file into a :class:`UserError` that names it."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # each of PIL's decoders has exceptions of its own
+        raise UserError(f"{name}: can't be decoded as an image ({error})") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     with decoding(path), warnings.catch_warnings():
         # PIL warns from half its limit on, where large photos are still fine.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
             with Image.open(path, formats=FORMATS) as image:
-                return _from_image(image, path)
+                yield image
         except UnidentifiedImageError as error:
             raise UserError(f"{path} is no photo: expected {', '.join(FORMATS)}") from error
         except Image.DecompressionBombError as error:
             raise UserError(f"{path}: {_TOO_LARGE}") from error
 
 
-def _from_image(image: Image.Image, name: object) -> NDArray[np.uint8]:
+def _from_file(path: Path) -> NDArray[np.uint8]:
+    with _opened(path) as image:
+        return _from_image(image, path)
+
+
+def _upright(image: Image.Image, name: object) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         raise UserError(f"{name}: {_TOO_LARGE}")
     image.load()  # which turns a TIFF, and takes its orientation away
-    method = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    upright = image if method is None else image.transpose(method)
+    method = _UPRIGHT.get(_orientation(image))
+    return image if method is None else image.transpose(method)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 (upright) where the optional EXIF block is damaged."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # struct.error, ValueError, SyntaxError, ...: the pixels are intact
+        return 1
+
+
+def _from_image(image: Image.Image, name: object) -> NDArray[np.uint8]:
+    upright = _upright(image, name)
     if image.mode.startswith("I;16"):
         return _from_array(np.asarray(upright), name)
     if image.mode not in EIGHT_BIT_MODES:

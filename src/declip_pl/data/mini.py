@@ -35,6 +35,9 @@ from declip_pl.data.inpainters import (
 from declip_pl.errors import UserError
 from declip_pl.files import sha256, write_text
 
+MINI = Path("data/mini")
+"""Where commands build it."""
+
 RECIPE = 1  # raise it with any change to the pixels: an older mini is then not taken for this one
 SIZE = 256  # px, a side of every image
 COUNTS = {"train": 240, "valid": 60, "test": 100}

@@ -1,30 +1,35 @@
 """Photo and mask to tensors: the only module that uses albumentations."""
 
 import os
-from typing import Any, Literal
+import warnings
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from declip_pl.errors import UserError
+from declip_pl.model.features import Preprocessing
+from declip_pl.parts import Registry
+
+_asks = "NO_ALBUMENTATIONS_UPDATE" not in os.environ
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network for news on import
-import albumentations as A
-from albumentations.pytorch import ToTensorV2
+import albumentations as A  # noqa: E402
+from albumentations.pytorch import ToTensorV2  # noqa: E402
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-"""Channel statistics of CLIP's training images (OpenAI)."""
+if _asks:
+    del os.environ["NO_ALBUMENTATIONS_UPDATE"]
 
-Augmentation = Literal["none", "blur", "jitter", "jpeg", "all"]
-"""The paper's augmentations: one of three, or all in the order jitter, JPEG, blur."""
+Changes = str | list[Any]
+"""Random changes of a photo: ``none``, one of the paper's words, or a list of words and of
+``class_path`` / ``init_args`` of albumentations."""
 
-
-PREPROCESSING = "PIL bilinear to a square, CLIP mean and std"
-"""What happens to a photo before the encoder sees it; cached features depend on it."""
+PREPROCESSING = "upright RGB, PIL bilinear to a square"
+"""What happens to a photo before it is normalised; cached features depend on it."""
 
 
 class AntialiasedResize(A.ImageOnlyTransform):  # type: ignore[misc]
-    """Squash an image to a square exactly as PIL's bilinear filter does.
+    """Resize an image to a square exactly as PIL's bilinear filter does.
 
     PIL's filter widens with the scale, OpenCV's does not: the aliases it leaves are traces that a
     localizer would see.
@@ -45,45 +50,78 @@ class AntialiasedResize(A.ImageOnlyTransform):  # type: ignore[misc]
         return np.array(rows.resize((side, side), filter_))
 
 
-def build_transform(image_size: int, augmentation: Augmentation = "none") -> A.Compose:
+def build_transform(
+    preprocessing: Preprocessing, augmentation: Changes = "none", perturbation: Changes = "none"
+) -> A.Compose:
     """Return the transform from a uint8 array to a tensor.
 
-    Call it with ``image=[H, W, 3]``; the result holds a normalised float ``[3, image_size,
-    image_size]``. Nothing moves pixels, so masks have no part in it.
+    Call it with ``image=[H, W, 3]``; the result holds a normalised float ``[3, S, S]``. Nothing
+    moves pixels, so masks have no part in it.
 
     Args:
-        image_size: Side of the image in pixels.
-        augmentation: Applied after the resize, with the paper's strengths.
+        preprocessing: The encoder's.
+        augmentation: Applied after the resize, with the paper's strengths where it is a word.
+        perturbation: Applied to the photo at its own size, before the resize.
+
+    Raises:
+        UserError: If a change is not known or moves pixels.
     """
     return A.Compose(
         [
-            AntialiasedResize(image_size),
-            *_augmentations(augmentation),
-            A.Normalize(CLIP_MEAN, CLIP_STD),
+            *make_changes(perturbation),
+            AntialiasedResize(preprocessing.image_size),
+            *make_changes(augmentation),
+            A.Normalize(preprocessing.mean, preprocessing.std),
             ToTensorV2(),
         ]
     )
 
 
-def resize_mask(mask: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+def make_changes(changes: Changes) -> list[A.ImageOnlyTransform]:
+    """Return the transforms that a word or a list stands for.
+
+    Raises:
+        UserError: If one is not known, takes other arguments, or moves pixels.
+    """
+    if isinstance(changes, str):
+        changes = {"none": [], "all": ["jitter", "jpeg", "blur"]}.get(changes, [changes])
+    return [_make_change(spec) for spec in changes]
+
+
+def resize_mask(mask: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
     """Resize ``[H, W]`` to ``[side, side]`` by nearest pixels, so that it stays binary."""
     # A copy, as torch warns of arrays it may not write to.
     return np.array(Image.fromarray(mask).resize((side, side), Image.Resampling.NEAREST))
 
 
-def _augmentations(name: Augmentation) -> list[A.ImageOnlyTransform]:
-    """Strengths as in the public implementation's options.
+CHANGES: Registry[Any] = Registry("augmentation", trusted=("albumentations",))
+"""Strengths as in the public implementation's options. Cached views depend on them: raise
+``feature_cache.FORMAT`` with any change."""
 
-    Cached views depend on them: raise ``features.FORMAT`` with any change.
-    """
-    jitter = A.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.3, p=1.0)
-    jpeg = A.ImageCompression(quality_range=(30, 100), p=1.0)
-    blur = A.GaussianBlur(blur_limit=(5, 5), sigma_limit=(0.4, 2.0), p=1.0)
-    chosen: dict[Augmentation, list[A.ImageOnlyTransform]] = {
-        "none": [],
-        "blur": [blur],
-        "jitter": [jitter],
-        "jpeg": [jpeg],
-        "all": [jitter, jpeg, blur],
-    }
-    return chosen[name]
+
+@CHANGES.register("jitter")
+def _jitter() -> A.ImageOnlyTransform:
+    return A.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.3, p=1.0)
+
+
+@CHANGES.register("jpeg")
+def _jpeg() -> A.ImageOnlyTransform:
+    return A.ImageCompression(quality_range=(30, 100), p=1.0)
+
+
+@CHANGES.register("blur")
+def _blur() -> A.ImageOnlyTransform:
+    return A.GaussianBlur(blur_limit=(5, 5), sigma_limit=(0.4, 2.0), p=1.0)
+
+
+def _make_change(spec: Any) -> A.ImageOnlyTransform:
+    try:
+        with warnings.catch_warnings():
+            # albumentations only warns of arguments that it does not know, and goes on without.
+            warnings.simplefilter("error", UserWarning)
+            made = CHANGES.make(spec)
+    except (UserWarning, ValueError, TypeError) as error:
+        raise UserError(f"augmentation {spec}: {' '.join(str(error).split())}") from error
+    if not isinstance(made, A.ImageOnlyTransform):
+        raise UserError(f"augmentation {spec} may move pixels, and masks would not follow")
+    return made

@@ -6,16 +6,19 @@ Parameter names are those of the published checkpoints (``fc.*`` as one flat ``S
 
 import math
 from collections import OrderedDict
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from declip_pl.errors import UserError
-from declip_pl.model.encoder import Encoder, Features
+from declip_pl.model.features import OUTPUT_SIZE, Features, FeatureShape
+from declip_pl.parts import Registry, Spec
 
-OUTPUT_SIZE = 256
-"""Side of the logit map in pixels, whatever the encoder and the input size (paper, section 3)."""
+DECODERS: Registry[Any] = Registry("decoder")
+"""Decoders by name; each is built from the features' :class:`FeatureShape`."""
 
 STAGES = (512, 256, 128, 64)
 """Channels of the four stages of a convolutional decoder."""
@@ -26,8 +29,6 @@ LIGHT_STAGES = (128, 64)
 HEADS = 16
 """Attention heads of the attention decoder, whatever its width (paper)."""
 
-DECODERS = ("linear", "light", "attention", "conv-4", "conv-12", "conv-20")
-
 
 class ConvDecoder(nn.Module):
     """Four stages of 5 x 5 convolutions, each followed by a bilinear x2 upsampling.
@@ -37,17 +38,13 @@ class ConvDecoder(nn.Module):
     convolution.
 
     Args:
-        channels: Channels of the feature map.
-        grid_size: Side of the feature map.
+        shape: Of the features.
         depth: Convolutions in all stages together: 4, 12 or 20 in the paper.
-        always_resizes: Keep the final resize even where it changes nothing, as the published
-            fusion decoder does (it shifts the name of the last convolution by one).
     """
 
-    def __init__(
-        self, channels: int, grid_size: int, depth: int, always_resizes: bool = False
-    ) -> None:
+    def __init__(self, shape: FeatureShape, depth: int) -> None:
         super().__init__()
+        channels, grid_size, always_resizes = shape
         doublings = min(len(STAGES), int(math.log2(OUTPUT_SIZE / grid_size)))
         layers: list[nn.Module] = []
         for stage, width in enumerate(STAGES):
@@ -72,6 +69,7 @@ class ConvDecoder(nn.Module):
         return logits
 
 
+@DECODERS.register("light")
 class LightDecoder(nn.Module):
     """Two narrow stages of 3 x 3 convolutions, for machines without a GPU; not in the paper.
 
@@ -80,13 +78,13 @@ class LightDecoder(nn.Module):
     that make ``conv-20`` expensive are left out (README, speed: what each decoder finds).
 
     Args:
-        channels: Channels of the feature map.
+        shape: Of the features.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, shape: FeatureShape) -> None:
         super().__init__()
         widths = LIGHT_STAGES
-        layers = _block(channels, widths[0], kernel_size=1)
+        layers = _block(shape.channels, widths[0], kernel_size=1)
         for before, width in zip(widths[:1] + widths[:-1], widths, strict=True):
             layers += _block(before, width, kernel_size=3)
             layers += _block(width, width, kernel_size=3)
@@ -100,16 +98,17 @@ class LightDecoder(nn.Module):
         return F.interpolate(logits, size=(OUTPUT_SIZE, OUTPUT_SIZE), mode="bilinear")
 
 
+@DECODERS.register("linear")
 class LinearDecoder(nn.Module):
     """One linear map for each patch vector, then a bicubic resize to 256 x 256.
 
     Args:
-        channels: Channels of the feature map.
+        shape: Of the features.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, shape: FeatureShape) -> None:
         super().__init__()
-        self.fc = nn.Sequential(_linear(channels))
+        self.fc = nn.Sequential(_linear(shape.channels))
 
     def forward(self, features: Features) -> Tensor:
         """Decode ``[B, C, h, w]`` features into ``[B, 1, 256, 256]`` logits."""
@@ -117,6 +116,7 @@ class LinearDecoder(nn.Module):
         return F.interpolate(logits, size=(OUTPUT_SIZE, OUTPUT_SIZE), mode="bicubic")
 
 
+@DECODERS.register("attention")
 class AttentionDecoder(nn.Module):
     """Two transformer blocks over all tokens, then a :class:`LinearDecoder`.
 
@@ -124,11 +124,17 @@ class AttentionDecoder(nn.Module):
     text mask and stay at their random start.
 
     Args:
-        channels: Channels of the feature map, a multiple of :data:`HEADS`.
+        shape: Of the features, whose channels are a multiple of :data:`HEADS`.
+
+    Raises:
+        UserError: If they are none.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, shape: FeatureShape) -> None:
         super().__init__()
+        channels = shape.channels
+        if channels % HEADS:
+            raise UserError(f"attention needs a multiple of {HEADS} channels, found {channels}")
         self.att1 = _AttentionBlock(channels)
         self.att2 = _AttentionBlock(channels)
         self.fc = nn.Sequential(_linear(channels))
@@ -174,22 +180,20 @@ class _QuickGELU(nn.Module):
         return x * torch.sigmoid(1.702 * x)
 
 
-def build_decoder(decoder: str, encoder: Encoder) -> nn.Module:
+for _depth in (4, 12, 20):
+    DECODERS.register(f"conv-{_depth}")(partial(ConvDecoder, depth=_depth))
+
+
+def build_decoder(decoder: Spec, shape: FeatureShape) -> nn.Module:
     """Return a freshly initialised decoder of that name for an encoder's features.
 
     Raises:
-        UserError: If there is no decoder of that name.
+        UserError: If there is no decoder of that name, or it is no module.
     """
-    if decoder == "linear":
-        return LinearDecoder(encoder.channels)
-    if decoder == "attention":
-        return AttentionDecoder(encoder.channels)
-    if decoder == "light":
-        return LightDecoder(encoder.channels)
-    if decoder in DECODERS:
-        depth = int(decoder.removeprefix("conv-"))
-        return ConvDecoder(encoder.channels, encoder.grid_size, depth, encoder.always_resizes)
-    raise UserError(f"there is no decoder {decoder!r}; choose one of {', '.join(DECODERS)}")
+    built = DECODERS.make(decoder, shape)
+    if not isinstance(built, nn.Module):
+        raise UserError(f"the decoder {decoder} is no torch.nn.Module")
+    return built
 
 
 def _convolution(channels: int, width: int) -> nn.Conv2d:

@@ -4,8 +4,11 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
+from declip_pl.errors import UserError
 from declip_pl.model.decoder import build_decoder
-from declip_pl.model.encoder import Encoder, Features, build_encoder
+from declip_pl.model.encoder import Encoder, build_encoder
+from declip_pl.model.features import OUTPUT_SIZE, Features
+from declip_pl.parts import Spec
 
 Pooling = Literal["mean", "mean-logit", "max", "top"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
@@ -30,27 +33,37 @@ class DeCLIP(nn.Module):
         self.decoder = decoder
 
     @classmethod
-    def build(cls, encoder: str, layer: str, decoder: str, image_size: int = 224) -> "DeCLIP":
+    def build(
+        cls, encoder: Spec, layer: str, decoder: Spec, image_size: int | None = None
+    ) -> "DeCLIP":
         """Assemble a network from the names of its parts.
 
         Raises:
             UserError: If a part of that name does not exist or its weights can't be found.
         """
         frozen = build_encoder(encoder, layer, image_size)
-        return cls(frozen, build_decoder(decoder, frozen))
+        return cls(frozen, build_decoder(decoder, frozen.shape))
 
     def forward(self, image: Tensor | Features) -> Tensor:
         """Localize.
 
         Args:
-            image: ``[B, 3, S, S]`` pixels, normalised with CLIP's mean and standard deviation, or
-                what the encoder made of them before.
+            image: ``[B, 3, S, S]`` pixels, normalised as the encoder's preprocessing says, or what
+                the encoder made of them before.
 
         Returns:
             ``[B, 1, 256, 256]`` logits; positive means fake.
+
+        Raises:
+            UserError: If the decoder (of a user's own) returns anything else.
         """
         features = image.float() if isinstance(image, Features) else self.encoder(image)
         logits: Tensor = self.decoder(features)
+        if tuple(logits.shape[1:]) != (1, OUTPUT_SIZE, OUTPUT_SIZE):
+            raise UserError(
+                f"a decoder returns [B, 1, {OUTPUT_SIZE}, {OUTPUT_SIZE}] logits; "
+                f"{type(self.decoder).__name__} returned {list(logits.shape)}"
+            )
         return logits
 
 

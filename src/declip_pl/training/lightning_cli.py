@@ -12,23 +12,20 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from declip_pl.data.datamodule import DolosDataModule
-from declip_pl.data.layout import source_root
+from declip_pl import parts
+from declip_pl.data.datamodule import LocalizationDataModule
+from declip_pl.data.layout import build_layout
 from declip_pl.errors import UserError
-from declip_pl.files import write_text
+from declip_pl.files import relative, write_text
+from declip_pl.model.checkpoint import BEST, load_lightning, name_of, read_checkpoint, run_of
 from declip_pl.model.encoder import short_name
-from declip_pl.training.callbacks import History, Panels, Schedule
-from declip_pl.training.results import describe_results, summary, write_results
-from declip_pl.training.run_folder import BEST, CONFIG, RESULTS, Run, run_name
-from declip_pl.training.task import LocalizationTask, read_checkpoint
+from declip_pl.training.callbacks import PANELS, History, Panels
+from declip_pl.training.recipe import as_argument, read_recipe
+from declip_pl.training.results import describe_results, summary
+from declip_pl.training.run_folder import CONFIG, RESULTS, Run, run_name
+from declip_pl.training.schedules import Schedule
+from declip_pl.training.task import LocalizationTask
 from declip_pl.training.wandb_runs import PROJECT, wandb_hints, wandb_id, wandb_mode
-
-EPILOG = """Further commands: declip-pl train (choose data and recipe, then fit), declip-pl predict
-(photos of your own), declip-pl demo (the same in the browser), declip-pl export (an ONNX file),
-declip-pl import (a published checkpoint), declip-pl cross-eval (every model against every
-generator), declip-pl compare, declip-pl dashboard, declip-pl data check|mini, declip-pl cache
-ls|prune, declip-pl weights; each has its own --help."""
-
 
 MEANT = (
     "LightningCLI's args parameter",  # `train` hands over other arguments than those typed
@@ -39,12 +36,15 @@ MEANT = (
 )
 """Warnings about what is meant to be so."""
 
+TESTS = "outputs/test"
+"""Results of tests of models that lie in no run."""
+
 CASTING = ("16-true", "bf16-true", "64-true", "64")
 """Lightning's precisions that cast all weights of a network."""
 
 
 class DeclipCLI(LightningCLI):
-    """LightningCLI around :class:`LocalizationTask` and :class:`DolosDataModule`.
+    """LightningCLI around :class:`LocalizationTask` and :class:`LocalizationDataModule`.
 
     ``fit`` trains, then tests the best checkpoint and writes ``test_metrics.json``.
     """
@@ -54,12 +54,12 @@ class DeclipCLI(LightningCLI):
             warnings.filterwarnings("ignore", message=message)
         super().__init__(
             LocalizationTask,
-            DolosDataModule,
-            args=args,
+            LocalizationDataModule,
+            args=_with_read_recipes(args),
             seed_everything_default=0,
             save_config_callback=_SaveConfig,
             save_config_kwargs={"save_to_log_dir": False},
-            parser_kwargs={"prog": "declip-pl", "epilog": EPILOG},
+            parser_kwargs={"prog": "declip-pl"},
         )
 
     @staticmethod
@@ -78,7 +78,7 @@ class DeclipCLI(LightningCLI):
         parser.add_lightning_class_args(History, "history")
         parser.set_defaults(
             {
-                "schedule": {"class_path": "declip_pl.training.callbacks.PaperSchedule"},
+                "schedule": {"class_path": "declip_pl.training.schedules.PaperSchedule"},
                 "best.filename": "best",
                 "best.monitor": "val/score",
                 "best.mode": "max",
@@ -92,7 +92,6 @@ class DeclipCLI(LightningCLI):
                 "trainer.use_distributed_sampler": False,  # the data module shares photos itself
             }
         )
-        parser.link_arguments("model.image_size", "data.image_size")
         parser.link_arguments("model.supervision", "data.supervision")
         parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.seed")
@@ -112,24 +111,19 @@ class DeclipCLI(LightningCLI):
                 f"trainer.precision {config.trainer.precision} would change the frozen encoder's "
                 "weights; choose 32-true, bf16-mixed or 16-mixed"
             )
+        # Wrong names should fail before weights are fetched.
+        LocalizationDataModule(**config.data.as_dict())
         if self.subcommand == "fit":
-            # Wrong names should fail before weights are fetched.
-            DolosDataModule(**config.data.as_dict())
             self.run = _named(config)
             last = self.run.check()
             config.ckpt_path = config.ckpt_path or (str(last) if last else None)
+            if config.ckpt_path:
+                _check_resumable(Path(config.ckpt_path))
         elif config.ckpt_path:
-            self.run = _run_of(Path(config.ckpt_path))
-            self.run.overwrite = config.run.overwrite
+            self.checkpoint = read_checkpoint(config.ckpt_path)
+            self.run = _run_of(self.checkpoint.path, config.run)
         else:
-            raise UserError(f"{self.subcommand} needs --ckpt_path=RUN/checkpoints/best.ckpt")
-        if config.ckpt_path:
-            checkpoint = read_checkpoint(Path(config.ckpt_path))
-            if self.subcommand == "fit" and "optimizer_states" not in checkpoint:
-                raise UserError(
-                    f"{config.ckpt_path} has no optimiser's state to go on with; last.ckpt beside "
-                    "it has (RESUME=1, --run.resume true)"
-                )
+            raise UserError(f"{self.subcommand} needs a model: --ckpt_path=RUN")
         config.weights_only = True  # a checkpoint is never unpickled
         config.trainer.default_root_dir = str(self.run.folder)
         config.best.dirpath = config.last.dirpath = str((self.run.folder / BEST).parent)
@@ -162,22 +156,29 @@ class DeclipCLI(LightningCLI):
         )  # fmt: skip
         self._report(best, self.run.folder / RESULTS)
 
+    def validate(self, model: LocalizationTask, ckpt_path: str, **kwargs: Any) -> None:
+        """Validate a trained localizer, whatever shape it was saved in."""
+        model.load_weights(self.checkpoint)
+        self.trainer.validate(model, **kwargs)
+
     def test(self, model: LocalizationTask, ckpt_path: str, **kwargs: Any) -> None:
-        """Test a checkpoint; its scores go to a file of their own beside the run's."""
+        """Test a trained localizer; its scores go to a file of their own beside the run's."""
         target = self.run.folder / f"test_metrics_{self.datamodule.generator}.json"
         if target.exists() and not self.run.overwrite:
-            raise UserError(f"{target} exists; replace it with --run.overwrite true")
-        self.trainer.test(model, ckpt_path=ckpt_path, **kwargs)
-        self._report(Path(ckpt_path), target)
+            raise UserError(f"{target} exists; replace it with --overwrite (--run.overwrite true)")
+        model.load_weights(self.checkpoint)
+        self.trainer.test(model, **kwargs)
+        self._report(self.checkpoint.path, target)
 
     def _report(self, checkpoint: Path, target: Path) -> None:
         if not self.trainer.is_global_zero:
             return
         results = describe_results(self.model, self.datamodule, checkpoint)
-        write_results(target, results)
+        results.write(target)
         wandb.finish()  # its farewell should not stand below the summary
-        print(summary(results, target))
-        print(f"pictures: {self.run.folder / 'panels'}")
+        print(summary(results, target, relative(run_of(checkpoint) or checkpoint)))
+        if (self.run.folder / PANELS).is_dir():
+            print(f"pictures: {self.run.folder / PANELS}")
         for line in wandb_hints(self.run.folder):
             print(line)
 
@@ -187,9 +188,9 @@ class DeclipCLI(LightningCLI):
         facts = {
             "encoder": short_name(model.encoder),
             "layer": model.layer,
-            "decoder": model.decoder,
+            "decoder": parts.short(model.decoder),
             "generator": data.generator,
-            "dataset": source_root(Path(data.root), data.source).name,
+            "dataset": build_layout(data.layout, Path(data.root)).root.name,
             "supervision": model.supervision,
             "seed": config.seed_everything,
         }
@@ -243,14 +244,37 @@ def _named(config: Namespace) -> Run:
         config.data.generator,
         model.supervision,
         config.data.augmentation,
+        model.loss,
         config.seed_everything,
     )
     return run
 
 
-def _run_of(checkpoint: Path) -> Run:
-    """Return the run that a checkpoint belongs to."""
-    folder = checkpoint.absolute().parent
-    if folder.name != "checkpoints":
-        raise UserError(f"{checkpoint} lies in no run; expected RUN/checkpoints/NAME.ckpt")
-    return Run(str(folder.parent.parent), folder.parent.name)
+def _run_of(model: Path, options: Namespace) -> Run:
+    """Return where the results of a model's test go: its run, or a folder of its own."""
+    folder = run_of(model)
+    if folder:
+        return Run(str(relative(folder.parent)), folder.name, overwrite=options.overwrite)
+    return Run(TESTS, options.name or name_of(model), overwrite=options.overwrite)
+
+
+def _check_resumable(checkpoint: Path) -> None:
+    if "optimizer_states" not in load_lightning(checkpoint):
+        raise UserError(
+            f"{checkpoint} has no optimiser's state to go on with; last.ckpt beside it has "
+            "(RESUME=1, --run.resume true)"
+        )
+
+
+def _with_read_recipes(args: list[str]) -> list[str]:
+    """Put the content of recipes in place of their files' names, as our one reader reads them."""
+    read: list[str] = []
+    for index, word in enumerate(args):
+        name, is_pair, value = word.partition("=")
+        if name == "--config" and is_pair:
+            read.append(f"--config={as_argument(read_recipe(Path(value).expanduser()))}")
+        elif index and args[index - 1] == "--config":
+            read.append(as_argument(read_recipe(Path(word).expanduser())))
+        else:
+            read.append(word)
+    return read

@@ -5,6 +5,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -13,93 +14,142 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from declip_pl.data.datamodule import DolosDataModule
-from declip_pl.data.layout import is_stand_in
-from declip_pl.files import sha256, write_text
+from declip_pl import __version__, parts
+from declip_pl.data.datamodule import LocalizationDataModule
+from declip_pl.errors import UserError
+from declip_pl.files import relative, sha256, write_text
 from declip_pl.metrics import iou, map_metrics
 from declip_pl.metrics.accumulate import LocalizationMetrics
-from declip_pl.model.decoder import OUTPUT_SIZE
-from declip_pl.training.run_folder import BEST, CONFIG
+from declip_pl.model.checkpoint import WEIGHTS_FILE
+from declip_pl.model.features import OUTPUT_SIZE
 from declip_pl.training.task import LocalizationTask
 
-STAND_IN_NOTICE = (
-    "mini is a stand-in made by simple inpainters from a few photos: "
-    "these scores say nothing about Dolos"
-)
+FORMAT = 2
+"""Raise it with any change to what ``test_metrics.json`` holds."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a test found.
+
+    Attributes:
+        notice: What everybody who sees the scores has to know, or None.
+        scores: Of the model, by generator and metric, in percent.
+        baselines: Of constant answers, by generator, baseline and metric.
+        data: ``root``, ``generators``, ``files_sha256`` and ``perturbation`` of the test photos.
+        checkpoint: ``path`` and ``sha256`` of the file that was tested.
+        model: The options it was built and trained by.
+        encoder: Identity of its frozen encoder.
+        made: When and by which versions.
+    """
+
+    notice: str | None
+    scores: dict[str, dict[str, float]]
+    baselines: dict[str, dict[str, dict[str, float]]]
+    data: dict[str, Any]
+    checkpoint: dict[str, str]
+    model: dict[str, Any]
+    encoder: dict[str, Any]
+    made: dict[str, Any]
+
+    def write(self, path: Path) -> None:
+        """Write them as JSON, atomically."""
+        content = {"format": FORMAT, **asdict(self)}
+        write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def read_results(path: Path) -> Results:
+    """Read what :meth:`Results.write` wrote.
+
+    Raises:
+        UserError: If there is none, or it is damaged or of a newer version.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("format", 1) > FORMAT:
+            raise UserError(f"{path} was written by a newer declip-pl; update this one")
+        if "made" not in content:  # version 0.1
+            names = ("git_commit", "date", "versions")
+            content["made"] = {name: content.pop(name) for name in names}
+        return Results(**{f.name: content[f.name] for f in fields(Results)})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} holds no results of a test ({error!r})") from error
 
 
 def describe_results(
-    task: LocalizationTask, data: DolosDataModule, checkpoint: Path
-) -> dict[str, Any]:
-    """Return all that ``test_metrics.json`` holds: scores, baselines and how they came about."""
-    return {
-        "notice": STAND_IN_NOTICE if is_stand_in(data.root) else None,
-        "scores": task.results,
-        "baselines": baselines(data),
-        "data": {
+    task: LocalizationTask, data: LocalizationDataModule, checkpoint: Path
+) -> Results:
+    """Return what a test found: scores, baselines and how they came about."""
+    file = checkpoint if checkpoint.is_file() else checkpoint / WEIGHTS_FILE
+    return Results(
+        notice=data.trained_on.notice or None,
+        scores=task.results,
+        baselines=baselines(data),
+        data={
             "root": str(data.root),
             "generators": data.generators,
             "files_sha256": data.fingerprint,
+            "perturbation": parts.as_text(data.perturbation),
         },
-        "checkpoint": {"path": checkpoint.name, "sha256": sha256(checkpoint)},
-        "model": dict(task.hparams),
-        "encoder": task.encoder_identity,
-        **circumstances(),
-    }
+        checkpoint={"path": checkpoint.name, "sha256": sha256(file)},
+        model=dict(task.hparams),
+        encoder=asdict(task.description.identity),
+        made=circumstances(),
+    )
 
 
 def circumstances() -> dict[str, Any]:
     """Return when and by which versions of the code something was made."""
-    packages = ("declip-pl", "torch", "lightning", "transformers")
     return {
         "git_commit": git_commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in packages},
+            "declip-pl": __version__,
+            **{name: version(name) for name in ("torch", "lightning", "transformers")},
         },
     }
 
 
-def write_results(path: Path, results: dict[str, Any]) -> None:
-    """Write results as JSON, atomically."""
-    write_text(path, json.dumps(results, indent=2) + "\n")
-
-
-def summary(results: dict[str, Any], target: Path) -> str:
+def summary(results: Results, target: Path, model: Path) -> str:
     """Return the closing summary: scores beside constant answers, where they are, what is next."""
-    run = target.parent
     lines = [""]
-    for generator, scores in results["scores"].items():
-        constant = results["baselines"][generator]
-        rivals = " ".join(f"{name:>16}" for name in constant)
+    for generator, scores in results.scores.items():
+        constant = results.baselines[generator]
+        others = " ".join(f"{name:>16}" for name in constant)
         lines += [f"test set {generator} ({scores['iou_n']:.0f} images), percent"]
-        lines += [f"  {'':<16}{'this model':>12} {rivals}"]
+        lines += [f"  {'':<16}{'this model':>12} {others}"]
         for metric in (entry.name for entry in map_metrics(tuned=False) if entry.key):
             row = " ".join(f"{_cell(constant[name], metric):>16}" for name in constant)
             lines += [f"  {metric:<16}{_cell(scores, metric):>12} {row}"]
-        if "image_ap" in scores:
-            lines += [
-                f"  image level (fakes against reals): AP {scores['image_ap']:.1f}, AUROC "
-                f"{scores['image_auroc']:.1f}, accuracy {scores['image_accuracy']:.1f} at 0.5 and "
-                f"{scores['image_accuracy_tuned']:.1f} at the validation threshold "
-                f"{scores['image_threshold']:.3f}"
-            ]
-        else:
-            lines += ["  image level: not scored, there are no real photos beside the fakes"]
-    notes = [f"encoder: {results['encoder']['source']}", results["notice"]]
+        lines += [f"  image level{_detection(scores)}"]
+    notes = [f"encoder: {results.encoder['source']}", results.notice]
     lines += [line for line in notes if line]
-    checkpoint = f"--config {run / CONFIG} --ckpt_path {run / BEST}"
     lines += [
         f"results: {target}",
         "next: the same checkpoint on another generator's photos, or on your own:",
-        f"  {command('declip-pl')} test {checkpoint} --data.generator NAME",
-        f"  {command('declip-pl')} predict PHOTO --model {run}",
+        f"  {command('declip-pl')} test {model} --generator NAME",
+        f"  {command('declip-pl')} predict PHOTO --model {model}",
     ]
     return "\n".join(lines)
 
 
-def baselines(data: DolosDataModule) -> dict[str, dict[str, dict[str, float]]]:
+def _detection(scores: dict[str, float]) -> str:
+    if "image_ap" not in scores:
+        return ": not scored, there are no real photos beside the fakes"
+    line = (
+        f" (fakes against reals): AP {scores['image_ap']:.1f}, AUROC {scores['image_auroc']:.1f}, "
+        f"accuracy {scores['image_accuracy']:.1f} at 0.5"
+    )
+    if "image_accuracy_tuned" not in scores:
+        return line
+    return (
+        f"{line} and {scores['image_accuracy_tuned']:.1f} at the validation threshold "
+        f"{scores['image_threshold']:.3f}"
+    )
+
+
+def baselines(data: LocalizationDataModule) -> dict[str, dict[str, dict[str, float]]]:
     """Score answers that never look at the photo, for each generator's test set.
 
     ``all fake``, ``all real``, and ``mean train mask``: the share of training masks that are fake
@@ -133,17 +183,23 @@ def command(name: str) -> str:
     beside = Path(sys.executable).with_name(name)
     if shutil.which(name) or not beside.exists():
         return name
-    return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
+    return str(relative(beside))
 
 
 def git_commit() -> str | None:
-    """Return the commit that the package's source stands at, with ``-dirty`` if edited."""
-    describe = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty",
+    """Return the commit that the package's own checkout stands at, with ``-dirty`` if edited.
+
+    None where it was installed without its repository; one around a virtual environment is not it.
+    """
+    checkout = Path(__file__).resolve().parents[3]
+    if not ((checkout / ".git").exists() and (checkout / "src/declip_pl").is_dir()):
+        return None
+    describe = ["git", "-C", str(checkout), "describe", "--always", "--dirty",
                 "--abbrev=40", "--exclude=*"]  # fmt: skip
     try:
         done = subprocess.run(describe, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        return None  # installed without its repository
+        return None
     return done.stdout.strip()
 
 

@@ -1,5 +1,7 @@
 """A run's folder: its name, who may write to it, and how it is resumed."""
 
+import hashlib
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,15 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from lightning.pytorch.utilities import rank_zero_only
 
+from declip_pl import parts
+from declip_pl.data.transforms import Changes
 from declip_pl.errors import UserError
 from declip_pl.model.encoder import short_name
+from declip_pl.model.own_encoder import NO_LAYER
+from declip_pl.parts import Spec
 
 CONFIG, LOCK = "config.yaml", ".lock"
 RESULTS = "test_metrics.json"
 LAST = "checkpoints/last.ckpt"
-BEST = "checkpoints/best.ckpt"
 
 
 @dataclass
@@ -52,7 +56,7 @@ class Run:
             raise UserError(
                 f"a run's name is the name of a folder in {self.root}, not {self.name!r}"
             )
-        if rank_zero_only.rank:  # type: ignore[attr-defined]
+        if not is_first_process():
             # Of several processes the first decides; by now it may have begun to write.
             return self.last if self.resume and not self.overwrite else None
         if self.overwrite:
@@ -110,18 +114,35 @@ def claim(folder: Path, doing: str) -> Iterator[None]:
         raise UserError(f"another process is {doing} {folder}") from error
 
 
+def is_first_process() -> bool:
+    """Whether this is the only process, or the first of several that train together."""
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+    ranks = [os.environ[name] for name in names if name in os.environ]
+    return not ranks or ranks[0] == "0"
+
+
 def run_name(
-    encoder: str,
+    encoder: Spec,
     layer: str,
-    decoder: str,
+    decoder: Spec,
     generator: str,
-    supervision: str,
-    augmentation: str,
-    seed: int,
+    supervision: str = "full",
+    augmentation: Changes = "none",
+    loss: Spec = "bce",
+    seed: int = 0,
 ) -> str:
     """Return ``<encoder>-<layer>-<decoder>-<generator>``, short and safe as a folder name."""
-    parts = [short_name(encoder).lower(), layer, decoder, generator]
-    parts += [supervision] if supervision != "full" else []
-    parts += [f"augmented-{augmentation}"] if augmentation != "none" else []
-    parts += [f"seed{seed}"] if seed else []
-    return "-".join(filter(None, parts))
+    seen = "" if layer == NO_LAYER else layer
+    words = [short_name(encoder).lower(), seen, parts.short(decoder), generator]
+    words += [supervision] if supervision != "full" else []
+    words += [f"augmented-{_word(augmentation)}"] if augmentation != "none" else []
+    words += [parts.short(loss)] if loss != "bce" else []
+    words += [f"seed{seed}"] if seed else []
+    return "-".join(filter(None, words))
+
+
+def _word(changes: Changes) -> str:
+    """Return a word for changes of a photo; lists that differ have different ones."""
+    if isinstance(changes, str):
+        return changes
+    return hashlib.sha256(parts.as_text(changes).encode()).hexdigest()[:8]

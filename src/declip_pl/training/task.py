@@ -1,28 +1,34 @@
 """The LightningModule: what is optimised, what is measured, what a checkpoint holds."""
 
-import pickle
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import lightning as L
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
 from declip_pl.data.dataset import Batch
 from declip_pl.data.layout import REAL
 from declip_pl.errors import UserError
 from declip_pl.metrics.accumulate import DetectionMetrics, LocalizationMetrics
-from declip_pl.model.decoder import build_decoder
-from declip_pl.model.encoder import Encoder, Features, identity
+from declip_pl.model.checkpoint import (
+    ENCODER_PREFIX,
+    KEY,
+    Checkpoint,
+    Description,
+    Supervision,
+    TrainedOn,
+    describe_lightning,
+)
+from declip_pl.model.features import Features
 from declip_pl.model.network import DeCLIP, Pooling, image_logit, image_score
-
-Supervision = Literal["full", "weak"]
+from declip_pl.parts import Spec
+from declip_pl.training.encoding import EncodePhotos
+from declip_pl.training.loss import build_loss
 
 REAL_TEST = f"test/{REAL}"
-BUILT_FROM = ("decoder", "image_size")
-"""Options beside the encoder that a checkpoint's decoder fits exactly."""
-ENCODER_PREFIX, DECODER_PREFIX = "network.encoder.", "network.decoder."
 
 
 class LocalizationTask(L.LightningModule):
@@ -30,16 +36,18 @@ class LocalizationTask(L.LightningModule):
 
     Binary cross-entropy on every pixel (``full``) or on the mean logit of every image
     (``weak``); AdamW without weight decay. The learning rate's schedule and the stopping rule are
-    a :class:`declip_pl.training.callbacks.Schedule`.
+    a :class:`declip_pl.training.schedules.Schedule`.
 
     Args:
-        encoder: Frozen encoder: a hub id, a local folder, ``RN50``, ``RN50:FILE``, or a ViT and
-            an RN50 joined by ``+``.
+        encoder: Frozen encoder: a hub id, a local folder, ``RN50``, ``RN50:FILE``, a ViT and an
+            RN50 joined by ``+``, ``pixels``, or a class.
         layer: The paper's name of the feature layer, counted from 0 for ViTs.
-        decoder: ``linear``, ``light``, ``attention``, ``conv-4``, ``conv-12`` or ``conv-20``.
-        image_size: Side of the input in pixels.
+        decoder: ``linear``, ``light``, ``attention``, ``conv-4``, ``conv-12``, ``conv-20``, or a
+            class.
+        image_size: Side of the input in pixels, by default the encoder's own.
         supervision: ``full`` (masks) or ``weak`` (image labels).
         learning_rate: Initial learning rate.
+        loss: ``bce``, ``dice``, ``focal``, ``balanced``, several joined by ``+``, or a class.
         pooling: How an image's score is pooled from its map.
         seed: Decides how the decoder starts.
 
@@ -49,12 +57,13 @@ class LocalizationTask(L.LightningModule):
 
     def __init__(
         self,
-        encoder: str = "openai/clip-vit-large-patch14",
+        encoder: Spec = "openai/clip-vit-large-patch14",
         layer: str = "layer20",
-        decoder: str = "conv-20",
-        image_size: int = 224,
+        decoder: Spec = "conv-20",
+        image_size: int | None = None,
         supervision: Supervision = "full",
         learning_rate: float = 1e-3,
+        loss: Spec = "bce",
         pooling: Pooling = "top",
         seed: int = 0,
     ) -> None:
@@ -65,8 +74,13 @@ class LocalizationTask(L.LightningModule):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = DeCLIP.build(encoder, layer, decoder, image_size)
-        self.encoder_identity = identity(self.network.encoder)
-        """Name, layer and source of the frozen encoder, and a hash of its weights."""
+            self.criterion = build_loss(loss)
+        identity = self.network.encoder.identity
+        size = self.network.encoder.preprocessing.image_size
+        self.description = Description(
+            encoder, layer, decoder, size, identity, pooling, supervision, seed, learning_rate, loss
+        )
+        """What checkpoints say of this localizer."""
         self.supervision = supervision
         self.learning_rate = learning_rate
         self.pooling = pooling
@@ -81,6 +95,12 @@ class LocalizationTask(L.LightningModule):
         """Localize: ``[B, 3, S, S]`` pixels or their features to ``[B, 1, 256, 256]`` logits."""
         logits: Tensor = self.network(image)
         return logits
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Have every photo encoded once, whatever trainer this is used with."""
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        there = any(isinstance(callback, EncodePhotos) for callback in callbacks)
+        return [] if there else [EncodePhotos()]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the paper's optimiser over the decoder."""
@@ -100,19 +120,19 @@ class LocalizationTask(L.LightningModule):
         return loss
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Return the binary cross-entropy of ``[B, 1, 256, 256]`` logits.
+        """Return the loss of ``[B, 1, 256, 256]`` logits against masks or labels.
 
         Raises:
             UserError: If it is not finite; the photos of the batch are named.
         """
         if self.supervision == "weak":
-            loss = F.binary_cross_entropy_with_logits(image_logit(logits), batch["label"])
+            loss = self.criterion(*_as_maps(image_logit(logits), batch["label"]))
         else:
             target = torch.stack(batch["mask"]).unsqueeze(1).to(logits.dtype)
-            loss = F.binary_cross_entropy_with_logits(logits, target)
+            loss = self.criterion(logits, target)
         if not loss.isfinite():
             raise UserError(f"the loss is {loss.item()} on the batch {', '.join(batch['path'])}")
-        return loss
+        return loss  # type: ignore[no-any-return]
 
     def on_validation_start(self) -> None:
         """Prepare one metric object for each validation set."""
@@ -157,30 +177,48 @@ class LocalizationTask(L.LightningModule):
                 self.log_dict({f"{name}/{key}": value for key, value in scores.items()})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the frozen encoder out of checkpoints and leave its identity there instead."""
+        """Keep the frozen encoder out of checkpoints and describe the localizer instead."""
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in state.items() if not _is_encoder(k)}
-        checkpoint["encoder"] = self.encoder_identity
-        checkpoint |= {option: self.hparams[option] for option in BUILT_FROM}
+        checkpoint[KEY] = replace(self.description, trained_on=self._data()).as_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the encoder back, so that loading stays strict.
 
         Raises:
-            UserError: If the checkpoint was trained on another encoder or layer, or has another
-                decoder or input size.
+            UserError: If the checkpoint was trained on another encoder or layer, has another
+                decoder or input size, or is being resumed on other data.
         """
-        theirs, ours = checkpoint.get("encoder"), self.encoder_identity
-        if not isinstance(theirs, dict):
-            raise UserError("no checkpoint of declip-pl: it does not name its encoder")
-        _check_encoder(theirs, ours)
-        # Not from its hyperparameters: load_from_checkpoint has put the caller's in their place.
-        for option in BUILT_FROM:
-            there, here = checkpoint[option], self.hparams[option]
-            if there != here:
-                raise UserError(f"the checkpoint's {option} is {there}, not {here}")
+        theirs = describe_lightning(checkpoint, "the checkpoint")
+        self._check(theirs)
+        if self._trainer and self.trainer.state.fn == TrainerFn.FITTING:
+            _check_data(theirs.trained_on, self._data())
         frozen = {k: v for k, v in self.state_dict().items() if _is_encoder(k)}
         checkpoint["state_dict"] = checkpoint["state_dict"] | frozen
+
+    def load_weights(self, checkpoint: Checkpoint) -> None:
+        """Take a trained decoder's weights.
+
+        Raises:
+            UserError: If they are of another encoder, layer, decoder or input size, or damaged.
+        """
+        self._check(checkpoint)
+        try:
+            self.network.decoder.load_state_dict(dict(checkpoint.weights))
+        except RuntimeError as error:
+            raise UserError(f"{checkpoint.path}: {' '.join(str(error).split())}") from error
+
+    def _check(self, theirs: Description) -> None:
+        theirs.identity.check(self.description.identity)
+        for option in ("decoder", "image_size"):
+            there, here = getattr(theirs, option), getattr(self.description, option)
+            if there != here:
+                raise UserError(f"the checkpoint's {option} is {there}, not {here}")
+
+    def _data(self) -> TrainedOn | None:
+        """Return what this is trained on; None for loaders of a user's own."""
+        data = getattr(self.trainer, "datamodule", None)
+        return getattr(data, "trained_on", None)
 
     def _prepare(self, loaders: list[Any] | None) -> None:
         assert loaders is not None
@@ -194,12 +232,12 @@ class LocalizationTask(L.LightningModule):
         split, name = self.set_names[index].split("/", 1)
         if name == REAL:
             # Real photos stand against the fakes of every generator of their split.
-            rivals = [i for i, n in enumerate(self.set_names) if n.startswith(f"{split}/")]
+            pools = [i for i, n in enumerate(self.set_names) if n.startswith(f"{split}/")]
         else:
-            rivals = [index]
+            pools = [index]
             self.localization[index].update(probabilities, batch["mask"])
         scores = image_score(logits, self.pooling)
-        for i in rivals:
+        for i in pools:
             self.detection[i].update(scores, batch["label"])
         return probabilities
 
@@ -211,58 +249,27 @@ class LocalizationTask(L.LightningModule):
         return {key: float(value) for key, value in scores.items()}
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return what a checkpoint of this package holds, without running anything in it.
-
-    Raises:
-        UserError: If the file is missing, damaged, or something else; it is named.
-    """
-    if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}")
-    try:
-        found: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise UserError(
-            f"{path}: no checkpoint, or a damaged one ({_first_line(error)})"
-        ) from error
-    if not isinstance(found, dict) or "encoder" not in found:
-        raise UserError(f"{path}: no checkpoint of declip-pl: it does not name its encoder")
-    return found
-
-
-def load_decoder(checkpoint: dict[str, Any], encoder: Encoder) -> nn.Module:
-    """Return a checkpoint's trained decoder in eval mode, for an encoder that is there already.
-
-    Raises:
-        UserError: If it was trained on another encoder or layer, or a weight is missing, left over
-            or of another shape.
-    """
-    _check_encoder(checkpoint["encoder"], identity(encoder))
-    decoder = build_decoder(checkpoint["decoder"], encoder)
-    state = checkpoint["state_dict"]
-    try:
-        decoder.load_state_dict({k.removeprefix(DECODER_PREFIX): v for k, v in state.items()})
-    except RuntimeError as error:
-        reasons = " ".join(str(error).split())
-        raise UserError(f"the decoder's weights do not fit: {reasons}") from error
-    return decoder.requires_grad_(False).eval()
-
-
-def _check_encoder(theirs: dict[str, str], ours: dict[str, str]) -> None:
-    if theirs["sha256"] != ours["sha256"]:
-        raise UserError(
-            f"the checkpoint's decoder belongs to another encoder: it was trained on "
-            f"{_describe(theirs)}, here is {_describe(ours)}"
-        )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n", 1)[0]
-
-
 def _is_encoder(key: str) -> bool:
     return key.startswith(ENCODER_PREFIX)
 
 
-def _describe(encoder: dict[str, str]) -> str:
-    return f"{encoder['name']} {encoder['layer']} ({encoder['source']}, {encoder['sha256'][:12]})"
+def _as_maps(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``[B]`` numbers as maps of one pixel, which every loss takes."""
+    return logits[:, None, None, None], labels[:, None, None, None].to(logits.dtype)
+
+
+def _check_data(theirs: TrainedOn | None, ours: TrainedOn | None) -> None:
+    """Refuse to resume a run on other data."""
+    if theirs is None or ours is None:
+        return
+    for name in ("generators", "supervision", "files_sha256"):
+        there, here = getattr(theirs, name), getattr(ours, name)
+        if there != here:
+            raise UserError(
+                f"this run was trained on other data: its {name} are {_words(there)}, here they "
+                f"are {_words(here)}; give the new run a name of its own (RUN=..., --run.name)"
+            )
+
+
+def _words(value: str | tuple[str, ...]) -> str:
+    return value if isinstance(value, str) else ", ".join(value)

@@ -1,0 +1,81 @@
+"""``declip-pl data``, ``cache`` and ``weights``: what is on this machine."""
+
+from pathlib import Path
+
+from declip_pl.data import feature_cache
+from declip_pl.data.check import check_data
+from declip_pl.data.images import Polarity
+from declip_pl.data.layout import ALL, REAL, build_layout, has_reals, select_generators, source_root
+from declip_pl.data.mini import MINI, build_mini
+from declip_pl.errors import UserError
+from declip_pl.model.weights import resolve
+from declip_pl.parts import Spec
+
+
+def check(
+    root: Path,
+    source: str | None = None,
+    layout: Spec = "dolos",
+    polarity: Polarity | None = None,
+    generator: str = ALL,
+) -> None:
+    """Decode every file of a data set and list all that is wrong with it.
+
+    Args:
+        root: The data set.
+        source: Part of Dolos, where root holds several.
+        layout: How the folder is laid out.
+        polarity: Which grey value of the masks means fake, in place of the layout's.
+        generator: Which generators, as in declip-pl train.
+
+    Raises:
+        UserError: If anything would spoil training.
+    """
+    data = build_layout(layout, source_root(root, source) if source else root)
+    names = select_generators(data, generator)
+    names += [REAL] if has_reals(data, "test") else []
+    report = check_data(data, names, polarity or data.polarity)
+    report.raise_errors()
+    print(report)
+
+
+def mini(root: Path = MINI) -> None:
+    """Build mini, the stand-in for machines without Dolos.
+
+    Args:
+        root: Folder to build.
+    """
+    build_mini(root)
+
+
+def weights(encoder: str = "openai/clip-vit-base-patch16") -> None:
+    """Fetch an encoder's frozen weights once and say where they come from.
+
+    Args:
+        encoder: A hub id or a local folder.
+    """
+    print(f"weights of {encoder}: {resolve(encoder).source}")
+
+
+def cache_ls() -> None:
+    """List the cached features: photos, size on disk, and which encoder they come from."""
+    found = [feature_cache.describe(folder) for folder in feature_cache.caches()]
+    print("\n".join(found) or "no features are cached")
+    print(f"folder: {feature_cache.features_folder()} (DECLIP_FEATURES names another)")
+
+
+def cache_prune(name: str) -> None:
+    """Delete cached features; what is needed again is encoded again.
+
+    Args:
+        name: A cache's name, as declip-pl cache ls shows it, or all.
+
+    Raises:
+        UserError: If there is no such cache, or a process is writing it.
+    """
+    chosen = [folder for folder in feature_cache.caches() if name in (folder.name, ALL)]
+    if not chosen and name != ALL:
+        raise UserError(f"no features are cached under {name!r}; see declip-pl cache ls")
+    for folder in chosen:
+        print(f"deleting {feature_cache.describe(folder)}")
+        feature_cache.delete(folder)

@@ -1,0 +1,72 @@
+"""The callback that has every photo encoded once, before a stage begins."""
+
+from functools import partial
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from declip_pl.data.datamodule import LocalizationDataModule
+from declip_pl.data.dataset import LocalizationDataset
+from declip_pl.data.feature_cache import CachedFeatures, FeatureCache
+from declip_pl.data.transforms import Changes
+from declip_pl.model.frozen import Encoder
+
+
+class EncodePhotos(Callback):
+    """Give the data module the encoder's preprocessing, and the features of a stage's photos.
+
+    Features that are cached already are not computed again. Once all that a stage sees is encoded,
+    the encoder's weights are offloaded.
+    """
+
+    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        """Encode the photos of a stage.
+
+        Raises:
+            UserError: If a photo can't be decoded or the disk is too small.
+        """
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(data, LocalizationDataModule):
+            return
+        encoder: Encoder = pl_module.network.encoder
+        data.preprocessing = encoder.preprocessing
+        data.drop_features()  # a run that failed left its own behind
+        if not data.cache or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        fetch = partial(_fetch, encoder, trainer.strategy.root_device)
+        if stage != "fit":
+            sets = data.test_sets() if stage == "test" else data.valid_sets(data.weak)
+            data.evaluation_views = [fetch(sets, perturbation=data.perturbation)]
+            encoder.offload()
+            return
+        self._encode_training(data, fetch)
+        # What is read once need not be preloaded; what has no views is decoded by other processes.
+        if data.train_views:
+            encoder.offload()
+            data.preload(trainer.strategy.root_device)
+
+    def _encode_training(self, data: LocalizationDataModule, fetch: Any) -> None:
+        valid = data.valid_sets(data.weak)
+        if data.augmentation == "none" and data.perturbation == "none":
+            data.train_views = data.evaluation_views = [fetch([data.train_set(), *valid])]
+            return
+        data.evaluation_views = [fetch(valid, perturbation=data.perturbation)]
+        views = 1 if data.augmentation == "none" else data.views
+        data.train_views = [
+            fetch([data.train_set()], augmentation=data.augmentation, view=view)
+            for view in range(views)
+        ]
+
+
+def _fetch(
+    encoder: Encoder,
+    device: torch.device,
+    sets: list[LocalizationDataset],
+    augmentation: Changes = "none",
+    view: int = 0,
+    perturbation: Changes = "none",
+) -> CachedFeatures:
+    photos = list(dict.fromkeys(sample.image for data in sets for sample in data.samples))
+    return FeatureCache(encoder, augmentation, view, perturbation).fetch(photos, device)
