@@ -4,8 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from declip_pl.cross_eval.cell import finished_cell
-from declip_pl.cross_eval.matrix import FILE, ROOT, Matrix, ScoredModel, read_matrix
-from declip_pl.cross_eval.matrix import readable_matrices as newest_first
+from declip_pl.cross_eval.matrix import (
+    FILE,
+    ROOT,
+    Matrix,
+    ScoredModel,
+    read_matrix,
+    readable_matrices,
+)
 from declip_pl.errors import UserError
 from declip_pl.model.checkpoint import read_checkpoint
 
@@ -87,8 +93,13 @@ def _find(name: str) -> Evaluation | None:
     folder = Path(name).expanduser()
     if (folder / FILE).exists():
         return Evaluation(folder, read_matrix(folder))
-    digest = read_checkpoint(name).sha256
-    for found, matrix in newest_first(ROOT):
+    try:
+        digest = read_checkpoint(name).sha256
+    except UserError as error:
+        raise UserError(
+            f"{name} is no cross-evaluation (there is no {FILE} in it) and no model: {error}"
+        ) from error
+    for found, matrix in readable_matrices(ROOT):
         for model in matrix.models:
             if model.checkpoint_sha256 == digest:
                 return Evaluation(found, matrix, model)

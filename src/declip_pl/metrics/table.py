@@ -1,7 +1,7 @@
 """The table of metrics: what each is called, what it means, and how an image's score comes about.
 
 Everything that lists metrics reads it: scores of tests and cells, the matrix, reports, plots, W&B
-and ``declip-pl compare``. A file outside the package adds a metric with the decorator::
+and ``declip-pl compare``. A file outside the package, named in ``DECLIP_PARTS``, adds a metric::
 
     from declip_pl.metrics import Ranking, metric
 
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from math import nan
 from typing import Literal, SupportsFloat
 
+from declip_pl import parts
 from declip_pl.metrics.ranking import Ranking
 
 Score = Callable[[Ranking], SupportsFloat]
@@ -159,11 +160,13 @@ def map_metrics(tuned: bool) -> list[Metric]:
     Args:
         tuned: With those that need a threshold chosen on validation photos.
     """
+    parts.load_named()
     return [entry for entry in _of_maps.values() if tuned or not entry.tuned]
 
 
 def all_metrics() -> list[Metric]:
     """Return the whole table in the order of reports: of maps, then of whole test sets."""
+    parts.load_named()
     return [*_of_maps.values(), *_OF_SETS.values()]
 
 
@@ -172,5 +175,6 @@ def find_metric(name: str) -> Metric:
 
     A report may show figures of a metric whose file is not imported any more.
     """
+    parts.load_named()
     unknown = Metric(name, name, "", "map", key=False)
     return _of_maps.get(name) or _OF_SETS.get(name) or unknown
