@@ -4,6 +4,7 @@ The public network is written down a second time, as plain functions of a publis
 """
 
 import re
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -383,6 +384,13 @@ def test_what_it_was_trained_on_is_what_the_user_says(named, expected, encoders,
     generators = ", ".join(f"`{name}`" for name in expected)
     card = (output / "README.md").read_text()
     assert f"| trained on | {generators} (as named at import) |" in card
+
+
+def test_a_vits_folder_may_be_called_anything(encoders, tmp_path):
+    vit = shutil.copytree(encoders.folder, tmp_path / "my+RN50_vit")
+    file = write(tmp_path / "best.pth", with_encoder(linear(), encoders.vit))
+    import_published(file, str(vit), output=tmp_path / "model")
+    assert load_network(read_checkpoint(tmp_path / "model")).encoder.name == "my+RN50_vit"
 
 
 def test_the_folder_is_named_after_the_file(encoders, tmp_path, monkeypatch):
