@@ -7,6 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from declip_pl.cross_eval.cell import FORMAT as CELL_FORMAT
+from declip_pl.cross_eval.matrix import FORMAT, Matrix
+from declip_pl.cross_eval.records import from_json
 from declip_pl.data.mini import real_crop
 from declip_pl.panels import panel
 
@@ -40,8 +43,10 @@ def example_matrix(
             )
             matrix[metric][row][column] = _estimate(value, rng.uniform(0.8, 2.6), PHOTOS)
     return {
+        "format": FORMAT,
         "name": "objects-clip-vit-base-patch16-layer5-linear",
         "notice": notice,
+        "perturbation": "none",
         "data": {
             "root": "/data/objects",
             "name": "objects",
@@ -80,6 +85,71 @@ def example_matrix(
             "versions": {"python": "3.11.2", "declip-pl": "0.1.0", "torch": "2.9.1"},
         },
     }
+
+
+def as_matrix(content: dict) -> Matrix:
+    """Return the content of a ``matrix.json`` as it is read."""
+    return from_json(Matrix, json.loads(json.dumps(content)))
+
+
+def score(value: float | None, **changes) -> dict:
+    """Return a score as ``matrix.json`` holds it, from one below to two above."""
+    low, high = (None, None) if value is None else (value - 1, value + 2)
+    return {"value": value, "low": low, "high": high, "n": 3} | changes
+
+
+def plain_model(row: str, **changes) -> dict:
+    """Return a model of the row ``row``, trained on the generator of that name."""
+    model = {
+        **{"name": f"model-{row}", "row": row, "trained_on": [row], "seed": 0, "encoder": "clip"},
+        **{"encoder_source": "hub", "layer": "layer1", "decoder": "linear", "supervision": "full"},
+        **{"image_size": 224, "checkpoint": "best.ckpt", "checkpoint_sha256": "c"},
+        "thresholds": {"pixel": None, "image": None},
+    }
+    return model | changes
+
+
+def plain_matrix(models: list[dict], columns=(), **changes) -> dict:
+    """Return the content of a ``matrix.json`` in which ``models`` have no score yet."""
+    rows = list(dict.fromkeys(model["row"] for model in models))
+    trained_on = {model["row"]: model["trained_on"] for model in models}
+    matrix = {
+        **{"format": FORMAT, "name": "plain", "notice": None, "perturbation": "none"},
+        "data": {
+            "root": "/data/plain",
+            "name": "plain",
+            "tests": {column: {"photos": 40, "sha256": "t"} for column in columns},
+        },
+        **{"pooling": "top", "models": models, "rows": rows, "columns": list(columns)},
+        "in_domain": {row: [c for c in columns if c in trained_on[row]] for row in rows},
+        "leave_one_out": [row for row in rows if row.startswith("all-but")],
+        **{"seeds": sorted({model["seed"] for model in models}), "metrics": []},
+        **{"matrix": {}, "summary": {}, "curves": {}, "reliability": {}, "panels": {}},
+        "failed": [],
+        "made": {
+            **{"command": "declip-pl cross-eval", "seconds": 1.0, "machine": "Linux"},
+            **{"device": "cpu", "git_commit": None, "date": "2025-11-23", "versions": {}},
+        },
+    }
+    return matrix | changes
+
+
+def plain_cell(model: dict, test: str, photos: list[str], scores: dict, **changes) -> dict:
+    """Return the content of a cell's file."""
+    empty = [[0] * 15 for _ in photos]
+    cell = {
+        "key": {
+            **{"format": CELL_FORMAT, "checkpoint": model["checkpoint_sha256"], "test": "t"},
+            **{"perturbation": "none", "pixel": None, "metrics": list(scores)},
+        },
+        **{"model": model["name"], "seed": model["seed"], "test": test},
+        "thresholds": {"pixel": None, "image": {}},
+        **{"photos": photos, "scores": scores, "image_scores": {}},
+        "histogram": {"count": empty, "probability": empty, "fake": empty},
+        "curve": {"thresholds": [0.5], "iou": [50.0], "f1": [60.0]},
+        **{"panels": {}, "seconds": 0.1},
+    }
+    return cell | changes
 
 
 def write_example(folder: Path, **options) -> dict:

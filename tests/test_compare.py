@@ -1,62 +1,61 @@
 """Comparing two cross-evaluations, on small made-up folders."""
 
 import json
+import os
 import re
 
 import numpy as np
 import pytest
+from crosseval_example import plain_cell, plain_matrix, plain_model
+from crosseval_example import score as plain_score
 
 from declip_pl.cross_eval import compare as c
-from declip_pl.cross_eval.cells import FORMAT
-from declip_pl.cross_eval.compare import Evaluation, compare, comparison
+from declip_pl.cross_eval.compare import compare, comparison
+from declip_pl.cross_eval.evaluation import read_evaluations
 from declip_pl.errors import UserError
+from declip_pl.files import sha256
 
 PHOTOS = [f"photo{index}" for index in range(40)]
 ROWS = {"ldm": ["ldm"], "lama": ["lama"], "all-but-lama": ["ldm"]}
 
 
-def write(folder, score, rows=ROWS, columns=("lama", "ldm"), seeds=(0,), notice=None, sha="same"):
+def write(folder, score, rows=ROWS, columns=("lama", "ldm"), seeds=(0,), notice=None, sha="same",
+          checkpoint="c"):  # fmt: skip
     """Write a cross-evaluation; ``score(row, column, seed)`` gives ``[P]`` scores, or None."""
-    matrix = {
-        "name": folder.name,
-        "notice": notice,
-        "data": {"tests": {column: {"photos": 40, "sha256": sha} for column in columns}},
-        "models": [
-            {
-                "name": f"model-{row}-{seed}",
-                "row": row,
-                "seed": seed,
-                "checkpoint_sha256": "c",
-                "trained_on": row.split("+")
-                if "+" in row
-                else rows[row] * (1 + row.startswith("all")),
-            }
-            for row in rows
-            for seed in seeds
-        ],
-        "rows": list(rows),
-        "columns": list(columns),
-        "in_domain": rows,
-        "leave_one_out": [row for row in rows if row.startswith("all-but")],
-        "matrix": {"iou": {row: {} for row in rows}},
-    }
-    for model in matrix["models"]:
+    models = [
+        plain_model(
+            row,
+            name=f"model-{row}-{seed}",
+            seed=seed,
+            checkpoint_sha256=checkpoint,
+            trained_on=rows[row] * (1 + row.startswith("all")),
+        )
+        for row in rows
+        for seed in seeds
+    ]
+    matrix = plain_matrix(models, columns, name=folder.name, notice=notice)
+    matrix["matrix"]["iou"] = {row: {} for row in rows}
+    for test in matrix["data"]["tests"].values():
+        test["sha256"] = sha
+    for model in models:
         for column in columns:
             scores = score(model["row"], column, model["seed"])
             if scores is not None:
                 path = folder / "cells" / model["name"] / f"{column}.json"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                key = {"format": FORMAT, "checkpoint": "c", "test": sha}
-                path.write_text(json.dumps({"key": key, **cell(scores)}))
-                matrix["matrix"]["iou"][model["row"]][column] = {}
+                path.write_text(json.dumps(cell(model, column, scores, sha)))
+                matrix["matrix"]["iou"][model["row"]][column] = plain_score(50.0)
     (folder / "matrix.json").write_text(json.dumps(matrix))
     return folder
 
 
-def cell(scores):
+def cell(model, column, scores, sha):
     order = np.random.default_rng(0).permutation(len(scores))  # files needn't agree on it
     values = [None if np.isnan(scores[i]) else float(scores[i]) for i in order]
-    return {"photos": [PHOTOS[i] for i in order], "scores": {"iou": values, "ap": values}}
+    photos = [PHOTOS[i] for i in order]
+    content = plain_cell(model, column, photos, {"iou": values, "ap": values})
+    content["key"]["test"] = sha
+    return content
 
 
 def base(row, column, _seed=0):
@@ -71,7 +70,7 @@ def better(row, column, seed=0):
 
 
 def read(a, b, metric="iou"):
-    return comparison(Evaluation.read(a), Evaluation.read(b), metric)
+    return comparison(*read_evaluations(str(a), str(b)), metric)
 
 
 @pytest.fixture
@@ -210,39 +209,140 @@ def test_cells_without_a_defined_score_are_left_out(tmp_path):
 
 
 def test_a_folder_that_is_no_cross_evaluation_is_refused(tmp_path):
-    with pytest.raises(UserError, match=re.escape(f"{tmp_path}: no matrix.json")):
-        compare(tmp_path, tmp_path)
+    with pytest.raises(UserError, match=r"is no cross-evaluation .*matrix\.json.* and no model"):
+        compare(str(tmp_path), str(tmp_path))
 
 
 def test_other_test_data_are_refused(tmp_path):
     a, b = write(tmp_path / "a", base), write(tmp_path / "b", better, sha="other")
     with pytest.raises(UserError, match=f"{b}: test set lama is not the one of {a}"):
-        compare(a, b)
+        compare(str(a), str(b))
 
 
 def test_nothing_in_common_is_refused(tmp_path):
     a = write(tmp_path / "a", base)
     b = write(tmp_path / "b", better, columns=("splice",))
     with pytest.raises(UserError, match=r"share no cell: .*columns lama, ldm; .*columns splice"):
-        compare(a, b)
+        compare(str(a), str(b))
 
 
 def test_lost_cell_files_are_refused(folders):
     for path in folders[1].glob("cells/*/*.json"):
         path.unlink()
-    with pytest.raises(UserError, match="share no cell"):
-        compare(*folders)
+    with pytest.raises(UserError, match=r"share no cell that can be read: run .* again"):
+        compare(*map(str, folders))
+
+
+def test_rows_that_are_not_on_record_are_in_no_mean(tmp_path):
+    rows = {"ldm": ["ldm"], "imported": []}
+    a, b = (write(tmp_path / name, base_of_any, rows=rows) for name in "ab")
+    result = read(a, b)
+    assert len(result.cells) == 4
+    assert [mean.where for mean in result.means] == [
+        ("in-domain mean", "1 cells"), ("out-of-domain mean", "1 cells"),
+    ]  # fmt: skip
+
+
+def base_of_any(row, column, _seed=0):
+    return base(row, column)
+
+
+def test_undefined_p_values_are_called_undefined():
+    assert c._p(float("nan")) == "undefined"
+    assert c._p(0.0001) == "<0.001" and c._p(0.02) == "0.020"
+
+
+def test_one_photo_has_no_interval_and_says_so(tmp_path, capsys):
+    def single(row, column, _seed=0):
+        return np.array([50.0, *[np.nan] * 39])
+
+    compare(*(str(write(tmp_path / name, single)) for name in "ab"))
+    printed = capsys.readouterr().out
+    assert "nan" not in printed and "undefined" in printed
+
+
+def test_the_perturbation_of_either_side_is_told(folders, capsys):
+    content = json.loads((folders[1] / "matrix.json").read_text()) | {"perturbation": "jpeg 75"}
+    (folders[1] / "matrix.json").write_text(json.dumps(content))
+    for path in folders[1].glob("cells/*/*.json"):
+        cell = json.loads(path.read_text())
+        cell["key"]["perturbation"] = "jpeg 75"
+        path.write_text(json.dumps(cell))
+    compare(*map(str, folders))
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[:2] == [
+        f"A: a ({folders[0]})", f"B: b ({folders[1]}), photos went through jpeg 75"
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def scored(tmp_path, monkeypatch):
+    """Three checkpoints in outputs/cross_eval: one's newer matrix, and one that is damaged."""
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "outputs/cross_eval"
+    for name in ("first", "second", "unscored"):
+        (tmp_path / f"{name}.ckpt").write_text(name)
+    one = {"ldm": ["ldm"]}
+    write(root / "old", base, rows=one, checkpoint=sha256(tmp_path / "first.ckpt"))
+    write(root / "new", better, rows=one, checkpoint=sha256(tmp_path / "first.ckpt"))
+    other = {"other": ["lama"]}
+    write(root / "other", base_of_any, rows=other, checkpoint=sha256(tmp_path / "second.ckpt"))
+    (root / "damaged").mkdir()
+    (root / "damaged/matrix.json").write_text("{")
+    os.utime(root / "old/matrix.json", (1, 1))
+    return tmp_path
+
+
+def test_models_stand_for_their_cells_in_the_newest_matrix_and_are_paired_by_column(scored, capsys):
+    compare("first.ckpt", "second.ckpt")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "A: model-ldm-0 in new (outputs/cross_eval/new)"
+    assert lines[1] == "B: model-other-0 in other (outputs/cross_eval/other)"
+    result = comparison(*read_evaluations("first.ckpt", "second.ckpt"), "iou")
+    assert [found.where for found in result.cells] == [
+        ("ldm / other", "lama"), ("ldm / other", "ldm")
+    ]  # fmt: skip
+    assert result.cells[0].a == pytest.approx(better("ldm", "lama").mean())
+    assert result.cells[0].b == pytest.approx(base("other", "lama").mean())
+    # One was trained on ldm, the other on lama: no test set is in or out of domain for both.
+    assert result.means == []
+
+
+def test_a_model_and_a_folder_are_paired_by_row(scored):
+    result = comparison(*read_evaluations("outputs/cross_eval/old", "first.ckpt"), "iou")
+    assert [found.where for found in result.cells] == [("ldm", "lama"), ("ldm", "ldm")]
+
+
+def test_of_several_seeds_a_model_is_one(scored):
+    digest = sha256(scored / "first.ckpt")
+    folder = write(scored / "outputs/cross_eval/seeds", better, rows={"ldm": ["ldm"]}, seeds=(0, 1))
+    content = json.loads((folder / "matrix.json").read_text())
+    content["models"][1]["checkpoint_sha256"] = digest
+    (folder / "matrix.json").write_text(json.dumps(content))
+    cell = folder / "cells/model-ldm-1/lama.json"
+    cell.write_text(cell.read_text().replace('"checkpoint": "c"', f'"checkpoint": "{digest}"'))
+    a, b = read_evaluations("first.ckpt", "first.ckpt")
+    assert a.folder.name == "seeds" and list(a.photos(("ldm", "lama"))) == [1]
+
+
+def test_a_model_that_nothing_scored_says_which_command_to_run(scored):
+    with pytest.raises(
+        UserError,
+        match=r"^no cross-evaluation in outputs/cross_eval has scored unscored\.ckpt; run: "
+        r"declip-pl cross-eval first\.ckpt unscored\.ckpt$",
+    ):
+        compare("first.ckpt", "unscored.ckpt")
 
 
 def test_an_unknown_metric_is_refused(folders):
     with pytest.raises(UserError, match="metric image_ap is not in every cell; expected ap, iou"):
-        compare(*folders, metric="image_ap")
+        compare(*map(str, folders), metric="image_ap")
 
 
 def test_the_table_says_what_its_numbers_are(tmp_path, capsys):
     a = write(tmp_path / "a", base, notice="mini is a stand-in")
     b = write(tmp_path / "b", better, seeds=(0, 1), notice="mini is a stand-in")
-    compare(a, b, metric="ap")
+    compare(str(a), str(b), metric="ap")
     text = capsys.readouterr().out
     assert f"A: a ({a})\nB: b ({b})\n" in text
     assert "ap in percent" in text
@@ -263,7 +363,7 @@ def test_the_table_says_what_its_numbers_are(tmp_path, capsys):
 
 
 def test_one_seed_is_not_called_several(folders, capsys):
-    compare(*folders)
+    compare(*map(str, folders))
     text = capsys.readouterr().out
     assert "over seeds" not in text
     assert "seeds: A 1, B 1" in text

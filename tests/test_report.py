@@ -4,12 +4,12 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from crosseval_example import GENERATORS, example_matrix, write_example
+from crosseval_example import GENERATORS, as_matrix, example_matrix, write_example
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from declip_pl.cross_eval.views import plots
-from declip_pl.cross_eval.views.report import PUBLISHED, write_report
+from declip_pl.cross_eval.views import curves, heat_map, published_figures
+from declip_pl.cross_eval.views.report import write_report
 from declip_pl.errors import UserError
 
 NOTICE = "mini is a stand-in: these scores say nothing about <Dolos>"
@@ -81,7 +81,9 @@ def test_every_value_stands_with_its_interval_in_its_matrix(example, page):
 
 
 def test_published_figures_are_all_there_and_marked_as_others(page):
-    published = Counter(f"{value:.1f}" for row in PUBLISHED.values() for value in row.values())
+    published = Counter(
+        f"{value:.1f}" for row in published_figures.MATRIX.values() for value in row.values()
+    )
     assert published <= Counter(cell.removesuffix(" in-domain") for cell in page.cells)
     assert "Not the same measurement: other data: Dolos, not objects; another network" in page.text
     assert "73.85" in page.text and "34.72" in page.text
@@ -125,7 +127,7 @@ def test_ids_of_all_plots_differ_and_references_point_somewhere(page):
 
 
 def test_text_in_plots_is_text(example):
-    svg = plots.curve_svg(example[1], "migan", "iou")
+    svg = curves.curve_svg(as_matrix(example[1]), "migan", "iou")
     assert svg.startswith("<svg") and ">threshold</text>" in svg and "http" not in svg
     assert "DejaVuSans-" not in svg  # no glyph outlines
 
@@ -143,7 +145,7 @@ def test_names_are_escaped_wherever_they_stand(tmp_path):
         assert text in page.text
     assert any(NASTY in label for label in page.values("aria-label"))
     assert any(NASTY in label for label in page.values("alt"))
-    plots.matrix_png(matrix, tmp_path / "matrix.png")  # `$` would start a formula
+    heat_map.matrix_png(as_matrix(matrix), tmp_path / "matrix.png")  # `$` would start a formula
 
 
 def test_a_failed_cell_says_so_and_failures_stand_on_top(example, page):
@@ -170,7 +172,7 @@ def test_an_undefined_score_is_called_undefined(report_of, tmp_path):
     matrix["matrix"]["ap"]["migan"]["telea"] = empty
     matrix["models"][0]["thresholds"] = {"pixel": None, "image": None}
     assert report_of(matrix).cells.count("undefined") == 1
-    plots.matrix_png(matrix, tmp_path / "matrix.png")
+    heat_map.matrix_png(as_matrix(matrix), tmp_path / "matrix.png")
 
 
 def test_without_real_photos_there_is_no_section_on_whole_photos(report_of):
@@ -185,13 +187,15 @@ def test_a_matrix_of_one_cell(report_of, tmp_path):
     page = report_of(matrix)
     assert "nothing can be said about which generalises best" in page.text
     assert page.text.count("there is no such cell") == 2  # out-of-domain mean and worst cell
-    plots.matrix_png(matrix, tmp_path / "matrix.png")
+    heat_map.matrix_png(as_matrix(matrix), tmp_path / "matrix.png")
 
 
 def test_a_metric_that_is_not_known_is_shown_under_its_name(report_of):
     matrix = example_matrix()
     matrix["metrics"].append("boundary_iou")
-    matrix["matrix"]["boundary_iou"] = {"migan": {"telea": {"value": 12.34, "n": 1}}}
+    matrix["matrix"]["boundary_iou"] = {
+        "migan": {"telea": {"value": 12.34, "low": None, "high": None, "n": 1}}
+    }
     page = report_of(matrix)
     assert "boundary_iou" in page.text and "12.3" in page.cells
 
@@ -238,7 +242,7 @@ def test_pictures_are_small_and_a_missing_one_is_named(tmp_path):
 
 
 def test_errors_name_the_file(tmp_path):
-    with pytest.raises(UserError, match=r"there is no .*matrix\.json"):
+    with pytest.raises(UserError, match=r"is no cross-evaluation: there is no matrix\.json"):
         write_report(tmp_path)
     path = tmp_path / "matrix.json"
     for content in ("{", "[]", json.dumps({"name": "x"}), b"\xff"):
@@ -259,15 +263,15 @@ def test_errors_name_the_file(tmp_path):
 def test_no_text_of_the_matrix_leaves_the_picture(monkeypatch, tmp_path, generators, left_out):
     figures = []
 
-    class Watched(plots.Figure):
+    class Watched(heat_map.Figure):
         def savefig(self, *args, **options):
             super().savefig(*args, **options)
             FigureCanvasAgg(self).draw()  # at the resolution that positions are then told in
             figures.append(self)
 
-    monkeypatch.setattr(plots, "Figure", Watched)
+    monkeypatch.setattr(heat_map, "Figure", Watched)
     path = tmp_path / "matrix.png"
-    plots.matrix_png(example_matrix(generators, left_out, notice=NOTICE), path)
+    heat_map.matrix_png(as_matrix(example_matrix(generators, left_out, notice=NOTICE)), path)
     (figure,) = figures
     drawn = [text for axes in figure.axes for text in [axes.title, *axes.texts]]
     labels = [
@@ -288,9 +292,9 @@ def test_text_on_every_cell_colour_has_contrast():
         levels = sorted(luminance([int(c[i : i + 2], 16) for i in (1, 3, 5)]) for c in colours)
         return (levels[1] + 0.05) / (levels[0] + 0.05)
 
-    for is_error in (False, True):
+    for less_is_better in (False, True):
         for value in np.linspace(-1, 101, 1021):
-            assert contrast(plots.cell_colours(value, is_error)) >= 4.5
+            assert contrast(heat_map.cell_colours(value, less_is_better)) >= 4.5
 
 
 def luminance(rgb):

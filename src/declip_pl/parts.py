@@ -6,6 +6,7 @@ LightningCLI). Code outside declip_pl is used only where the user has named its 
 ``DECLIP_PARTS`` or by :func:`load`: what was downloaded can't choose what runs.
 """
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -173,12 +174,23 @@ def read_spec(spec: Any) -> tuple[str, dict[str, Any]]:
 def short(spec: Spec) -> str:
     """Return what a spec is called in folder names and tables: a word, or the class's name."""
     name, _ = read_spec(spec)
-    return name.rpartition(".")[2].lower() if isinstance(spec, dict) else name
+    is_class = isinstance(spec, dict) or _module_of(name) in _loaded
+    return name.rpartition(".")[2].lower() if is_class else name
 
 
 def as_text(spec: Any) -> str:
     """Return a spec, or a list of them, as one canonical line for keys and tables."""
     return spec if isinstance(spec, str) else json.dumps(spec, sort_keys=True)
+
+
+def code_of(part: Any) -> str | None:
+    """Return a hash of the source of a user's own class or function; None for declip-pl's parts.
+
+    What was computed by other code is not taken for what this code computes.
+    """
+    if part.__module__.split(".")[0] not in _loaded:
+        return None
+    return hashlib.sha256(inspect.getsource(part).encode()).hexdigest()[:16]
 
 
 def _remember(module: ModuleType) -> ModuleType:

@@ -1,0 +1,137 @@
+"""A localizer's scores that are on record: those of its test and of a cross-evaluation.
+
+They are looked up where a model card is written or shown, never to load a localizer.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from declip_pl.cross_eval.matrix import (
+    UNPERTURBED,
+    ChosenThresholds,
+    Matrix,
+    Score,
+    readable_matrices,
+)
+from declip_pl.cross_eval.records import from_json, to_json
+from declip_pl.errors import UserError
+from declip_pl.model.checkpoint import CONFIG_FILE, Checkpoint, run_of
+from declip_pl.training.run_folder import RESULTS
+
+KEY = "results"
+"""Where a saved folder's ``config.json`` keeps them."""
+
+Scores = dict[str, float]
+"""Percentages by metric, without those that are not defined."""
+
+
+@dataclass(frozen=True)
+class CrossEvaluation:
+    """A localizer's row of a cross-evaluation.
+
+    Attributes:
+        thresholds: Best ones on validation photos.
+        scores: By metric and test set.
+    """
+
+    thresholds: ChosenThresholds
+    scores: dict[str, dict[str, Score]]
+
+
+@dataclass(frozen=True)
+class ScoredOn:
+    """The photos of a test.
+
+    Attributes:
+        root: Name of the data set.
+        perturbation: How the photos were changed before.
+    """
+
+    root: str
+    perturbation: str = UNPERTURBED
+
+
+@dataclass(frozen=True)
+class RecordedScores:
+    """What is known of how well a localizer does.
+
+    Attributes:
+        scores: Of its test, by generator.
+        baselines: Of constant answers, by generator and name.
+        data: What it was tested on.
+        notice: What everybody who sees the scores has to know, or None.
+        cross_evaluation: None where it took part in none.
+    """
+
+    scores: dict[str, Scores]
+    baselines: dict[str, dict[str, Scores]]
+    data: ScoredOn
+    notice: str | None = None
+    cross_evaluation: CrossEvaluation | None = None
+
+
+def recorded_scores(checkpoint: Checkpoint) -> RecordedScores | None:
+    """Return the scores of just this checkpoint, or None where there are none.
+
+    Raises:
+        UserError: If the file that should hold them is damaged.
+    """
+    path = checkpoint.path
+    return _of_run(checkpoint) if path.is_file() else _of_saved(path / CONFIG_FILE)
+
+
+def add_to_config(config: str, scores: RecordedScores) -> str:
+    """Return the text of a ``config.json`` with scores added; :func:`recorded_scores` reads it."""
+    return json.dumps(json.loads(config) | {KEY: to_json(scores)}, indent=2) + "\n"
+
+
+def _of_saved(config: Path) -> RecordedScores | None:
+    try:
+        said = json.loads(config.read_text(encoding="utf-8")).get(KEY)
+        return None if said is None else from_json(RecordedScores, said, KEY)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{config}: its scores are damaged ({error}); delete {KEY!r}") from error
+
+
+def _of_run(checkpoint: Checkpoint) -> RecordedScores | None:
+    run = run_of(checkpoint.path)
+    if run is None or not (run / RESULTS).is_file():
+        return None
+    from declip_pl.training.results import read_results  # imports Lightning
+
+    results = read_results(run / RESULTS)
+    if results.checkpoint["sha256"] != checkpoint.sha256:  # last.ckpt, say: it was not tested
+        return None
+    root = Path(results.data["root"]).name  # the folders above it are private
+    tested = ScoredOn(root, results.data.get("perturbation", UNPERTURBED))
+    row = _cross_evaluation(run.parent.parent / "cross_eval", checkpoint.sha256)
+    scores = {name: _defined(found) for name, found in results.scores.items()}
+    baselines = {
+        generator: {name: _defined(found) for name, found in answers.items()}
+        for generator, answers in results.baselines.items()
+    }
+    return RecordedScores(scores, baselines, tested, results.notice, row)
+
+
+def _defined(scores: Scores) -> Scores:
+    return {name: value for name, value in scores.items() if not math.isnan(value)}
+
+
+def _cross_evaluation(folder: Path, digest: str) -> CrossEvaluation | None:
+    """Return a checkpoint's row of the latest readable matrix that has one for it alone."""
+    rows = (_row(matrix, digest) for _, matrix in readable_matrices(folder))
+    return next(filter(None, rows), None)
+
+
+def _row(matrix: Matrix, digest: str) -> CrossEvaluation | None:
+    if matrix.perturbation != UNPERTURBED:
+        return None
+    rows = [model.row for model in matrix.models]
+    for model in matrix.models:
+        # Seeds share a row, and its figures.
+        if rows.count(model.row) == 1 and model.checkpoint_sha256 == digest:
+            scores = {metric: table.get(model.row, {}) for metric, table in matrix.matrix.items()}
+            return CrossEvaluation(model.thresholds, scores)
+    return None
