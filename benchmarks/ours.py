@@ -16,7 +16,8 @@ from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.dataset import LocalizationDataset, collate
 from declip_pl.data.feature_cache import FeatureCache
 from declip_pl.inference.localizer import Localizer
-from declip_pl.metrics import LocalizationMetrics, localization_scores
+from declip_pl.metrics import localization_scores
+from declip_pl.metrics.accumulate import LocalizationMetrics
 from declip_pl.model.checkpoint import Checkpoint
 from declip_pl.model.features import Features
 from declip_pl.training.task import LocalizationTask

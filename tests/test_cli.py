@@ -16,8 +16,10 @@ from conftest import make_clip, make_tree
 from PIL import Image
 
 from declip_pl import cli
+from declip_pl.model.checkpoint import read_checkpoint, save
 from declip_pl.training import train
 from declip_pl.training.lightning_cli import DeclipCLI
+from declip_pl.training.recipe import Options
 from declip_pl.training.run_folder import Run, run_name
 
 ROOT = Path(__file__).parents[1]
@@ -109,13 +111,22 @@ def test_validating_elsewhere_leaves_the_runs_pictures(fit_arguments, tmp_path):
     assert files_of(folder) == before
 
 
-def test_a_checkpoint_outside_a_run_is_refused(fit_arguments, tmp_path, error_of):
+def test_models_outside_runs_are_tested_as_well(fit_arguments, tmp_path, tree, monkeypatch):
+    """A stray checkpoint and a saved folder: their results go to a folder of their own."""
+    monkeypatch.chdir(tmp_path)
     cli.main(fit_arguments())
     folder = run_folder(tmp_path)
+    trained = json.loads((folder / "test_metrics.json").read_text())["scores"]
     stray = tmp_path / "stray.ckpt"
     stray.write_bytes((folder / "checkpoints/best.ckpt").read_bytes())
-    message = error_of("test", f"--config={folder / 'config.yaml'}", f"--ckpt_path={stray}")
-    assert "lies in no run; expected RUN/checkpoints/NAME.ckpt" in message
+    save(read_checkpoint(folder), tmp_path / "saved")
+    before = files_of(folder)
+    for model in ("stray.ckpt", "saved"):
+        arguments = ["test", model, f"--data={tree}", "--data.num_workers=0"]
+        cli.main([*arguments, "--trainer.logger=false", "--trainer.accelerator=cpu"])
+        results = Path("outputs/test") / Path(model).stem / "test_metrics_ldm.json"
+        assert json.loads(results.read_text())["scores"] == trained
+    assert files_of(folder) == before
 
 
 def test_a_finished_run_is_never_overwritten_unasked(fit_arguments, tmp_path, error_of):
@@ -142,7 +153,7 @@ def test_a_finished_run_is_not_continued_from_a_checkpoint_either(
 @pytest.mark.parametrize(
     "mistake",
     [{"model.encoder": "openai/clip-vit-large-patch14"}, {"model.layer": "layer9"},
-     {"data.convention": "autosplice"}],
+     {"data.polarity": "grey"}],
 )  # fmt: skip
 def test_overwriting_begins_only_when_nothing_is_wrong(fit_arguments, tmp_path, error_of, mistake):
     cli.main(fit_arguments(**{"run.name": "x"}))
@@ -181,7 +192,7 @@ def test_resuming_on_other_data_is_an_error(fit_arguments, tmp_path, error_of):
     before = files_of(run_folder(tmp_path))
     changes = {"run.name": "x", "run.resume": "true", "data.generator": "lama"}
     message = error_of(*fit_arguments(**changes))
-    assert "trained on other data: its generators are ['ldm'], here they are ['lama']" in message
+    assert "trained on other data: its generators are ldm, here they are lama" in message
     assert files_of(run_folder(tmp_path)) == before
 
 
@@ -237,7 +248,7 @@ def test_testing_with_another_encoder_is_an_error(fit_arguments, tmp_path, error
         ({"data.generator": "typo"}, "there is no generator 'typo'.*found: lama, ldm"),
         ({"data.root": "/nowhere"}, "there is no folder /nowhere; expected Dolos' layout"),
         ({"model.layer": "layer9"}, "has no 'layer9'; choose one of layer0 to layer3"),
-        ({"model.decoder": "conv-5"}, "there is no decoder 'conv-5'; choose one of linear"),
+        ({"model.decoder": "conv-5"}, "there is no decoder 'conv-5'; choose one of light, linear"),
         ({"model.encoder": "/nowhere/clip"}, "neither a folder on this machine nor an id"),
         ({"model.encoder": "openai/clip-vit-large-patch14"}, "cannot reach the Hugging Face hub"),
         ({"data.generator": "all-but-ldm+lama"}, "leaves no generator"),
@@ -265,9 +276,11 @@ def test_damaged_data_give_one_error_that_names_every_file(own_tree, fit_argumen
     assert error_of("data", "check", str(own_tree)).count("1.jpg") == 1
 
 
-def test_inverted_masks_give_one_error(fit_arguments, error_of):
-    message = error_of(*fit_arguments(**{"data.convention": "autosplice"}))
-    assert "masks look inverted; set the convention" in message
+def test_masks_that_look_inverted_are_named_with_their_switch(fit_arguments, capsys):
+    cli.main(fit_arguments(**{"data.polarity": "white", "trainer.max_epochs": 1}))
+    printed = capsys.readouterr().out
+    assert "of all pixels are fake if white means fake" in printed
+    assert "--data.polarity black" in printed
 
 
 def test_data_check_of_a_clean_set(tree, capsys):
@@ -308,7 +321,7 @@ def test_an_interrupted_run_says_how_to_continue_and_does(fit_arguments, tmp_pat
     # Where the signal hits inside an eval(), CPython ends itself by it after all has been handled
     # (-2); to a shell both are 130.
     assert run.returncode in (status, -sent), message
-    assert "RESUME=1 continues it" in message
+    assert "finished epochs are kept" in message and "RESUME=1" in message
     done = len(table.read_text().splitlines()) - 1
     options = {"run.name": "x", "run.resume": "true", "trainer.max_epochs": done + 2}
     cli.main(fit_arguments(**options, **{"schedule.patience": 500}))
@@ -319,7 +332,7 @@ def test_an_interrupted_run_says_how_to_continue_and_does(fit_arguments, tmp_pat
 @pytest.mark.parametrize(
     ("options", "expected", "absent"),
     [
-        (["RESUME=1"], ["--resume=true"], ["--overwrite"]),
+        (["RESUME=1"], ["--resume"], ["--overwrite"]),
         (["RESUME=0", "OVERWRITE=0"], [], ["--resume", "--overwrite"]),
         (["GEN=a+b", "DATA=/with space", "RUN=mine"],
          ["--generator='a+b'", "--data='/with space'", "--name='mine'"], []),
@@ -357,17 +370,16 @@ def test_every_experiment_has_its_question():
 
 
 def test_run_names():
-    assert run_name(
-        "openai/clip-vit-large-patch14", "layer20", "conv-20", "ldm", "full", "none", 0
-    ) == ("clip-vit-large-patch14-layer20-conv-20-ldm")
+    assert run_name("openai/clip-vit-large-patch14", "layer20", "conv-20", "ldm") == (
+        "clip-vit-large-patch14-layer20-conv-20-ldm"
+    )
     name = run_name(
-        "openai/clip-vit-large-patch14+RN50:/a/b.pt", "layer20", "conv-4", "all", "weak", "jpeg", 3
+        "openai/clip-vit-large-patch14+RN50:/a/b.pt",
+        *("layer20", "conv-4", "all", "weak", "jpeg"),
+        seed=3,
     )
     assert name == "clip-vit-large-patch14+rn50-layer20-conv-4-all-weak-augmented-jpeg-seed3"
-    assert (
-        run_name("RN50:/a/b.pt", "layer3", "conv-4", "ldm", "full", "none", 0)
-        == "rn50-layer3-conv-4-ldm"
-    )
+    assert run_name("RN50:/a/b.pt", "layer3", "conv-4", "ldm") == "rn50-layer3-conv-4-ldm"
 
 
 class TestTrain:
@@ -380,20 +392,20 @@ class TestTrain:
 
     def test_dolos_gets_the_papers_recipe(self, capsys):
         make_tree(Path("data/dolos_data/celebahq"), counts={"train": 1})
-        arguments = train.train_arguments()
+        arguments = train.fit_arguments(Options())
         assert f"--config={ROOT / 'experiments/paper.yaml'}" in arguments
         assert "--data.root=data/dolos_data" in arguments
         assert "data/dolos_data exists" in capsys.readouterr().out
 
     def test_other_data_get_the_quick_recipe(self, tree, capsys):
-        arguments = train.train_arguments("lama", data=str(tree))
+        arguments = train.fit_arguments(Options(data=str(tree)), "lama")
         assert f"--config={ROOT / 'experiments/quickstart.yaml'}" in arguments
         assert f"--data.root={tree}" in arguments and "--data.generator=lama" in arguments
         assert len(capsys.readouterr().out.splitlines()) == 1
 
     def test_environment_names_data(self, tree, monkeypatch):
         monkeypatch.setenv("DECLIP_DATA", str(tree))
-        assert f"--data.root={tree}" in train.train_arguments()
+        assert f"--data.root={tree}" in train.fit_arguments(Options())
 
     def test_without_data_mini_is_built(self, monkeypatch, capsys):
         built = []
@@ -402,22 +414,20 @@ class TestTrain:
             "build_mini",
             lambda root: built.append(make_tree(root, counts={"train": 1})),
         )
-        arguments = train.train_arguments()
+        arguments = train.fit_arguments(Options())
         assert built == [Path("data/mini")] and "--data.root=data/mini" in arguments
         assert "a stand-in, not Dolos" in capsys.readouterr().out
 
     def test_overrides_reach_fit(self, tree):
-        arguments = train.train_arguments(
-            data=str(tree), encoder="e", decoder="d", layer="l", supervision="weak", seed=0,
-            name="n", resume=True,
-        )  # fmt: skip
+        options = Options(data=str(tree), encoder="e", decoder="d", layer="l", supervision="weak")
+        arguments = train.fit_arguments(options, seed=0, name="n", resume=True)
         for option in ("--model.encoder=e", "--model.decoder=d", "--model.layer=l", "--run.name=n",
                        "--model.supervision=weak", "--seed_everything=0", "--run.resume=true",
                        "--run.overwrite=false"):  # fmt: skip
             assert option in arguments
 
     def test_wrong_config(self, tree, error_of):
-        assert "no experiment file nope.yaml" in error_of(
+        assert "there is no file nope.yaml" in error_of(
             "train", f"--data={tree}", "--config=nope.yaml"
         )
 
@@ -520,9 +530,90 @@ def test_wrong_checkpoint_files(fit_arguments, tmp_path, error_of):
     folder = run_folder(tmp_path)
     config = f"--config={folder / 'config.yaml'}"
     missing = folder / "checkpoints/nope.ckpt"
-    assert "there is no checkpoint" in error_of("test", config, f"--ckpt_path={missing}")
+    assert "there is no localizer at" in error_of("test", config, f"--ckpt_path={missing}")
     torch.save({"model": {}}, folder / "checkpoints/foreign.ckpt")
     (folder / "checkpoints/text.ckpt").write_text("not a checkpoint")
     for name in ("foreign", "text"):
         message = error_of("test", config, f"--ckpt_path={folder}/checkpoints/{name}.ckpt")
         assert f"{name}.ckpt" in message and "Traceback" not in message
+
+
+COMMAND_NAMES = [name for name in cli.COMMANDS if name not in ("fit", "validate")]
+
+
+@pytest.mark.parametrize("name", COMMAND_NAMES)
+def test_help_is_complete(name):
+    """Every option and word has a text, which comes from the docstrings."""
+    parser = cli.parser_of(name)
+    assert parser.description
+    for action in parser._actions:
+        assert action.help, f"{name}: {action.option_strings or action.dest}"
+
+
+def test_train_and_cross_eval_share_their_options():
+    train_options, cross_options = (
+        {o for a in cli.parser_of(name)._actions for o in a.option_strings}
+        for name in ("train", "cross-eval")
+    )
+    shared = {f"--{name}" for name in Options.__dataclass_fields__}
+    assert shared <= train_options and shared <= cross_options
+
+
+def test_switches_take_no_value():
+    parser = cli.parser_of("train")
+    assert parser.parse_args(["--resume", "--seed", "1"]).resume is True
+    assert cli.parser_of("cross-eval").parse_args(["--loo"]).loo is True
+    assert parser.parse_args([]).overwrite is False
+
+
+def test_train_hands_on_what_it_does_not_know(monkeypatch, tree):
+    handed = []
+    monkeypatch.setattr(train, "DeclipCLI", handed.extend)
+    cli.main(["train", f"--data={tree}", "--trainer.max_epochs", "3", "--seed", "1",
+              "--data.batch_size=7"])  # fmt: skip
+    assert handed[-3:] == ["--trainer.max_epochs", "3", "--data.batch_size=7"]
+    assert "--seed_everything=1" in handed
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("tain", "train"), ("predit", "predict"), ("cross_eval", "cross-eval"), ("cache", "cache ls")],
+)
+def test_a_mistyped_command_is_told_what_was_meant(error_of, typed, meant):
+    message = error_of(typed)
+    assert f"there is no command {typed!r}; did you mean {meant}" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("train", "finished epochs are kept"),
+        ("fit", "finished epochs are kept"),
+        ("cross-eval", "finished models and cells are kept"),
+        ("predict", "--resume goes on"),
+        ("export", ""),
+        ("compare", ""),
+        ("demo", ""),
+        ("data check", ""),
+    ],
+)
+def test_ctrl_c_tells_what_is_kept_of_this_command(monkeypatch, capsys, name, kept):
+    def interrupt(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_dispatch", interrupt)
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(name.split())
+    printed = capsys.readouterr().err
+    assert exit_.value.code == 130 and kept in printed
+    assert kept or printed == "interrupted\n"
+
+
+def test_faults_keep_their_traceback_and_say_where_to_report_them(monkeypatch, capsys):
+    def fail(args):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "_dispatch", fail)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["train"])
+    assert "please report it" in capsys.readouterr().err

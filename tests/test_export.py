@@ -244,4 +244,4 @@ def test_without_onnxruntime_the_extra_is_named(monkeypatch, error_of):
 
 def test_the_documented_lines_are_the_tested_ones():
     lines = RUN_ONNX.read_text().split('"""\n\n', 1)[1]
-    assert lines in (RUN_ONNX.parent / "use.md").read_text()
+    assert lines in (RUN_ONNX.parent / "use" / "onnx.md").read_text()

@@ -9,6 +9,7 @@ from scipy.stats import norm
 from sklearn.metrics import accuracy_score, average_precision_score, roc_auc_score
 
 from declip_pl.cross_eval import statistics as s
+from declip_pl.cross_eval.statistics import bootstrap, significance
 
 ONE_SEED = np.zeros(1, np.intp)
 
@@ -33,7 +34,7 @@ def coverage(make, truth, photos, seeds=1, repetitions=500):
 
 @pytest.fixture
 def few_resamples(monkeypatch):
-    monkeypatch.setattr(s, "RESAMPLES", 400)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 400)
 
 
 # Means over cells
@@ -383,7 +384,7 @@ def test_no_differences_are_no_evidence():
 
 
 def test_p_values_are_uniform_where_nothing_differs(monkeypatch):
-    monkeypatch.setattr(s, "PERMUTATIONS", 500)
+    monkeypatch.setattr(significance, "PERMUTATIONS", 500)
     rng = np.random.default_rng(0)
     p_values = np.array([s.paired_p_value(rng.standard_t(3, 40)) for _ in range(400)])
     assert np.mean(p_values < 0.05) == pytest.approx(0.05, abs=0.025)

@@ -10,9 +10,10 @@ import torch
 from conftest import make_clip, make_tree
 
 from declip_pl import cli
-from declip_pl.data.datamodule import DolosDataModule
+from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.errors import UserError
-from declip_pl.training.callbacks import History, OneCycle, PaperSchedule
+from declip_pl.training.callbacks import History
+from declip_pl.training.schedules import OneCycle, PaperSchedule
 from declip_pl.training.task import LocalizationTask
 
 
@@ -175,8 +176,10 @@ def test_checkpoint_holds_the_decoder_only(clip, tree, fit_arguments, tmp_path):
     cli.main(fit_arguments())
     saved = checkpoint(run_folder(tmp_path), "best")
     assert set(saved["state_dict"]) == {"network.decoder.fc.0.weight", "network.decoder.fc.0.bias"}
-    assert saved["encoder"]["name"] == clip.name and saved["encoder"]["layer"] == "layer1"
-    assert str(clip) in saved["encoder"]["source"]
+    said = saved["declip_pl"]
+    assert said["identity"]["name"] == clip.name and said["layer"] == "layer1"
+    assert str(clip) in said["identity"]["source"] and said["image_size"] == 64
+    assert said["trained_on"]["generators"] == ["ldm"]
 
 
 def test_checkpoint_loads_into_the_same_network(clip, fit_arguments, tmp_path):
@@ -215,7 +218,7 @@ def test_loading_stays_strict(clip, fit_arguments, tmp_path, damage):
     if damage == "missing":
         del saved["state_dict"]["network.decoder.fc.0.bias"]
     else:
-        del saved["encoder"]
+        del saved["declip_pl"]
     torch.save(saved, tmp_path / "damaged.ckpt")
     with pytest.raises((RuntimeError, UserError), match=r"fc\.0\.bias|no checkpoint of declip-pl"):
         LocalizationTask.load_from_checkpoint(tmp_path / "damaged.ckpt", weights_only=True)
@@ -227,12 +230,12 @@ def test_encoder_is_bit_identical_after_training(clip, tree, cache):
     features = model.network.encoder(pixels)
     before = {k: v.clone() for k, v in model.network.encoder.state_dict().items()}
     decoder = model.network.decoder.fc[0].weight.clone()
-    data = DolosDataModule(
-        str(tree), "ldm", image_size=64, batch_size=4, num_workers=0, check=False, cache=cache
+    data = LocalizationDataModule(
+        str(tree), "ldm", batch_size=4, num_workers=0, check=False, cache=cache
     )
     L.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
               enable_progress_bar=False, enable_model_summary=False).fit(model, data)  # fmt: skip
-    assert model.network.encoder.released == cache  # its features are all that training needs
+    assert model.network.encoder._offloaded == cache  # its features are all that training needs
     assert torch.equal(model.network.encoder(pixels).grid, features.grid)
     after = model.network.encoder.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -336,9 +339,7 @@ def test_weak_supervision_end_to_end(fit_arguments, tmp_path):
 
 def test_image_threshold_is_chosen_on_validation_photos(clip, tree, tmp_path):
     """Invert the test labels: the threshold stays, only the scores fall."""
-    data = DolosDataModule(
-        str(tree), "ldm", image_size=64, batch_size=4, num_workers=0, check=False
-    )
+    data = LocalizationDataModule(str(tree), "ldm", batch_size=4, num_workers=0, check=False)
     thresholds, accuracies = [], []
     for inverted in (False, True):
         model = task(clip)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, NoReturn, get_type_hints
 from declip_pl import __version__
 from declip_pl.errors import UserError
 
-KEPT_RUN = "a training run keeps its finished epochs: --resume (RESUME=1) continues it"
+KEPT_RUN = "finished epochs are kept: declip-pl train --resume (RESUME=1) continues the run"
 REPORT = "this is a fault of declip-pl: please report it with the lines above"
 
 

@@ -1,7 +1,6 @@
 """``declip-pl cross-eval``: every trained model against every generator."""
 
 import hashlib
-import json
 import platform
 import shlex
 import sys
@@ -14,17 +13,31 @@ from typing import Any
 
 import torch
 
-from declip_pl.cross_eval.cells import Cells, TestSet, content_hash
-from declip_pl.cross_eval.matrix import build_matrix, summary, write_matrix
-from declip_pl.cross_eval.models import (
+from declip_pl.cross_eval.build import build_matrix
+from declip_pl.cross_eval.cells import Cells, TestSet, content_hash, polarity_warnings
+from declip_pl.cross_eval.matrix import (
+    FILE,
+    ROOT,
+    TABLE,
+    UNPERTURBED,
+    About,
+    Data,
     Failure,
+    Made,
+    Matrix,
+    ScoredSet,
+    read_matrix,
+    write_matrix,
+)
+from declip_pl.cross_eval.models import (
     Model,
     attempt,
     choices,
     read_models,
     train_missing,
 )
-from declip_pl.cross_eval.views.plots import matrix_png
+from declip_pl.cross_eval.summary import summary
+from declip_pl.cross_eval.views.heat_map import matrix_png
 from declip_pl.cross_eval.views.report import write_report
 from declip_pl.cross_eval.views.wandb_run import track
 from declip_pl.data.datamodule import LocalizationDataModule
@@ -46,8 +59,6 @@ from declip_pl.training.recipe import (
 )
 from declip_pl.training.results import circumstances
 from declip_pl.training.run_folder import claim
-
-ROOT = Path("outputs/cross_eval")
 
 
 def cross_eval(
@@ -90,26 +101,30 @@ def cross_eval(
     failures += unread
     if not described:
         raise UserError(_failed(failures))
-    folder = ROOT / (name or f"{test_data.root.name}-{label or _name(described)}")
-    if perturbation != "none" and not name:
-        folder = folder.with_name(f"{folder.name}-perturbed-{_short_hash(as_text(perturbation))}")
+    folder = ROOT / (name or _folder_name(test_data, label or _name(described)))
     with claim(folder, "cross-evaluating into"):
         _check_folder(folder, test_data)
         results, failed = _score(described, test_data, folder)
         failures += failed
-        matrix = build_matrix(described, results, test_data.generators, pooling)
-        matrix |= _about(folder, test_data, results, failures, start)
-        write_matrix(folder, matrix)
-        matrix_png(matrix, folder / "matrix.png")
-        report = write_report(folder)
-        hints = track(folder)
-    print(summary(matrix))
-    print(f"report: {report}")
-    print(f"table:  {folder / 'matrix.csv'}")
-    for line in hints:
-        print(line)
+        about = _about(folder, test_data, results, failures, start)
+        scored = (results["cells"], results["thresholds"], test_data.generators)
+        matrix = build_matrix(described, *scored, pooling, about)
+        _show(folder, matrix, polarity_warnings(results["cells"].values()))
     if failures:
         raise UserError(_failed(failures))
+
+
+def _show(folder: Path, matrix: Matrix, warnings: Sequence[str]) -> None:
+    """Write the matrix and all that people look at, and print the summary."""
+    write_matrix(folder, matrix)
+    matrix_png(matrix, folder / "matrix.png")
+    report = write_report(folder)
+    hints = track(folder)
+    print(summary(matrix))
+    print(f"report: {report}")
+    print(f"table:  {folder / TABLE}")
+    for line in [*hints, *warnings]:
+        print(line)
 
 
 def read_changes(perturbation: Changes) -> Changes:
@@ -168,7 +183,7 @@ def _score(
     ]
     tests = [test for test in attempted if test]
     results: dict[str, Any] = {
-        "tests": {t.name: {"photos": len(t.data), "sha256": t.sha256} for t in tests},
+        "tests": {t.name: ScoredSet(len(t.data), t.sha256) for t in tests},
         "thresholds": {},
         "cells": {},
         "device": str(device),
@@ -181,13 +196,14 @@ def _score(
         if encoder is None:
             continue
         cache = FeatureCache(encoder, perturbation=data.perturbation)
+        clean = FeatureCache(encoder)  # thresholds are chosen on photos as they are
         encoded = [
             test
             for test in tests
             if attempt(failures, f"test set {test.name}", partial(_encode, cache, test, device))
         ]
         for model in sharing:
-            work = partial(_score_model, cells, model, data, encoder, cache, encoded, results)
+            work = partial(_score_model, cells, model, data, encoder, clean, encoded, results)
             failures += attempt(failures, model.name, work) or []
     return results, failures
 
@@ -226,9 +242,8 @@ def _encode(cache: FeatureCache, test: TestSet, device: torch.device) -> bool:
 
 def _check_folder(folder: Path, data: LocalizationDataModule) -> None:
     """Refuse to replace the cross-evaluation of another data set."""
-    path = folder / "matrix.json"
-    if path.exists():
-        there = json.loads(path.read_text(encoding="utf-8"))["data"]["root"]
+    if (folder / FILE).exists():
+        there = read_matrix(folder).data.root
         if there != str(data.root.absolute()):
             raise UserError(f"{folder} is of the data {there}; name another folder (RUN=...)")
 
@@ -252,7 +267,8 @@ def _valid_sets(data: LocalizationDataModule, model: Model) -> list[TestSet]:
 
 def _test_set(data: LocalizationDataModule, name: str, split: Any, *generators: str) -> TestSet:
     photos = data.evaluation_set(name, split, *generators)
-    return TestSet(name, photos, content_hash(photos.samples, data.polarity))
+    perturbation = as_text(data.perturbation if split == "test" else UNPERTURBED)
+    return TestSet(name, photos, content_hash(photos.samples, data.polarity), perturbation)
 
 
 def _about(
@@ -261,25 +277,29 @@ def _about(
     results: dict[str, Any],
     failures: Sequence[Failure],
     start: float,
-) -> dict[str, Any]:
+) -> About:
     """Return what the matrix is about and how it was made."""
-    return {
-        "name": folder.name,
-        "notice": data.trained_on.notice or None,
-        "data": {
-            "root": str(data.root.absolute()),
-            "name": data.root.name,
-            "tests": results["tests"],
-        },
-        "failed": [failure._asdict() for failure in failures],
-        "made": {
-            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-            "seconds": round(time.monotonic() - start, 1),
-            "machine": platform.platform(),
-            "device": results["device"],
+    return About(
+        name=folder.name,
+        notice=data.trained_on.notice or None,
+        perturbation=as_text(data.perturbation),
+        data=Data(str(data.root.absolute()), data.root.name, results["tests"]),
+        failed=tuple(failures),
+        made=Made(
+            command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            seconds=round(time.monotonic() - start, 1),
+            machine=platform.platform(),
+            device=results["device"],
             **circumstances(),
-        },
-    }
+        ),
+    )
+
+
+def _folder_name(data: LocalizationDataModule, models: str) -> str:
+    name = f"{data.root.name}-{models}"
+    if data.perturbation == UNPERTURBED:
+        return name
+    return f"{name}-perturbed-{_short_hash(as_text(data.perturbation))}"
 
 
 def _name(models: Sequence[Model]) -> str:

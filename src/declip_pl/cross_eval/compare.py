@@ -1,16 +1,14 @@
-"""Is B better than A? Two cross-evaluations on the same test data, photo by photo."""
+"""Is B better than A? Two cross-evaluations or two models on the same test data, photo by photo."""
 
-import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from math import nan
-from pathlib import Path
-from typing import Any
+from math import isnan, nan
 
 import numpy as np
 from numpy.typing import NDArray
 
-from declip_pl.cross_eval.cells import finished_cell
+from declip_pl.cross_eval.evaluation import Evaluation, Photos, Where, read_evaluations
+from declip_pl.cross_eval.matrix import UNPERTURBED
 from declip_pl.cross_eval.statistics import (
     RESAMPLES,
     Array,
@@ -25,58 +23,30 @@ from declip_pl.errors import UserError
 
 SIGNIFICANT = 0.05
 
-Cell = tuple[str, str]
-"""A row (what a model was trained on) and a column (what it was tested on)."""
-Files = dict[int, dict[str, Any]]
-"""The ``photos`` and ``scores`` of a cell by seed."""
+Seeds = dict[int, Photos]
+"""The photos and scores of a cell by seed."""
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """A cross-evaluation: its folder, and what its ``matrix.json`` says."""
+class Pair:
+    """A cell of A and the cell of B that it is compared with.
 
-    folder: Path
-    matrix: dict[str, Any]
+    Attributes:
+        rows: A's row and B's.
+        column: The test set of both.
+        a: What A's seeds scored.
+        b: What B's seeds scored.
+    """
 
-    @classmethod
-    def read(cls, folder: Path) -> "Evaluation":
-        """Read ``matrix.json``.
+    rows: tuple[str, str]
+    column: str
+    a: Seeds
+    b: Seeds
 
-        Raises:
-            UserError: If there is none.
-        """
-        path = folder / "matrix.json"
-        if not path.is_file():
-            raise UserError(
-                f"{folder}: no matrix.json; expected the folder of a finished cross-evaluation, "
-                "which `declip-pl cross-eval` writes"
-            )
-        return cls(folder, json.loads(path.read_text(encoding="utf-8")))
-
-    def cells(self) -> list[Cell]:
-        """Return the cells that did not fail, in the matrix' order."""
-        tables = self.matrix["matrix"].values()
-        return [
-            (row, column)
-            for row in self.matrix["rows"]
-            for column in self.matrix["columns"]
-            if any(column in table.get(row, {}) for table in tables)
-        ]
-
-    def files(self, cell: Cell) -> Files:
-        """Return what each seed that was scored in a cell has left there."""
-        row, column = cell
-        found = {
-            model["seed"]: finished_cell(self.folder, self.matrix, model, column)
-            for model in self.matrix["models"]
-            if model["row"] == row
-        }
-        # Not the histograms, which take most of a cell and of the memory for it.
-        return {
-            seed: {name: cell[name] for name in ("photos", "scores")}
-            for seed, cell in found.items()
-            if cell
-        }
+    @property
+    def where(self) -> Where:
+        """Row and column; of two rows both."""
+        return " / ".join(dict.fromkeys(self.rows)), self.column
 
 
 @dataclass(frozen=True)
@@ -102,7 +72,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All differences between two cross-evaluations in one metric.
+    """All differences between two evaluations in one metric.
 
     Attributes:
         a: The one compared against.
@@ -110,7 +80,7 @@ class Comparison:
         metric: Name of the score.
         seeds: How many seeds A and B have at most in a cell.
         cells: Every cell that both have.
-        means: Over the in-domain and over the out-of-domain cells of single-generator rows.
+        means: Over the in-domain and over the out-of-domain cells.
     """
 
     a: Evaluation
@@ -121,39 +91,44 @@ class Comparison:
     means: list[Difference]
 
 
-def compare(a: Path, b: Path, metric: str = "iou") -> None:
-    """Print where one cross-evaluation is better than another, and how sure that is.
+def compare(a: str, b: str, metric: str = "iou") -> None:
+    """Print where one cross-evaluation or model is better than another, and how sure that is.
+
+    Two models are compared on every test set, whatever they were trained on.
 
     Args:
-        a: Folder of a cross-evaluation.
-        b: Folder of another on the same test data; positive differences are in its favour.
+        a: Folder of a cross-evaluation, or a model that one has scored: a run's folder, a
+            checkpoint, a saved folder, or a hub id.
+        b: Another on the same test data; positive differences are in its favour.
         metric: A score of single photos, such as iou or ap.
 
     Raises:
         UserError: If the two can't be compared.
     """
-    print(describe(comparison(Evaluation.read(a), Evaluation.read(b), metric)))
+    print(describe(comparison(*read_evaluations(a, b), metric)))
 
 
 def comparison(a: Evaluation, b: Evaluation, metric: str) -> Comparison:
-    """Compare two cross-evaluations, paired by photo.
+    """Compare two evaluations, paired by photo.
 
     Raises:
         UserError: If they share no cell, were made on different test data, or lack the metric.
     """
-    files = _shared(a, b)
-    _check_test_data(a, b, [column for _, column in files])
-    _check_metric(files.values(), metric)
-    scores_a, scores_b = _paired(files.values(), metric)
+    pairs = _shared(a, b)
+    _check_test_data(a, b, [pair.column for pair in pairs])
+    _check_metric(pairs, metric)
+    scores_a, scores_b = _paired(pairs, metric)
     scored = [index for index, cell in enumerate(scores_a) if np.isfinite(cell).any()]
     if not scored:
         raise UserError(f"{metric} is not defined for any photo of {a.folder} and {b.folder}")
-    cells = [list(files)[index] for index in scored]
+    pairs = [pairs[index] for index in scored]
     scores_a, scores_b = scores_a[scored], scores_b[scored]
-    differences = [_difference(c, scores_a[[i]], scores_b[[i]]) for i, c in enumerate(cells)]
+    differences = [
+        _difference(pair.where, scores_a[[i]], scores_b[[i]]) for i, pair in enumerate(pairs)
+    ]
     means = [
         _difference((f"{name} mean", f"{chosen.sum()} cells"), scores_a[chosen], scores_b[chosen])
-        for name, chosen in _groups(a, b, cells).items()
+        for name, chosen in _groups(a, b, pairs).items()
         if chosen.any()
     ]
     seeds = (scores_a.shape[1], scores_b.shape[1])
@@ -166,8 +141,7 @@ def describe(result: Comparison) -> str:
     seeds_a, seeds_b = result.seeds
     photos = sorted({difference.change.n for difference in result.cells})
     lines = [
-        f"A: {a.matrix['name']} ({a.folder})",
-        f"B: {b.matrix['name']} ({b.folder})",
+        *(f"{name}: {side.title}{_perturbed(side)}" for name, side in (("A", a), ("B", b))),
         f"{result.metric} in percent, and B - A in points, paired by photo: "
         f"{len(result.cells)} cells of {_range(photos)} photos",
         "",
@@ -181,28 +155,48 @@ def describe(result: Comparison) -> str:
         f"seeds: A {seeds_a}, B {seeds_b}; a p-value is about the trained models as they are, "
         "seeds averaged, on other such photos: it doesn't say that other trainings would differ",
     ]
-    notices = {side.matrix["notice"]: None for side in (a, b) if side.matrix["notice"]}
+    notices = {side.matrix.notice: None for side in (a, b) if side.matrix.notice}
     return "\n".join([*lines, *notices])
 
 
-def _shared(a: Evaluation, b: Evaluation) -> dict[Cell, tuple[Files, Files]]:
-    """Return the files of A and of B of every cell that both have."""
-    others = set(b.cells())
-    files = {cell: (a.files(cell), b.files(cell)) for cell in a.cells() if cell in others}
-    shared = {cell: pair for cell, pair in files.items() if all(pair)}
+def _shared(a: Evaluation, b: Evaluation) -> list[Pair]:
+    """Return every cell that both have: of the same row, or of two models."""
+    there = {(_row(b, a, row), column): (row, column) for row, column in b.cells()}
+    pairs = [
+        Pair(
+            (row, there[row, column][0]),
+            column,
+            a.photos((row, column)),
+            b.photos(there[row, column]),
+        )
+        for row, column in a.cells()
+        if (row, column) in there
+    ]
+    shared = [pair for pair in pairs if pair.a and pair.b]
+    if pairs and not shared:
+        raise UserError(
+            f"{a.folder} and {b.folder} share no cell that can be read: run the same "
+            "`declip-pl cross-eval` commands again, which score what is missing"
+        )
     if not shared:
         raise UserError(f"{a.folder} and {b.folder} share no cell: {_extent(a)}; {_extent(b)}")
     return shared
 
 
+def _row(side: Evaluation, other: Evaluation, row: str) -> str:
+    """Return what a row is called on the other side: two models are paired whatever theirs are."""
+    return other.model.row if side.model and other.model else row
+
+
 def _extent(evaluation: Evaluation) -> str:
-    rows, columns = evaluation.matrix["rows"], evaluation.matrix["columns"]
-    return f"{evaluation.folder} has rows {', '.join(rows)} and columns {', '.join(columns)}"
+    matrix = evaluation.matrix
+    rows, columns = ", ".join(matrix.rows), ", ".join(matrix.columns)
+    return f"{evaluation.folder} has rows {rows} and columns {columns}"
 
 
 def _check_test_data(a: Evaluation, b: Evaluation, columns: Sequence[str]) -> None:
     for column in dict.fromkeys(columns):
-        hashes = [side.matrix["data"]["tests"][column]["sha256"] for side in (a, b)]
+        hashes = [side.matrix.data.tests[column].sha256 for side in (a, b)]
         if hashes[0] != hashes[1]:
             raise UserError(
                 f"{b.folder}: test set {column} is not the one of {a.folder} (their SHA-256 "
@@ -211,47 +205,52 @@ def _check_test_data(a: Evaluation, b: Evaluation, columns: Sequence[str]) -> No
             )
 
 
-def _check_metric(files: Iterable[tuple[Files, Files]], metric: str) -> None:
-    scores = [set(file["scores"]) for pair in files for side in pair for file in side.values()]
+def _check_metric(pairs: Sequence[Pair], metric: str) -> None:
+    scores = [set(found) for p in pairs for side in (p.a, p.b) for _, found in side.values()]
     known = sorted(set.intersection(*scores))
     if metric not in known:
         raise UserError(f"metric {metric} is not in every cell; expected {', '.join(known)}")
 
 
-def _groups(a: Evaluation, b: Evaluation, cells: Sequence[Cell]) -> dict[str, NDArray[np.bool_]]:
-    """Return which cells of single-generator rows are in-domain, and which out-of-domain."""
-    rows = {
-        model["row"]
-        for side in (a, b)
-        for model in side.matrix["models"]
-        if len(model["trained_on"]) > 1
+def _groups(a: Evaluation, b: Evaluation, pairs: Sequence[Pair]) -> dict[str, NDArray[np.bool_]]:
+    """Return which pairs are in-domain on both sides, and which out-of-domain on both.
+
+    Of whole cross-evaluations only rows of one generator count. Rows of which the training data
+    are not on record are in neither.
+    """
+    trained = [(a.trained_on(pair.rows[0]), b.trained_on(pair.rows[1])) for pair in pairs]
+    whole = not (a.model and b.model)
+    counted = np.array([all(t) and not (whole and max(map(len, t)) > 1) for t in trained], bool)
+    inside = np.array(
+        [[pair.column in found for found in t] for pair, t in zip(pairs, trained, strict=True)]
+    )
+    return {
+        "in-domain": counted & inside.all(1),
+        "out-of-domain": counted & ~inside.any(1),
     }
-    single = np.array([row not in rows for row, _ in cells])
-    inside = np.array([column in a.matrix["in_domain"][row] for row, column in cells])
-    return {"in-domain": single & inside, "out-of-domain": single & ~inside}
 
 
-def _paired(files: Collection[tuple[Files, Files]], metric: str) -> tuple[Array, Array]:
+def _paired(pairs: Sequence[Pair], metric: str) -> tuple[Array, Array]:
     """Return the scores of A and of B, ``[C, S, P]`` each, NaN unless a photo has both."""
     names = sorted({
-        photo for pair in files for side in pair for file in side.values()
-        for photo in file["photos"]
+        photo for pair in pairs for side in (pair.a, pair.b) for photos, _ in side.values()
+        for photo in photos
     })  # fmt: skip
-    a = _array([side for side, _ in files], names, metric)
-    b = _array([side for _, side in files], names, metric)
+    a = _array([pair.a for pair in pairs], names, metric)
+    b = _array([pair.b for pair in pairs], names, metric)
     both = (_is_complete(a) & _is_complete(b))[:, None]
     return np.where(both, a, np.nan), np.where(both, b, np.nan)
 
 
-def _array(files: Sequence[Files], names: Sequence[str], metric: str) -> Array:
+def _array(cells: Collection[Seeds], names: Sequence[str], metric: str) -> Array:
     """Return ``[C, S, P]`` scores, NaN where a seed, a photo or a score is missing."""
-    seeds = sorted({seed for cell in files for seed in cell})
+    seeds = sorted({seed for cell in cells for seed in cell})
     place = {name: index for index, name in enumerate(names)}
-    scores = np.full((len(files), len(seeds), len(names)), np.nan)
-    for index, cell in enumerate(files):
-        for seed, file in cell.items():
-            photos = [place[photo] for photo in file["photos"]]
-            scores[index, seeds.index(seed), photos] = np.array(file["scores"][metric], float)
+    scores = np.full((len(cells), len(seeds), len(names)), np.nan)
+    for index, cell in enumerate(cells):
+        for seed, (photos, found) in cell.items():
+            places = [place[photo] for photo in photos]
+            scores[index, seeds.index(seed), places] = np.array(found[metric], float)
     return scores
 
 
@@ -323,7 +322,7 @@ def _line(difference: Difference) -> tuple[str, ...]:
         f"{difference.a:.1f}",
         f"{difference.b:.1f}",
         f"{change.value:+.1f}",
-        f"[{change.low:+.1f}, {change.high:+.1f}]",
+        "undefined" if isnan(change.low) else f"[{change.low:+.1f}, {change.high:+.1f}]",
         _p(difference.p_value),
         _p(difference.corrected),
         "*" if difference.corrected < SIGNIFICANT else "",
@@ -331,8 +330,15 @@ def _line(difference: Difference) -> tuple[str, ...]:
 
 
 def _p(value: float) -> str:
+    if isnan(value):
+        return "undefined"
     return f"{value:.3f}" if value >= 0.0005 else "<0.001"  # noqa: PLR2004
 
 
 def _range(counts: Sequence[int]) -> str:
     return f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
+
+
+def _perturbed(side: Evaluation) -> str:
+    through = side.matrix.perturbation
+    return "" if through == UNPERTURBED else f", photos went through {through}"

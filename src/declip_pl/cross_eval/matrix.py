@@ -1,337 +1,347 @@
-"""From cells to the matrix: estimates with intervals, summary figures, ``matrix.json``."""
+"""What a cross-evaluation found, as one typed object: ``matrix.json`` and ``matrix.csv``."""
 
 import csv
 import io
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from tqdm import tqdm
-
-from declip_pl.cross_eval.models import LEAVE_ONE_OUT, Model
-from declip_pl.cross_eval.statistics import (
-    BINS,
-    Array,
-    Estimate,
-    Statistic,
-    calibration_error,
-    combined,
-    detection,
-    estimate,
-    image_histogram,
-    mean_of_cells,
-    reliability,
-)
-from declip_pl.data.layout import REAL
+from declip_pl.cross_eval.records import from_json, to_json
+from declip_pl.errors import UserError
 from declip_pl.files import write_text
-from declip_pl.metrics import THRESHOLD
-from declip_pl.model.network import Pooling
 
-LOCALIZATION = (
-    "iou", "iou_tuned", "f1_plain", "f1_plain_best", "f1_fixed", "f1_best", "f1_tuned", "ap"
-)  # fmt: skip
-"""Means over photos, in the order of reports; ``*_tuned`` at the threshold of validation."""
+ROOT = Path("outputs/cross_eval")
+"""Folder of all cross-evaluations."""
+
+FILE, TABLE = "matrix.json", "matrix.csv"
+
+FORMAT = 2
+"""Raise it with any change to what ``matrix.json`` holds."""
 
 COLUMNS = ("train", "test", "metric", "value", "ci_low", "ci_high", "n")
+"""Of ``matrix.csv``."""
+
+UNPERTURBED = "none"
+"""The perturbation of photos as they are."""
 
 
-class _Scores:
-    """The scores of all cells as arrays, photos aligned by name."""
+@dataclass(frozen=True)
+class Score:
+    """A score with its 95 % interval.
 
-    def __init__(
-        self,
-        models: Sequence[Model],
-        results: Mapping[str, Any],
-        columns: Sequence[str],
-        pooling: Pooling,
-    ) -> None:
-        self.cells = results["cells"]
-        self.thresholds = results["thresholds"]
-        self.columns = columns
-        self.pooling = pooling
-        rows: dict[str, list[Model | None]] = {}
-        for model in models:
-            rows.setdefault(model.row, []).append(model)
-        self.seeds = max(len(found) for found in rows.values())
-        # A row with fewer seeds than others gets empty ones, which means leave out.
-        self.models = {
-            row: found + [None] * (self.seeds - len(found)) for row, found in rows.items()
-        }
-        self.trained_on = {model.row: model.trained_on for model in models}
-        names = sorted({name for cell in self.cells.values() for name in cell["photos"]})
-        self.position = {name: index for index, name in enumerate(names)}
-
-    def found(self, row: str, column: str) -> list[Any]:
-        """Return the cells of a row's seeds on a test set, None where one failed."""
-        return [self.cells.get((m.name, column)) if m else None for m in self.models[row]]
-
-    def column(self, row: str, test: str, group: str, name: str) -> Array:
-        """Return ``[S, P]`` scores, NaN where there is none."""
-        table = np.full((self.seeds, len(self.position)), np.nan)
-        for scores, cell in zip(table, self.found(row, test), strict=True):
-            if cell and name in cell[group]:
-                at = [self.position[photo] for photo in cell["photos"]]
-                scores[at] = np.array(cell[group][name], dtype=np.float64)  # None becomes NaN
-        return table
-
-    def histogram(self, row: str, test: str) -> Array:
-        """Return ``[S, P, 3, BINS]`` pixel histograms."""
-        table = np.zeros((self.seeds, len(self.position), 3, BINS))
-        for counts, cell in zip(table, self.found(row, test), strict=True):
-            if cell:
-                at = [self.position[photo] for photo in cell["photos"]]
-                parts = cell["histogram"]
-                counts[at] = np.stack([parts["count"], parts["probability"], parts["fake"]], axis=1)
-        return table
-
-    def image_thresholds(self, row: str) -> list[float] | None:
-        """Return the image thresholds of a row's seeds, chosen on validation photos."""
-        chosen = [
-            self.thresholds[m.name]["image"][self.pooling] if m and m.name in self.thresholds
-            else THRESHOLD  # nothing was scored
-            for m in self.models[row]
-        ]  # fmt: skip
-        return None if None in chosen else chosen
-
-    def statistics(self, row: str, test: str) -> Iterator[tuple[str, Statistic, int]]:
-        """Yield each metric of a cell, what computes it, and of how many photos."""
-        for name in LOCALIZATION:
-            scores = self.column(row, test, "scores", name)
-            if count := _photos(scores):
-                yield name, mean_of_cells(scores[None]), count
-        histogram = self.histogram(row, test)
-        counted = int(histogram[:, :, 0].any(axis=(0, 2)).sum())
-        yield "pixel_ece", calibration_error(histogram), counted
-        fakes = self.column(row, test, "image_scores", self.pooling)
-        reals = self.column(row, REAL, "image_scores", self.pooling)
-        if not _photos(reals):
-            return
-        count = _photos(fakes) + _photos(reals)
-        yield "image_ap", detection("ap", fakes, reals), count
-        yield "image_auroc", detection("auroc", fakes, reals), count
-        fixed, tuned = [THRESHOLD] * len(fakes), self.image_thresholds(row)
-        yield "image_accuracy", detection("accuracy", fakes, reals, fixed), count
-        if tuned:
-            yield "image_accuracy_tuned", detection("accuracy", fakes, reals, tuned), count
-        yield "image_ece", calibration_error(_image_histograms(fakes, reals)), count
-
-
-def build_matrix(
-    models: Sequence[Model], results: Mapping[str, Any], columns: Sequence[str], pooling: Pooling
-) -> dict[str, Any]:
-    """Return all that ``matrix.json`` holds of scores; the caller adds what they are about.
-
-    Args:
-        models: The localizers.
-        results: ``cells`` by model and test set, ``thresholds`` by model.
-        columns: Test generators.
-        pooling: How an image's score is pooled from its map.
+    Attributes:
+        value: In percent; None where it is not defined.
+        low: Where the interval begins; None where there is none.
+        high: Where it ends.
+        n: How many photos it is made of.
     """
-    scores = _Scores(models, results, columns, pooling)
-    rows = sorted(scores.models, key=lambda row: (row.startswith(LEAVE_ONE_OUT), row))
-    in_domain = {row: [c for c in columns if c in scores.trained_on[row]] for row in rows}
-    statistics = _statistics(scores, rows, columns)
-    size = len(scores.position)
-    estimates: dict[str, dict[str, dict[str, Estimate]]] = {}
-    for name, cells in tqdm(statistics.items(), "intervals", leave=False):
-        table = estimates.setdefault(name, {row: {} for row in rows})
-        for (row, column), (statistic, n) in cells.items():
-            table[row][column] = estimate(statistic, size, scores.seeds, n)
-    alone = [row for row in rows if len(scores.trained_on[row]) == 1] or rows
-    done = [(row, column) for row in rows for column in columns if any(scores.found(row, column))]
-    return {
-        "pooling": pooling,
-        "models": [_about(model, results["thresholds"], pooling) for model in models],
-        "rows": rows,
-        "columns": list(columns),
-        "in_domain": in_domain,
-        "leave_one_out": [row for row in rows if row.startswith(LEAVE_ONE_OUT)],
-        "seeds": sorted({model.seed for model in models}),
-        "metrics": list(statistics),
-        "matrix": {
-            metric: {row: {c: _plain(e) for c, e in cells.items()} for row, cells in table.items()}
-            for metric, table in estimates.items()
-        },
-        "summary": {
-            metric: _summary(metric, cells, estimates[metric], alone, in_domain, scores)
-            for metric, cells in tqdm(statistics.items(), "summary", leave=False)
-        },
-        "curves": _by_cell(done, lambda row, column: _curve(scores.found(row, column))),
-        "reliability": _by_cell(done, lambda row, column: _reliability(scores, row, column)),
-        "panels": _by_cell(
-            done, lambda row, column: next(filter(None, scores.found(row, column)))["panels"]
-        ),
-    }
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
 
 
-def write_matrix(folder: Path, matrix: Mapping[str, Any]) -> None:
+@dataclass(frozen=True)
+class WorstScore(Score):
+    """The score of the worst cell, which is the one of ``train`` and ``test``."""
+
+    train: str
+    test: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The means of one metric over cells.
+
+    Attributes:
+        by_train: Out of domain, by row of one generator.
+        by_test: Out of domain, by test generator, over rows of one generator.
+        leave_one_out: Out of domain, by row of several generators.
+        in_domain: Over rows of one generator.
+        out_of_domain: Over rows of one generator.
+        worst_out_of_domain: Over rows of one generator.
+    """
+
+    by_train: dict[str, Score]
+    by_test: dict[str, Score]
+    leave_one_out: dict[str, Score]
+    in_domain: Score | None = None
+    out_of_domain: Score | None = None
+    worst_out_of_domain: WorstScore | None = None
+
+
+@dataclass(frozen=True)
+class ChosenThresholds:
+    """The thresholds of a model that were chosen on validation photos; None where none were."""
+
+    pixel: float | None
+    image: float | None
+
+
+@dataclass(frozen=True)
+class ScoredModel:
+    """A model that was scored.
+
+    Attributes:
+        name: What it is called.
+        row: Its row in the matrix; models of several seeds share one.
+        trained_on: The generators of its training photos; empty where they are not on record.
+        seed: Of its training.
+        encoder: Its frozen encoder's name.
+        encoder_source: Where the encoder's weights came from.
+        layer: Its feature layer.
+        decoder: Its decoder's name.
+        supervision: ``full`` or ``weak``.
+        image_size: Side of its input in pixels.
+        checkpoint: The file or folder that was read.
+        checkpoint_sha256: Hash of the file with its weights.
+        thresholds: Chosen on validation photos.
+    """
+
+    name: str
+    row: str
+    trained_on: tuple[str, ...]
+    seed: int
+    encoder: str
+    encoder_source: str
+    layer: str
+    decoder: str
+    supervision: str
+    image_size: int
+    checkpoint: str
+    checkpoint_sha256: str
+    thresholds: ChosenThresholds
+
+
+@dataclass(frozen=True)
+class ScoredSet:
+    """A test set: how many photos, and a hash of them and their masks."""
+
+    photos: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data set: its folder, its name, and its test sets by generator (or ``real``)."""
+
+    root: str
+    name: str
+    tests: dict[str, ScoredSet]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Mean IoU and F1 in percent at each threshold in [0, 1]."""
+
+    thresholds: list[float]
+    iou: list[float | None]
+    f1: list[float | None]
+
+
+@dataclass(frozen=True)
+class Bins:
+    """A reliability diagram, all in [0, 1]; None where a bin is empty.
+
+    Attributes:
+        probability: Each bin's mean probability.
+        fake: Each bin's share of fakes.
+        share: Each bin's share of everything.
+    """
+
+    probability: list[float | None]
+    fake: list[float | None]
+    share: list[float | None]
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """The reliability diagrams of a cell's pixels and photos; None where there are no reals."""
+
+    pixel: Bins
+    image: Bins | None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A drawn photo: its file in the cross-evaluation's folder, its name and its IoU."""
+
+    file: str
+    photo: str
+    iou: float | None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A part of a cross-evaluation that went wrong while the rest went on."""
+
+    what: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a cross-evaluation came about.
+
+    Attributes:
+        command: The command line.
+        seconds: How long it took.
+        machine: The platform.
+        device: Where decoders and metrics ran.
+        git_commit: Of the package's source; None if it is not in a repository.
+        date: In UTC, as in ISO 8601.
+        versions: Of Python and packages.
+    """
+
+    command: str
+    seconds: float
+    machine: str
+    device: str
+    git_commit: str | None
+    date: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class About:
+    """What a matrix is about, beside its scores.
+
+    Attributes:
+        name: Name of the cross-evaluation's folder.
+        notice: What everyone who sees a score must know; None if nothing.
+        perturbation: What the test photos went through, ``none`` if nothing.
+        data: The data set.
+        failed: The parts that failed.
+        made: How it came about.
+    """
+
+    name: str
+    notice: str | None
+    perturbation: str
+    data: Data
+    failed: tuple[Failure, ...]
+    made: Made
+
+
+@dataclass(frozen=True)
+class Matrix(About):
+    """A cross-evaluation: every row (training data) on every column (test generator).
+
+    Attributes:
+        format: :data:`FORMAT` when it was written.
+        pooling: How an image's score is pooled from its map.
+        models: All that were scored.
+        rows: What models were trained on; rows that leave one generator out come last.
+        columns: Test generators.
+        in_domain: The columns that each row was trained on.
+        leave_one_out: The rows that leave one generator out.
+        seeds: All seeds of the models.
+        metrics: Names of the metrics, in the order of reports.
+        matrix: Scores by metric, row and column; a cell that failed is absent.
+        summary: Means by metric.
+        curves: By row and column.
+        reliability: By row and column.
+        panels: By row, column, and ``best``, ``median`` or ``worst``.
+    """
+
+    format: int
+    pooling: str
+    models: tuple[ScoredModel, ...]
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    in_domain: dict[str, tuple[str, ...]]
+    leave_one_out: tuple[str, ...]
+    seeds: tuple[int, ...]
+    metrics: tuple[str, ...]
+    matrix: dict[str, dict[str, dict[str, Score]]]
+    summary: dict[str, Summary]
+    curves: dict[str, dict[str, Curve]]
+    reliability: dict[str, dict[str, Reliability]]
+    panels: dict[str, dict[str, dict[str, Panel]]]
+
+    def score(self, metric: str, row: str, column: str) -> Score | None:
+        """Return a cell's score; None if the cell failed."""
+        return self.matrix.get(metric, {}).get(row, {}).get(column)
+
+    def is_in_domain(self, row: str, column: str) -> bool:
+        """Whether a row was trained on a column's generator."""
+        return column in self.in_domain.get(row, ())
+
+    def is_on_record(self, row: str) -> bool:
+        """Whether it is known what a row was trained on."""
+        return any(model.trained_on for model in self.models if model.row == row)
+
+    @property
+    def single_rows(self) -> list[str]:
+        """The rows that do not leave one generator out."""
+        return [row for row in self.rows if row not in self.leave_one_out]
+
+
+def read_matrix(folder: Path) -> Matrix:
+    """Read the ``matrix.json`` of a cross-evaluation.
+
+    Raises:
+        UserError: If it is missing, damaged, or written by a newer declip-pl.
+    """
+    path = folder / FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it is no object")
+        _check_format(path, content.get("format"))
+        return from_json(Matrix, _upgraded(content))
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder} is no cross-evaluation: there is no {FILE} in it; expected a folder that "
+            "`declip-pl cross-eval` wrote"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}); move it away and run the same `declip-pl cross-eval` "
+            "again: finished cells are kept"
+        ) from None
+
+
+def readable_matrices(root: Path) -> Iterator[tuple[Path, Matrix]]:
+    """Yield each cross-evaluation in a folder and its matrix, the newest first.
+
+    Those that :func:`read_matrix` refuses are left out.
+    """
+    files = sorted(root.glob(f"*/{FILE}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in files:
+        try:
+            matrix = read_matrix(path.parent)
+        except UserError:
+            continue
+        yield path.parent, matrix
+
+
+def write_matrix(folder: Path, matrix: Matrix) -> None:
     """Write ``matrix.json`` and the tidy ``matrix.csv``."""
-    write_text(folder / "matrix.json", json.dumps(matrix, indent=1) + "\n")
+    write_text(folder / FILE, json.dumps(to_json(matrix), indent=1) + "\n")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for metric, table in matrix["matrix"].items():
+    for metric, table in matrix.matrix.items():
         for row, cells in table.items():
-            for column, e in cells.items():
-                writer.writerow(
-                    [row, column, metric, *(e[k] for k in ("value", "low", "high", "n"))]
-                )
-    write_text(folder / "matrix.csv", text.getvalue())
+            for column, score in cells.items():
+                figures = (score.value, score.low, score.high, score.n)
+                writer.writerow([row, column, metric, *figures])
+    write_text(folder / TABLE, text.getvalue())
 
 
-def summary(matrix: Mapping[str, Any], metric: str = "iou") -> str:
-    """Return the matrix of one metric and its means as text."""
-    if metric not in matrix["matrix"]:
-        return "\nno cell was scored"
-    rows, columns, cells = matrix["rows"], matrix["columns"], matrix["matrix"][metric]
-    width = max(len(name) for name in [*rows, "test on \\ train on"]) + 2
-    side = max(12, *(len(name) + 2 for name in rows))
-    lines = ["", f"{metric} in percent; * = trained on that generator"]
-    lines += [f"{'test on / train on':<{width}}" + "".join(f"{row:>{side}}" for row in rows)]
-    for column in columns:
-        entries = [
-            _entry(cells[row].get(column), column in matrix["in_domain"][row]) for row in rows
-        ]
-        lines += [f"{column:<{width}}" + "".join(f"{entry:>{side}}" for entry in entries)]
-    means = matrix["summary"][metric]
-    for key, title in (
-        ("in_domain", "in-domain mean"),
-        ("out_of_domain", "out-of-domain mean"),
-        ("worst_out_of_domain", "worst out-of-domain cell"),
-    ):
-        if key in means:
-            lines += [f"{title:<26}{_with_interval(means[key])}"]
-    for row, found in {**means["by_train"], **means["leave_one_out"]}.items():
-        lines += [f"  {f'trained on {row}':<24}{_with_interval(found)} out of domain"]
-    lines += [matrix["notice"]] if matrix["notice"] else []
-    return "\n".join(lines)
+def _check_format(path: Path, found: Any) -> None:
+    if isinstance(found, int) and found > FORMAT:
+        raise UserError(
+            f"{path} was written by a newer declip-pl (format {found}; this one reads up to "
+            f"{FORMAT}): update declip-pl"
+        )
 
 
-def _statistics(
-    scores: _Scores, rows: Sequence[str], columns: Sequence[str]
-) -> dict[str, dict[tuple[str, str], tuple[Statistic, int]]]:
-    """Return what computes each cell, by metric."""
-    found: dict[str, dict[tuple[str, str], tuple[Statistic, int]]] = {}
-    for row in rows:
-        for column in columns:
-            if any(scores.found(row, column)):
-                for name, statistic, n in scores.statistics(row, column):
-                    found.setdefault(name, {})[row, column] = statistic, n
-    order = [*LOCALIZATION, "pixel_ece", "image_ap", "image_auroc", "image_accuracy"]
-    order += ["image_accuracy_tuned", "image_ece"]
-    return {name: found[name] for name in order if name in found}
-
-
-def _summary(
-    metric: str,
-    cells: Mapping[tuple[str, str], tuple[Statistic, int]],
-    estimates: Mapping[str, Mapping[str, Estimate]],
-    alone: Sequence[str],
-    in_domain: Mapping[str, Sequence[str]],
-    scores: _Scores,
-) -> dict[str, Any]:
-    """Return the paper's means: in domain, out of domain, the worst cell, by train, by test."""
-
-    def over(chosen: Sequence[tuple[str, str]], how: Any = "mean") -> dict[str, Any]:
-        statistic = combined([cells[cell][0] for cell in chosen], how)
-        n = sum(cells[cell][1] for cell in chosen)
-        return _plain(estimate(statistic, len(scores.position), scores.seeds, n))
-
-    inside = [cell for cell in cells if cell[0] in alone and cell[1] in in_domain[cell[0]]]
-    outside = [cell for cell in cells if cell[1] not in in_domain[cell[0]]]
-    plain = [cell for cell in outside if cell[0] in alone]
-    left_out = [row for row in dict.fromkeys(c[0] for c in outside) if row not in alone]
-    result: dict[str, Any] = {
-        "by_train": {
-            row: over([c for c in plain if c[0] == row])
-            for row in dict.fromkeys(c[0] for c in plain)
-        },
-        "by_test": {
-            test: over([c for c in plain if c[1] == test]) for test in sorted({c[1] for c in plain})
-        },
-        "leave_one_out": {row: over([c for c in outside if c[0] == row]) for row in left_out},
-    }
-    if inside:
-        result["in_domain"] = over(inside)
-    if plain:
-        result["out_of_domain"] = over(plain)
-        # An error is worst where it is highest.
-        pick, how = (max, "highest") if metric.endswith("_ece") else (min, "lowest")
-        train, test = pick(plain, key=lambda cell: estimates[cell[0]][cell[1]].value)
-        result["worst_out_of_domain"] = {**over(plain, how), "train": train, "test": test}
-    return result
-
-
-def _about(model: Model, thresholds: Mapping[str, Any], pooling: Pooling) -> dict[str, Any]:
-    chosen = thresholds.get(model.name, {"pixel": None, "image": {}})
-    return {
-        "name": model.name,
-        "row": model.row,
-        "trained_on": list(model.trained_on),
-        "seed": model.seed,
-        "encoder": model.encoder["name"],
-        "encoder_source": model.encoder["source"],
-        "layer": model.encoder["layer"],
-        **{name: model.options[name] for name in ("decoder", "supervision", "image_size")},
-        "checkpoint": str(model.checkpoint),
-        "checkpoint_sha256": model.sha256,
-        "thresholds": {"pixel": chosen["pixel"], "image": chosen["image"].get(pooling)},
-    }
-
-
-def _curve(cells: Sequence[Any]) -> dict[str, Any]:
-    """Return the mean over seeds of the cells' threshold curves."""
-    curves = [cell["curve"] for cell in cells if cell]
-    means = {name: np.mean([c[name] for c in curves], axis=0).tolist() for name in ("iou", "f1")}
-    return {"thresholds": curves[0]["thresholds"], **means}
-
-
-def _reliability(scores: _Scores, row: str, column: str) -> dict[str, Any]:
-    reals = scores.column(row, REAL, "image_scores", scores.pooling)
-    fakes = scores.column(row, column, "image_scores", scores.pooling)
-    image = _image_histograms(fakes, reals).sum((0, 1)) if _photos(reals) else None
-    return {
-        "pixel": reliability(scores.histogram(row, column).sum((0, 1))),
-        "image": None if image is None else reliability(image),
-    }
-
-
-def _image_histograms(fakes: Array, reals: Array) -> Array:
-    """Return ``[S, P, 3, BINS]``: a photo's fake and its real together."""
-    return np.stack(
-        [
-            image_histogram(fake, np.ones(len(fake))) + image_histogram(real, np.zeros(len(real)))
-            for fake, real in zip(fakes, reals, strict=True)
-        ]
-    )
-
-
-def _by_cell(done: Sequence[tuple[str, str]], make: Any) -> dict[str, dict[str, Any]]:
-    table: dict[str, dict[str, Any]] = {}
-    for row, column in done:
-        table.setdefault(row, {})[column] = make(row, column)
-    return table
-
-
-def _photos(scores: Array) -> int:
-    return int(np.isfinite(scores).any(axis=0).sum())
-
-
-def _plain(found: Estimate) -> dict[str, Any]:
-    """Return an estimate for JSON, which has no NaN."""
-    return {k: None if math.isnan(v) else v for k, v in found._asdict().items()}
-
-
-def _entry(found: Mapping[str, Any] | None, in_domain: bool) -> str:
-    if found is None:
-        return "failed"
-    return f"{found['value']:.1f}{'*' if in_domain else ' '}"
-
-
-def _with_interval(found: Mapping[str, Any]) -> str:
-    if found["low"] is None:
-        return f"{found['value']:5.1f}"
-    return f"{found['value']:5.1f}  ({found['low']:.1f} to {found['high']:.1f})"
+def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the content in today's format: the first had no number and no perturbations."""
+    first = {"format": FORMAT, "notice": None, "perturbation": UNPERTURBED}
+    return content if "format" in content else first | content

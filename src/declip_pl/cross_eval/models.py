@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from declip_pl import parts
+from declip_pl.cross_eval.matrix import Failure
 from declip_pl.data.layout import ALL, ALL_BUT
 from declip_pl.errors import UserError
 from declip_pl.model.checkpoint import Checkpoint, read_checkpoint
@@ -21,13 +22,6 @@ ERRORS = (UserError, RuntimeError, OSError, ValueError)
 """What one part of a cross-evaluation may fail with while the rest goes on."""
 
 T = TypeVar("T")
-
-
-class Failure(NamedTuple):
-    """A part of a cross-evaluation that went wrong while the rest went on."""
-
-    what: str
-    why: str
 
 
 def attempt(failures: list[Failure], what: str, work: Callable[[], T]) -> T | None:

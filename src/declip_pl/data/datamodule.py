@@ -7,13 +7,14 @@ from typing import Any
 
 import lightning as L
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from declip_pl.data.check import check_data
 from declip_pl.data.dataset import EpochSampler, Item, LocalizationDataset, collate
-from declip_pl.data.feature_cache import CachedFeatures, free_memory
+from declip_pl.data.feature_cache import CachedFeatures
 from declip_pl.data.images import Polarity, read_mask
 from declip_pl.data.layout import (
     REAL,
@@ -270,3 +271,11 @@ class LocalizationDataModule(L.LightningDataModule):
             pin_memory=torch.cuda.is_available() and not self._preloaded,
             **options,
         )
+
+
+def free_memory(device: torch.device) -> int:
+    """Return how many bytes of a device's memory (the machine's, for ``cpu``) are free."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # torch keeps what the encoder took
+        return torch.cuda.mem_get_info(device)[0]
+    return int(psutil.virtual_memory().available)

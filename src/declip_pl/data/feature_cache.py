@@ -5,8 +5,7 @@ an augmentation, for each view of the photos); in it shards of at most 64 photos
 of ``[n, tokens, C]`` fp16. Photos are known by the SHA-256 of their files, so that a changed photo
 is a new one and equal files are encoded once, whatever data set, run or generator they belong to.
 
-Shards are read through a memory map: what fits into memory stays there, the rest streams, and the
-kernel takes the memory back when others need it. A GPU can hold them in its own memory.
+Shards are read through a memory map; a GPU can have them preloaded into its own memory.
 """
 
 import errno
@@ -20,7 +19,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
@@ -105,9 +103,9 @@ class FeatureCache:
 
     Args:
         encoder: Frozen encoder.
-        augmentation: Random changes that each photo goes through after the resize.
+        augmentation: Random changes of each photo after the resize.
         view: Which of the photo's random versions; each is a cache of its own.
-        perturbation: Changes that each photo goes through at its own size.
+        perturbation: Changes of each photo at its own size.
         root: Folder of all caches; by default ``$DECLIP_FEATURES`` or ``features`` in
             ``$DECLIP_CACHE`` (``~/.cache/declip-pl``).
     """
@@ -244,14 +242,6 @@ class FeatureCache:
             ) from error
 
 
-def free_memory(device: torch.device) -> int:
-    """Return how many bytes of a device's memory (the machine's, for ``cpu``) are free."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()  # torch keeps what the encoder took
-        return torch.cuda.mem_get_info(device)[0]
-    return int(psutil.virtual_memory().available)
-
-
 def features_folder() -> Path:
     """Return the folder of all feature caches."""
     cache = os.environ.get("DECLIP_CACHE") or "~/.cache/declip-pl"
@@ -289,7 +279,6 @@ def delete(folder: Path) -> None:
 
 
 def _word(changes: Changes) -> str:
-    """Return a word for a folder's name."""
     return changes if isinstance(changes, str) else f"{len(changes)}-changes"
 
 

@@ -1,7 +1,7 @@
 """A trained localizer as one ONNX file, for machines that have onnxruntime and no torch.
 
 The graph does what :class:`declip_pl.inference.localizer.Localizer` does with a whole photo up
-to its probabilities: squash it to the network's input as PIL does, normalise, encode, decode.
+to its probabilities: resize it to the network's input as PIL does, normalise, encode, decode.
 """
 
 import importlib.util
@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from declip_pl.data.transforms import CLIP_MEAN, CLIP_STD, build_transform
+from declip_pl.data.transforms import build_transform
 from declip_pl.errors import UserError
 from declip_pl.files import atomic_path
 from declip_pl.inference.localizer import Localizer
 from declip_pl.metrics import THRESHOLD
-from declip_pl.model.encoder import ResNetEncoder
 from declip_pl.model.network import DeCLIP
+from declip_pl.parts import as_text
 
 INPUT, OUTPUT = "pixels", "probabilities"
 
@@ -70,8 +70,11 @@ def export(
     """
     _require("onnxruntime", "onnxscript")
     localizer = Localizer.from_pretrained(model, device="cpu")
-    if int8 and isinstance(localizer.network.encoder, ResNetEncoder):
-        raise UserError(f"{model}: RN50 is all convolutions, and int8 is for a ViT's matrices")
+    if int8 and not _has_matrices(localizer.network.encoder):
+        raise UserError(
+            f"{model}: int8 is for matrices, and the encoder {localizer.checkpoint.identity.name} "
+            "has none; leave out --int8"
+        )
     path = output or Path(Path(localizer.name).name + ("-int8" if int8 else "") + f".{format}")
     if path.exists():
         raise UserError(f"{path} exists; name another file with --output")
@@ -96,27 +99,27 @@ class Graph(nn.Module):
 
     Args:
         network: Encoder and decoder.
-        image_size: Side of the network's input in pixels.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: DeCLIP, image_size: int) -> None:
+    def __init__(self, network: DeCLIP) -> None:
         super().__init__()
         self.network = network
-        self.image_size = image_size
-        self.register_buffer("mean", 255 * torch.tensor(CLIP_MEAN)[:, None, None])
-        self.register_buffer("std", 255 * torch.tensor(CLIP_STD)[:, None, None])
+        preprocessing = network.encoder.preprocessing
+        self.image_size = preprocessing.image_size
+        self.register_buffer("mean", 255 * torch.tensor(preprocessing.mean)[:, None, None])
+        self.register_buffer("std", 255 * torch.tensor(preprocessing.std)[:, None, None])
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Localize in ``[B, H, W, 3]`` uint8 RGB: ``[B, 256, 256]`` probabilities in [0, 1]."""
-        squashed = squash(pixels.permute(0, 3, 1, 2).double(), self.image_size)
-        logits: Tensor = self.network((squashed.float() - self.mean) / self.std)
+        resized = resize(pixels.permute(0, 3, 1, 2).double(), self.image_size)
+        logits: Tensor = self.network((resized.float() - self.mean) / self.std)
         return logits.squeeze(1).sigmoid()
 
 
-def squash(levels: Tensor, size: int) -> Tensor:
+def resize(levels: Tensor, size: int) -> Tensor:
     """Resize as PIL's bilinear filter does: along the rows, then the columns, rounding each time.
 
     As matrix products, because onnxruntime's antialiased Resize is up to 5 levels away from PIL;
@@ -144,7 +147,7 @@ def build_graph(localizer: Localizer) -> onnx.ModelProto:
         raise UserError(
             f"{localizer.name} has {size / 2**30:.1f} GiB of weights; an ONNX file holds 2 GiB"
         )
-    module = Graph(localizer.network, localizer.checkpoint["image_size"])
+    module = Graph(localizer.network)
     pixels = torch.zeros(2, 80, 70, 3, dtype=torch.uint8)  # sizes of 1 would not stay variable
     with _quiet():
         program: Any = torch.onnx.export(
@@ -198,6 +201,10 @@ def _require(*modules: str) -> None:
         )
 
 
+def _has_matrices(encoder: nn.Module) -> bool:
+    return any(isinstance(module, nn.Linear) for module in encoder.modules())
+
+
 def _filter(length: int, size: int) -> Tensor:
     """Return ``[size, length]`` weights of a triangle that widens where the photo shrinks."""
     pixels = torch.arange(length, dtype=torch.float64) + 0.5
@@ -208,16 +215,15 @@ def _filter(length: int, size: int) -> Tensor:
 
 
 def _describe(graph: onnx.ModelProto, localizer: Localizer) -> None:
-    checkpoint = localizer.checkpoint
-    encoder = checkpoint["encoder"]
+    checkpoint, encoder = localizer.checkpoint, localizer.checkpoint.identity
     facts = {
         "name": localizer.name,
-        "encoder": encoder["name"],
-        "encoder_source": encoder["source"],
-        "encoder_sha256": encoder["sha256"],
-        "layer": encoder["layer"],
-        "decoder": checkpoint["decoder"],
-        "image_size": str(checkpoint["image_size"]),
+        "encoder": encoder.name,
+        "encoder_source": encoder.source,
+        "encoder_sha256": encoder.sha256,
+        "layer": encoder.layer,
+        "decoder": as_text(checkpoint.decoder),
+        "image_size": str(checkpoint.image_size),
         "threshold": str(THRESHOLD),
         "licence": "weights: those of the encoder and of whoever trained the decoder; "
         "graph: Apache-2.0 (declip-pl)",
@@ -228,7 +234,7 @@ def _describe(graph: onnx.ModelProto, localizer: Localizer) -> None:
         f"{INPUT}: uint8 RGB [B, H, W, 3], any size. {OUTPUT}: float [B, 256, 256] in [0, 1] over "
         f"the whole photo, fake above {THRESHOLD}."
     )
-    # Where in torch and on this machine each node comes from is nobody's business.
+    # Which lines of which files on this machine each node comes from is private.
     for part in (*graph.graph.node, *graph.graph.value_info, graph.graph):
         part.ClearField("metadata_props")
 
@@ -248,9 +254,9 @@ def _photo(rng: np.random.Generator, height: int, width: int) -> NDArray[np.uint
 
 @torch.inference_mode()
 def _expected(localizer: Localizer, photos: NDArray[np.uint8]) -> NDArray[np.float32]:
-    size = localizer.checkpoint["image_size"]
-    transform = build_transform(size)  # which resizes along the columns, as the rows are done
-    rows = [_narrow(photo, size) for photo in photos]
+    preprocessing = localizer.network.encoder.preprocessing
+    transform = build_transform(preprocessing)  # it resizes the columns, as the rows are done
+    rows = [_narrow(photo, preprocessing.image_size) for photo in photos]
     pixels = torch.stack([transform(image=photo)["image"] for photo in rows])
     probabilities: NDArray[np.float32] = localizer.network(pixels).squeeze(1).sigmoid().numpy()
     return probabilities

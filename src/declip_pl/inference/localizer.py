@@ -16,13 +16,14 @@ from tqdm import tqdm
 from declip_pl.data.images import Photo, read_photo
 from declip_pl.data.transforms import build_transform
 from declip_pl.errors import UserError
-from declip_pl.inference import pretrained
+from declip_pl.inference import saved_folder
+from declip_pl.inference.recorded_scores import recorded_scores
 from declip_pl.inference.tiles import Blend, windows
 from declip_pl.metrics import THRESHOLD, resize_to
-from declip_pl.model.encoder import build_encoder
+from declip_pl.model.checkpoint import Checkpoint, load_network, read_checkpoint
 from declip_pl.model.network import DeCLIP, image_score
 from declip_pl.model.weights import upload
-from declip_pl.training.task import load_decoder
+from declip_pl.parts import Spec, read_spec
 
 Pixels = NDArray[np.uint8]
 Heatmap = NDArray[np.float32]
@@ -68,22 +69,26 @@ class Localization:
     threshold: float
     regions: list[Region]
 
+    def at_threshold(self, threshold: float) -> "Localization":
+        """Return the same heat map cut at another threshold."""
+        return _localization(self.photo, self.heatmap, self.score, threshold)
+
 
 class Localizer:
     """A frozen encoder and a trained decoder, for photos as they come.
 
     Args:
-        name: Of the model: the run's folder or the hub id.
-        checkpoint: What :func:`declip_pl.inference.pretrained.read` returns.
-        network: The two, frozen and on their device.
+        name: What it is called: its run, its folder or its hub id.
+        checkpoint: What was read of it.
+        network: The two, on their device.
     """
 
-    def __init__(self, name: str, checkpoint: dict[str, Any], network: DeCLIP) -> None:
+    def __init__(self, name: str, checkpoint: Checkpoint, network: DeCLIP) -> None:
         self.name = name
         self.checkpoint = checkpoint
         self.network = network.eval()
         self.device = next(network.decoder.parameters()).device
-        self._transform = build_transform(checkpoint["image_size"])
+        self._transform = build_transform(network.encoder.preprocessing)
 
     @classmethod
     def from_pretrained(cls, model: str | Path, device: str | None = None) -> "Localizer":
@@ -97,16 +102,8 @@ class Localizer:
         Raises:
             UserError: If it can't be found, is damaged, or its encoder is not to be had here.
         """
-        checkpoint = pretrained.read(model)
-        options, theirs = checkpoint["hyper_parameters"], checkpoint["encoder"]
-        try:
-            encoder = build_encoder(options["encoder"], options["layer"], checkpoint["image_size"])
-            network = DeCLIP(encoder, load_decoder(checkpoint, encoder))
-        except UserError as error:
-            raise UserError(
-                f"{model}, trained on {options['encoder']} ({theirs['source']}): {error}"
-            ) from error
-        return cls(pretrained.name(model), checkpoint, _moved(network, device))
+        checkpoint = read_checkpoint(model)
+        return cls(checkpoint.name, checkpoint, _moved(load_network(checkpoint), device))
 
     @overload
     def __call__(
@@ -131,7 +128,7 @@ class Localizer:
             photos: A photo, or a list of photos of any sizes; see
                 :func:`declip_pl.data.images.read_photo` for what a photo may be.
             tiles: Look at overlapping tiles at the photo's own resolution, in place of the whole
-                photo squashed to the network's input (the paper's way). It finds what is small in a
+                photo resized to the network's input (the paper's way). It finds what is small in a
                 large photo, and takes a pass of the network for every 192 x 192 px. The score is
                 the highest tile's: pooled over a large map, what is small would not count. The more
                 tiles, the higher it is for untouched photos as well.
@@ -185,16 +182,18 @@ class Localizer:
         """Return ``[B, 1, 256, 256]`` probabilities and the score of each photo."""
         pixels = torch.stack([self._transform(image=photo)["image"] for photo in photos])
         logits = self.network(pixels.to(self.device)).float()
-        pooling = self.checkpoint["hyper_parameters"]["pooling"]
-        return logits.sigmoid(), image_score(logits, pooling).tolist()
+        return logits.sigmoid(), image_score(logits, self.checkpoint.pooling).tolist()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the decoder's weights, ``config.json`` and a model card into a folder.
 
+        The card has the scores of the run's test and its row of the latest cross-evaluation.
+
         Raises:
-            UserError: If a model stands there already.
+            UserError: If a model stands there already, or its scores are damaged.
         """
-        pretrained.save(self.checkpoint, Path(folder).expanduser())
+        scores = recorded_scores(self.checkpoint)
+        saved_folder.save(self.checkpoint, Path(folder).expanduser(), scores)
 
     def push_to_hub(self, repository: str, private: bool = False) -> str:
         """Publish what :meth:`save_pretrained` writes on the Hugging Face hub.
@@ -211,15 +210,16 @@ class Localizer:
             UserError: If nobody is logged in, the hub refuses, or the encoder is a local folder,
                 so that nobody else could load the localizer.
         """
-        encoder = self.checkpoint["hyper_parameters"]["encoder"]
+        encoder = self.checkpoint.encoder
         if _is_local(encoder):
             raise UserError(
                 f"others can't load a localizer whose encoder is {encoder}, on this machine: save "
-                "it, write the encoder's hub id into its config.json (hyper_parameters: encoder), "
-                "and push that folder"
+                "it, write the encoder's hub id into its config.json (encoder), and push that "
+                "folder"
             )
         with tempfile.TemporaryDirectory() as folder:
-            pretrained.save(self.checkpoint, Path(folder), repository)
+            scores = recorded_scores(self.checkpoint)
+            saved_folder.save(self.checkpoint, Path(folder), scores, repository)
             return upload(Path(folder), repository, private)
 
 
@@ -248,9 +248,14 @@ def _moved(network: DeCLIP, device: str | None) -> DeCLIP:
         raise UserError(f"the device {device!r} can't be used: {error}") from error
 
 
-def _is_local(encoder: str) -> bool:
-    vit, _, resnet = encoder.partition("+RN50")
-    return Path(vit).expanduser().exists() or ":" in (resnet or vit)
+def _is_local(encoder: Spec) -> bool:
+    """Whether an encoder's weights are a folder or file of this machine."""
+    name, init_args = read_spec(encoder)
+    if isinstance(encoder, dict):
+        name = str(init_args.get("name", ""))
+    vit, _, resnet = name.partition("+RN50")
+    found = (Path(path).expanduser().exists() for path in (name, vit) if path)
+    return any(found) or ":" in (resnet or vit)
 
 
 def _localization(photo: Pixels, heatmap: Heatmap, score: float, threshold: float) -> Localization:

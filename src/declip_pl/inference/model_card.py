@@ -1,11 +1,15 @@
 """The model card of a saved localizer, filled in from what its checkpoint says of it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from huggingface_hub import ModelCardData
 
+from declip_pl.inference.recorded_scores import CrossEvaluation, RecordedScores
 from declip_pl.metrics import THRESHOLD
+from declip_pl.model.checkpoint import Checkpoint
+from declip_pl.model.decoder import DECODERS
+from declip_pl.model.encoder import ENCODERS
+from declip_pl.parts import VARIABLE, as_text, read_spec
 
 METRICS = {
     "iou": "IoU",
@@ -22,8 +26,8 @@ _CARD = """---
 # {name}
 
 Says which pixels of a photo were painted by a generative model or an inpainter: a
-[DeCLIP](https://arxiv.org/abs/2409.08849) localizer, which is a frozen CLIP image encoder and a
-learned decoder, made with declip-pl.
+[DeCLIP](https://arxiv.org/abs/2409.08849) localizer, which is a frozen image encoder and a learned
+decoder, made with declip-pl.
 
 ```python
 from declip_pl import Localizer
@@ -65,72 +69,90 @@ _IMPORTED = (
 )
 
 
-def model_card(checkpoint: Mapping[str, Any], name: str) -> str:
+def model_card(checkpoint: Checkpoint, name: str, scores: RecordedScores | None) -> str:
     """Return the card as Markdown, with the header that the Hugging Face hub reads.
 
     Args:
-        checkpoint: What :func:`declip_pl.inference.pretrained.read` returns.
-        name: What the localizer is called; with an organisation, what it is loaded by.
+        checkpoint: The localizer.
+        name: What it is called; with an organisation, what it is loaded by.
+        scores: Those on record.
     """
-    ours = bool(checkpoint.get("DolosDataModule"))
+    trained_here = checkpoint.trained_on is not None and bool(checkpoint.trained_on.files_sha256)
     header = ModelCardData(
-        license="apache-2.0" if ours else "other",
+        license="apache-2.0" if trained_here else "other",
         library_name="declip-pl",
         pipeline_tag="image-segmentation",
         tags=["declip", "image-forensics", "manipulation-localization", "inpainting-detection"],
     )
-    facts = "\n".join(f"| {what} | {fact} |" for what, fact in _facts(checkpoint))
-    scores = "\n\n".join(_scores(checkpoint.get("results") or {}))
     return _CARD.format(
         header=header.to_yaml(),
         name=name,
-        facts=facts,
-        scores=scores,
-        licence=_TRAINED if ours else _IMPORTED,
+        facts="\n".join(f"| {what} | {fact} |" for what, fact in _facts(checkpoint, scores)),
+        scores="\n\n".join(_scores(scores) if scores else ["None are on record."]),
+        licence=_TRAINED if trained_here else _IMPORTED,
     )
 
 
-def _facts(checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    encoder, options = checkpoint["encoder"], checkpoint["hyper_parameters"]
-    yield "encoder (frozen)", f"`{options['encoder']}`, {encoder['layer']}"
-    yield "its weights", f"{encoder['source']}; SHA-256 `{encoder['sha256']}`"
-    yield "decoder", f"`{checkpoint['decoder']}`"
-    side = checkpoint["image_size"]
-    yield "input", f"the photo squashed to {side} x {side} px (PIL bilinear), CLIP's mean and std"
-    yield "trained on", _training(checkpoint)
-    yield "score of a photo", f"`{options['pooling']}` of the map"
-    yield "threshold", _threshold(checkpoint.get("results") or {})
+def _facts(checkpoint: Checkpoint, scores: RecordedScores | None) -> Iterator[tuple[str, str]]:
+    identity, side = checkpoint.identity, checkpoint.image_size
+    yield "encoder (frozen)", f"`{as_text(checkpoint.encoder)}`, {checkpoint.layer}"
+    yield "its weights", f"{identity.source}; SHA-256 `{identity.sha256}`"
+    yield "decoder", f"`{as_text(checkpoint.decoder)}`"
+    if code := list(outside(checkpoint)):
+        files = ",".join(f"{name}.py" for name in code)
+        yield "needs", f"code that is not part of declip-pl: `export {VARIABLE}={files}`"
+    resized = f"the photo resized to {side} x {side} px (PIL bilinear), whatever its shape"
+    yield "input", f"{resized}; mean and std of the encoder"
+    yield "trained on", _training(checkpoint, scores)
+    yield "score of a photo", f"`{checkpoint.pooling}` of the map"
+    yield "threshold", _threshold(scores)
 
 
-def _training(checkpoint: Mapping[str, Any]) -> str:
-    data = checkpoint.get("DolosDataModule")
+def outside(checkpoint: Checkpoint) -> dict[str, None]:
+    """Return the modules outside declip-pl that a localizer's parts come from, each once."""
+    parts = ((ENCODERS, checkpoint.encoder), (DECODERS, checkpoint.decoder))
+    names = [(registry, read_spec(spec)[0]) for registry, spec in parts if registry.knows(spec)]
+    return {name.split(".")[0]: None for registry, name in names if name not in registry.names()}
+
+
+def _training(checkpoint: Checkpoint, scores: RecordedScores | None) -> str:
+    data = checkpoint.trained_on
     if not data:
         return "not on record"
-    results = checkpoint.get("results") or {}
-    place = f" of `{results['data']['root']}`" if results else ""
-    labels = {"full": "masks", "weak": "image labels"}[
-        checkpoint["hyper_parameters"]["supervision"]
-    ]
-    generators = ", ".join(f"`{name}`" for name in data["generators"])
-    return f"{generators}{place}, with {labels}; files' SHA-256 `{data['files_sha256']}`"
+    generators = ", ".join(f"`{name}`" for name in data.generators)
+    if not data.files_sha256:
+        return f"{generators} ({data.data})"
+    name = data.data or (scores.data["root"] if scores else "")
+    place = f" of `{name}`" if name else ""
+    labels = {"full": "masks", "weak": "image labels"}[checkpoint.supervision]
+    return f"{generators}{place}, with {labels}; files' SHA-256 `{data.files_sha256}`"
 
 
-def _threshold(results: Mapping[str, Any]) -> str:
-    matrix = results.get("cross_evaluation")
-    image = [scores.get("image_threshold") for scores in results.get("scores", {}).values()]
-    chosen = matrix["thresholds"] if matrix else {"pixel": None, "image": next(iter(image), None)}
+def _threshold(scores: RecordedScores | None) -> str:
+    chosen = _chosen_thresholds(scores) if scores else {}
     found = [f"{value:.2f} for {kind}s" for kind, value in chosen.items() if value is not None]
     return f"{THRESHOLD}" + (f"; best on validation photos: {', '.join(found)}" if found else "")
 
 
-def _scores(results: Mapping[str, Any]) -> Iterator[str]:
-    if not results:
-        yield "None are on record."
-        return
-    if results["notice"]:
-        yield f"**{results['notice']}.**"
-    for generator, scores in results["scores"].items():
-        columns = {"this model": scores, **results["baselines"][generator]}
+def _chosen_thresholds(scores: RecordedScores) -> Mapping[str, float | None]:
+    if scores.cross_evaluation:
+        return scores.cross_evaluation.thresholds
+    return {"image": image_threshold(scores)}
+
+
+def image_threshold(scores: RecordedScores) -> float | None:
+    """Return the threshold of image scores that validation photos chose, the same for all tests."""
+    chosen = (found.get("image_threshold") for found in scores.scores.values())
+    return next(chosen, None)
+
+
+def _scores(found: RecordedScores) -> Iterator[str]:
+    if found.notice:
+        yield f"**{found.notice}.**"
+    if (changed := found.data.get("perturbation", "none")) != "none":
+        yield f"The test photos were changed before: `{changed}`."
+    for generator, scores in found.scores.items():
+        columns = {"this model": scores, **found.baselines[generator]}
         rows = {
             title: [_number(column.get(name)) for column in columns.values()]
             for name, title in METRICS.items()
@@ -138,15 +160,18 @@ def _scores(results: Mapping[str, Any]) -> Iterator[str]:
         yield f"On the {scores['iou_n']:.0f} test photos of `{generator}`, percent:"
         yield _table(list(columns), rows)
     yield "The columns after this model's are constant answers that never look at the photo."
-    matrix = results["cross_evaluation"]
-    if not matrix:
+    if found.cross_evaluation:
+        yield from _intervals(found.cross_evaluation)
+    else:
         yield "Intervals are unknown: this model was not cross-evaluated before it was saved."
-        return
-    tests = dict.fromkeys(test for cells in matrix["scores"].values() for test in cells)
+
+
+def _intervals(row: CrossEvaluation) -> Iterator[str]:
+    tests = dict.fromkeys(test for cells in row.scores.values() for test in cells)
     yield "On each generator, percent with 95 % bootstrap intervals over photos (one training):"
     yield _table(
         list(METRICS.values()),
-        {f"`{t}`": [_interval(matrix["scores"], name, t) for name in METRICS] for t in tests},
+        {f"`{test}`": [_interval(row, name, test) for name in METRICS] for test in tests},
     )
 
 
@@ -156,10 +181,11 @@ def _table(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _interval(scores: Mapping[str, Any], name: str, test: str) -> str:
-    found = scores.get(name, {}).get(test, {"value": None, "low": None})
-    interval = "" if found["low"] is None else f" ({found['low']:.1f} to {found['high']:.1f})"
-    return _number(found["value"]) + interval
+def _interval(row: CrossEvaluation, name: str, test: str) -> str:
+    cell = row.scores.get(name, {}).get(test, {})
+    low, high = cell.get("low"), cell.get("high")
+    interval = "" if low is None or high is None else f" ({low:.1f} to {high:.1f})"
+    return _number(cell.get("value")) + interval
 
 
 def _number(value: float | None) -> str:

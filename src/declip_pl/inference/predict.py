@@ -17,11 +17,10 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from safetensors.torch import save
 from tqdm import tqdm
 
-from declip_pl.data.images import FORMATS, read_photo
+from declip_pl.data.images import SUFFIXES, read_photo
 from declip_pl.errors import UserError
 from declip_pl.files import atomic_path, write_text
 from declip_pl.inference.localizer import TOGETHER, Localization, Localizer
@@ -37,8 +36,9 @@ from declip_pl.inference.prediction_folder import (
     version,
     write_table,
 )
+from declip_pl.model.checkpoint import BEST
 from declip_pl.panels import overlay
-from declip_pl.training.run_folder import BEST, RESULTS, Run, claim
+from declip_pl.training.run_folder import RESULTS, Run, claim
 
 OUTPUT = Path("outputs/predict")
 
@@ -88,9 +88,7 @@ def predict(
     if json:
         if output or resume:
             raise UserError("--json writes no files: leave out --output and --resume")
-        with redirect_stdout(sys.stderr):
-            text = _as_json(find_photos(paths), model, options)
-        print(text)
+        print(_as_json(paths, model, options))
         return
     folder = output or OUTPUT
     photos = find_photos(paths, leave_out=folder)
@@ -166,11 +164,10 @@ def _photos_below(folder: Path, leave_out: Path | None) -> list[Path]:
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and not (ours and path.is_relative_to(ours))
     ]
-    suffixes = {s for s, format_ in Image.registered_extensions().items() if format_ in FORMATS}
-    photos = [path for path in files if path.suffix.lower() in suffixes]
-    others = {path.suffix.lower() or path.name for path in files} - suffixes
+    photos = [path for path in files if path.suffix.lower() in SUFFIXES]
+    others = {path.suffix.lower() or path.name for path in files} - SUFFIXES
     if not photos:
-        raise UserError(f"no photo in {folder}: looked for {', '.join(sorted(suffixes))}")
+        raise UserError(f"no photo in {folder}: looked for {', '.join(sorted(SUFFIXES))}")
     if others:
         print(
             f"{folder}: left out {len(files) - len(photos)} files that are no photos by their "
@@ -195,15 +192,17 @@ def _only_run() -> Path:
     return runs[0]
 
 
-def _as_json(photos: dict[str, Path], model: str | None, options: dict[str, Any]) -> str:
-    if len(photos) > 1:
-        raise UserError(f"--json is for one photo, here are {len(photos)}: leave it out")
-    record, pixels = _read(*next(iter(photos.items())))
-    if pixels is None:
-        raise UserError(record["error"])
-    localizer = Localizer.from_pretrained(model or _only_run())
-    start = time.monotonic()
-    (found,) = localizer([pixels], **options)
+def _as_json(paths: Sequence[str], model: str | None, options: dict[str, Any]) -> str:
+    with redirect_stdout(sys.stderr):  # what else is said must not stand beside the JSON
+        photos = find_photos(paths)
+        if len(photos) > 1:
+            raise UserError(f"--json is for one photo, here are {len(photos)}: leave it out")
+        record, pixels = _read(*next(iter(photos.items())))
+        if pixels is None:
+            raise UserError(record["error"])
+        localizer = Localizer.from_pretrained(model or _only_run())
+        start = time.monotonic()
+        (found,) = localizer([pixels], **options)
     return json.dumps(record | _describe(found, time.monotonic() - start), indent=2)
 
 
@@ -231,7 +230,7 @@ def _hash(localizer: Localizer) -> str:
     """Return a SHA-256 of the weights of encoder and decoder."""
     state = localizer.network.decoder.state_dict()
     weights = save({name: tensor.cpu().contiguous() for name, tensor in state.items()})
-    return hashlib.sha256(localizer.checkpoint["encoder"]["sha256"].encode() + weights).hexdigest()
+    return hashlib.sha256(localizer.checkpoint.identity.sha256.encode() + weights).hexdigest()
 
 
 def _analyse(

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from declip_pl.model.decoder import OUTPUT_SIZE
+from declip_pl.model.features import OUTPUT_SIZE
 
 Window = tuple[slice, slice]
 """Rows and columns of a tile."""

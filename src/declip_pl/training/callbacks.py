@@ -17,6 +17,9 @@ from declip_pl.data.images import read_photo
 from declip_pl.files import atomic_path, write_text
 from declip_pl.panels import panel
 
+PANELS = "panels"
+"""Where a run's folder keeps pictures of validation photos."""
+
 
 class History(Callback):
     """Write ``metrics.csv``, one row for each epoch.
@@ -91,10 +94,10 @@ class Panels(Callback):
             return
         self.best = score
         for name, picture in drawn.items():
-            path = Path(trainer.default_root_dir) / "panels" / f"{name}.png"
+            path = Path(trainer.default_root_dir) / PANELS / f"{name}.png"
             with atomic_path(path) as temporary:
                 picture.save(temporary)
-        log_images(trainer, "panels", drawn)
+        log_images(trainer, PANELS, drawn)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best score, so that a resumed run does not redraw a worse epoch."""

@@ -19,7 +19,7 @@ from declip_pl.errors import UserError
 from declip_pl.files import relative, write_text
 from declip_pl.model.checkpoint import BEST, load_lightning, name_of, read_checkpoint, run_of
 from declip_pl.model.encoder import short_name
-from declip_pl.training.callbacks import History, Panels
+from declip_pl.training.callbacks import PANELS, History, Panels
 from declip_pl.training.recipe import as_argument, read_recipe
 from declip_pl.training.results import describe_results, summary
 from declip_pl.training.run_folder import CONFIG, RESULTS, Run, run_name
@@ -177,7 +177,8 @@ class DeclipCLI(LightningCLI):
         results.write(target)
         wandb.finish()  # its farewell should not stand below the summary
         print(summary(results, target, relative(run_of(checkpoint) or checkpoint)))
-        print(f"pictures: {self.run.folder / 'panels'}")
+        if (self.run.folder / PANELS).is_dir():
+            print(f"pictures: {self.run.folder / PANELS}")
         for line in wandb_hints(self.run.folder):
             print(line)
 

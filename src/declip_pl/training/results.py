@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from declip_pl import parts
+from declip_pl import __version__, parts
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.errors import UserError
 from declip_pl.files import relative, sha256, write_text
-from declip_pl.metrics import LocalizationMetrics, iou
+from declip_pl.metrics import iou, map_metrics
+from declip_pl.metrics.accumulate import LocalizationMetrics
 from declip_pl.model.checkpoint import WEIGHTS_FILE
 from declip_pl.model.features import OUTPUT_SIZE
 from declip_pl.training.task import LocalizationTask
@@ -99,13 +100,13 @@ def describe_results(
 
 def circumstances() -> dict[str, Any]:
     """Return when and by which versions of the code something was made."""
-    packages = ("declip-pl", "torch", "lightning", "transformers")
     return {
         "git_commit": git_commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in packages},
+            "declip-pl": __version__,
+            **{name: version(name) for name in ("torch", "lightning", "transformers")},
         },
     }
 
@@ -118,7 +119,7 @@ def summary(results: Results, target: Path, model: Path) -> str:
         others = " ".join(f"{name:>16}" for name in constant)
         lines += [f"test set {generator} ({scores['iou_n']:.0f} images), percent"]
         lines += [f"  {'':<16}{'this model':>12} {others}"]
-        for metric in ("iou", "f1_fixed", "f1_best", "ap"):
+        for metric in (entry.name for entry in map_metrics(tuned=False) if entry.key):
             row = " ".join(f"{_cell(constant[name], metric):>16}" for name in constant)
             lines += [f"  {metric:<16}{_cell(scores, metric):>12} {row}"]
         lines += [f"  image level{_detection(scores)}"]
@@ -186,13 +187,19 @@ def command(name: str) -> str:
 
 
 def git_commit() -> str | None:
-    """Return the commit that the package's source stands at, with ``-dirty`` if edited."""
-    describe = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty",
+    """Return the commit that the package's own checkout stands at, with ``-dirty`` if edited.
+
+    None where it was installed without its repository; one around a virtual environment is not it.
+    """
+    checkout = Path(__file__).resolve().parents[3]
+    if not ((checkout / ".git").exists() and (checkout / "src/declip_pl").is_dir()):
+        return None
+    describe = ["git", "-C", str(checkout), "describe", "--always", "--dirty",
                 "--abbrev=40", "--exclude=*"]  # fmt: skip
     try:
         done = subprocess.run(describe, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        return None  # installed without its repository
+        return None
     return done.stdout.strip()
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from declip_pl.data.dataset import Batch
 from declip_pl.data.layout import REAL
 from declip_pl.errors import UserError
-from declip_pl.metrics import DetectionMetrics, LocalizationMetrics
+from declip_pl.metrics.accumulate import DetectionMetrics, LocalizationMetrics
 from declip_pl.model.checkpoint import (
     ENCODER_PREFIX,
     KEY,
@@ -98,7 +98,8 @@ class LocalizationTask(L.LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Have every photo encoded once, whatever trainer this is used with."""
-        there = any(isinstance(callback, EncodePhotos) for callback in self.trainer.callbacks)
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        there = any(isinstance(callback, EncodePhotos) for callback in callbacks)
         return [] if there else [EncodePhotos()]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -265,6 +266,10 @@ def _check_data(theirs: TrainedOn | None, ours: TrainedOn | None) -> None:
         there, here = getattr(theirs, name), getattr(ours, name)
         if there != here:
             raise UserError(
-                f"this run was trained on other data: its {name} are {there}, here they are "
-                f"{here}; give the new run a name of its own (RUN=..., --run.name)"
+                f"this run was trained on other data: its {name} are {_words(there)}, here they "
+                f"are {_words(here)}; give the new run a name of its own (RUN=..., --run.name)"
             )
+
+
+def _words(value: str | tuple[str, ...]) -> str:
+    return value if isinstance(value, str) else ", ".join(value)

@@ -28,13 +28,13 @@ def wandb_mode() -> Literal["online", "offline", "disabled"] | None:
 
 def wandb_id(folder: Path) -> str | None:
     """Return the id of the W&B run that was last logged in ``folder`` and may be continued."""
-    runs = sorted((folder / "wandb").glob("*run-*-*"))
-    return runs[-1].name.rsplit("-", 1)[-1] if runs else None
+    newest = max((folder / "wandb").glob("*run-*-*"), key=_logged, default=None)
+    return newest.name.rsplit("-", 1)[-1] if newest else None
 
 
 def wandb_hints(folder: Path) -> list[str]:
     """Return how to look at the offline runs of a training run's folder; none if there are none."""
-    offline = sorted((folder / "wandb").glob("offline-run-*"))
+    offline = sorted((folder / "wandb").glob("offline-run-*"), key=_logged)
     if not offline:
         return []
     wandb_ = command("wandb")
@@ -42,3 +42,8 @@ def wandb_hints(folder: Path) -> list[str]:
         f"curves without an account: {wandb_} leet {offline[-1]}",
         f"curves in the browser:     {wandb_} login && {wandb_} sync {folder}/wandb/offline-run-*",
     ]
+
+
+def _logged(folder: Path) -> str:
+    """Return the time stamp in a run folder's name: ``[offline-]run-20251123_210400-ID``."""
+    return folder.name.split("run-", 1)[1]

@@ -1,6 +1,5 @@
 """The W&B dashboard of all runs: a saved workspace, and a report for people."""
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import wandb
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
-from declip_pl.cross_eval.command import ROOT
+from declip_pl.cross_eval.matrix import ROOT, Matrix, read_matrix, readable_matrices
 from declip_pl.cross_eval.views.wandb_run import JOB_TYPE
 from declip_pl.errors import UserError
+from declip_pl.metrics import all_metrics
 from declip_pl.training.results import command
 from declip_pl.training.wandb_runs import PROJECT, wandb_mode
 
@@ -57,8 +57,7 @@ def dashboard(folder: Path | None = None, entity: str | None = None) -> None:
     Raises:
         UserError: If the folder is no cross-evaluation, a package is missing, or W&B refuses.
     """
-    folder = folder or _newest()
-    matrix = _matrix(folder)
+    folder, matrix = (folder, read_matrix(folder)) if folder else _newest()
     sections = plan(matrix)
     if (wandb_mode() or os.environ["WANDB_MODE"]) != "online":
         print("\n".join(_without_account(sections, folder)))
@@ -73,15 +72,15 @@ def dashboard(folder: Path | None = None, entity: str | None = None) -> None:
         print(f"{name + ':':<11}{address}")
 
 
-def plan(matrix: dict[str, Any] | None) -> dict[str, list[Panel]]:
+def plan(matrix: Matrix | None) -> dict[str, list[Panel]]:
     """Return the panels of each section.
 
     Args:
-        matrix: The content of ``matrix.json`` that names generators and cells, if there is one.
+        matrix: A cross-evaluation that names generators and cells, if there is one.
     """
-    generators = matrix["columns"] if matrix else DOLOS
-    cells = [f"panels/{row}/{test}" for row, tests in (matrix or {"panels": {}})["panels"].items()
-             for test in tests]  # fmt: skip
+    generators = matrix.columns if matrix else DOLOS
+    panels = matrix.panels if matrix else {}
+    cells = [f"panels/{row}/{test}" for row, tests in panels.items() for test in tests]
     return {
         "Training": [
             Panel("Training loss", "curve", ["train/loss_epoch"]),
@@ -90,13 +89,9 @@ def plan(matrix: dict[str, Any] | None) -> dict[str, list[Panel]]:
             Panel("Learning rate", "curve", ["learning_rate"]),
         ],
         "Test scores": [
-            Panel(title, "bars", [f"test/{name}/{metric}" for name in generators])
-            for title, metric in (
-                ("IoU", "iou"),
-                ("F1 at 0.5", "f1_fixed"),
-                ("Pixel AP", "ap"),
-                ("Image AUROC", "image_auroc"),
-            )
+            Panel(metric.title, "bars", [f"test/{name}/{metric.name}" for name in generators])
+            for metric in all_metrics()
+            if metric.key
         ],
         "Pictures": [Panel("Validation photos at the best epoch", "pictures", ["panels"])],
         "Cross-evaluation": [
@@ -146,12 +141,12 @@ def build_workspace(sections: dict[str, list[Panel]], entity: str) -> "ws.Worksp
 
 
 def build_report(
-    sections: dict[str, list[Panel]], entity: str, matrix: dict[str, Any] | None
+    sections: dict[str, list[Panel]], entity: str, matrix: Matrix | None
 ) -> "wr.Report":
     """Return the report, not yet saved: what this is, the matrix, then everything behind it."""
     import wandb_workspaces.reports.v2 as wr
 
-    notice = matrix and matrix["notice"]
+    notice = matrix and matrix.notice
     order = ["Cross-evaluation", *(name for name in sections if name != "Cross-evaluation")]
     return wr.Report(
         entity=entity,
@@ -177,7 +172,7 @@ The runs below each section can be filtered by `encoder`, `layer`, `decoder`, `s
 
 
 def _build(
-    sections: dict[str, list[Panel]], matrix: dict[str, Any] | None, entity: str | None
+    sections: dict[str, list[Panel]], matrix: Matrix | None, entity: str | None
 ) -> dict[str, str]:
     """Save both, in place of what earlier calls saved, and return their addresses."""
     api = wandb.Api()
@@ -262,20 +257,9 @@ def _names(keys: list[str], most: int = 4) -> str:
     return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
 
 
-def _newest() -> Path | None:
-    """Return the folder of the cross-evaluation that was written last, if there is any."""
-    written = sorted(ROOT.glob("*/matrix.json"), key=lambda path: path.stat().st_mtime)
-    return written[-1].parent if written else None
-
-
-def _matrix(folder: Path | None) -> dict[str, Any] | None:
-    if folder is None:
-        return None
-    path = folder / "matrix.json"
-    if not path.exists():
-        raise UserError(f"{folder} is no cross-evaluation: there is no matrix.json in it")
-    matrix: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return matrix
+def _newest() -> tuple[Path, Matrix] | tuple[None, None]:
+    """Return the cross-evaluation that was written last, if there is any."""
+    return next(readable_matrices(ROOT), (None, None))
 
 
 def _require_workspaces() -> None:

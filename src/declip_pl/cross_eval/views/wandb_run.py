@@ -1,6 +1,5 @@
 """A finished cross-evaluation as a W&B run of its own, beside its training runs."""
 
-import json
 import math
 import re
 import shutil
@@ -10,14 +9,14 @@ from typing import Any
 
 import wandb
 
-from declip_pl.cross_eval.cells import finished_cell
+from declip_pl.cross_eval.cell import Cell, finished_cell
+from declip_pl.cross_eval.matrix import FILE, TABLE, Matrix, Panel, ScoredModel, read_matrix
+from declip_pl.cross_eval.records import to_json
 from declip_pl.training.results import command
 from declip_pl.training.wandb_runs import PROJECT, wandb_id, wandb_mode
 
 JOB_TYPE = "cross-eval"
 MATRIX_COLUMNS = ("train", "test", "metric", "value", "ci_low", "ci_high", "n", "in_domain")
-_BY_NAME = ("by_train", "by_test", "leave_one_out")
-"""Parts of the summary that hold one figure for each row or column."""
 
 
 def track(folder: Path) -> list[str]:
@@ -35,7 +34,7 @@ def track(folder: Path) -> list[str]:
     Returns:
         Lines that say how to look at the run, or why there is none; no lines where W&B is disabled.
     """
-    matrix = json.loads((folder / "matrix.json").read_text(encoding="utf-8"))
+    matrix = read_matrix(folder)
     try:
         return _log(folder, matrix, *photo_table(_cells(folder, matrix)))
     except Exception as error:  # whatever W&B stumbles over, the evaluation is done and on disk
@@ -43,62 +42,65 @@ def track(folder: Path) -> list[str]:
         return [f"W&B: this cross-evaluation was not logged ({reason}); its files are in {folder}"]
 
 
-def matrix_rows(matrix: dict[str, Any]) -> list[list[Any]]:
-    """Return one row of :data:`MATRIX_COLUMNS` for each metric, training row and test column."""
+def matrix_rows(matrix: Matrix) -> list[list[Any]]:
+    """Return one row of :data:`MATRIX_COLUMNS` for each metric, training row and test column.
+
+    ``in_domain`` is None where the training data are not on record.
+    """
     return [
-        [train, test, metric, *(_number(cell[key]) for key in ("value", "low", "high")), cell["n"],
-         test in matrix["in_domain"][train]]
-        for metric, rows in matrix["matrix"].items()
+        [train, test, metric, *map(_number, (score.value, score.low, score.high)), score.n,
+         matrix.is_in_domain(train, test) if matrix.is_on_record(train) else None]
+        for metric, rows in matrix.matrix.items()
         for train, cells in rows.items()
-        for test, cell in cells.items()
+        for test, score in cells.items()
     ]  # fmt: skip
 
 
-def photo_table(cells: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+def photo_table(
+    cells: Iterable[tuple[ScoredModel, Cell]],
+) -> tuple[list[str], list[list[Any]]]:
     """Return columns and rows of a table with every photo's scores.
 
     Args:
-        cells: The contents of cell files.
+        cells: Models and their cells.
 
     Returns:
         The columns ``train, test, seed, photo``, one for each localization score (percent) and one
         for each way to pool an image's score (0 to 1, ``image_score_<pooling>``); and a row for
         each photo of each cell, None where a score is undefined or its cell lacks it.
     """
-    records = [record for cell in cells for record in _photos(cell)]
+    records = [record for model, cell in cells for record in _photos(model, cell)]
     columns = list(dict.fromkeys(name for record in records for name in record))
     return columns, [[record.get(name) for name in columns] for record in records]
 
 
-def summary_figures(matrix: dict[str, Any]) -> dict[str, float]:
+def summary_figures(matrix: Matrix) -> dict[str, float]:
     """Return the summary's defined values under names such as ``iou/by_train/ldm``."""
     figures: dict[str, float | None] = {}
-    for metric, parts in matrix["summary"].items():
-        for part, content in parts.items():
-            if part in _BY_NAME:
-                figures |= {f"{metric}/{part}/{name}": e["value"] for name, e in content.items()}
-            else:
-                figures[f"{metric}/{part}"] = content["value"]
+    for metric, summary in matrix.summary.items():
+        for part, found in vars(summary).items():
+            if isinstance(found, dict):  # a figure for each row or column
+                figures |= {f"{metric}/{part}/{name}": score.value for name, score in found.items()}
+            elif found:
+                figures[f"{metric}/{part}"] = found.value
     defined = {name: _number(value) for name, value in figures.items()}
     return {name: value for name, value in defined.items() if value is not None}
 
 
-def _log(
-    folder: Path, matrix: dict[str, Any], columns: list[str], rows: list[list[Any]]
-) -> list[str]:
+def _log(folder: Path, matrix: Matrix, columns: list[str], rows: list[list[Any]]) -> list[str]:
     with wandb.init(
         project=PROJECT,
-        name=f"{JOB_TYPE} {matrix['name']}",
+        name=f"{JOB_TYPE} {matrix.name}",
         id=wandb_id(folder),
         resume="allow",
         dir=folder,
         mode=wandb_mode(),
         # A training run that broke off in this process may still be open.
         settings=wandb.Settings(quiet=True, reinit="finish_previous"),
-        group=matrix["data"]["name"],
+        group=matrix.data.name,
         job_type=JOB_TYPE,
         tags=_tags(matrix),
-        notes=matrix["notice"],
+        notes=matrix.notice,
         config=_facts(matrix),
     ) as run:
         if run.disabled:
@@ -110,7 +112,7 @@ def _log(
             "photos": wandb.Table([*columns], rows),
         }
         run.log(summary_figures(matrix) | tables | _pictures(folder, matrix))
-        for name in ("matrix.json", "matrix.csv"):
+        for name in (FILE, TABLE):
             # W&B would only link to a file elsewhere.
             run.save(shutil.copy(folder / name, run.dir), base_path=run.dir, policy="now")
         if not run.offline:
@@ -124,29 +126,30 @@ def _log(
     ]
 
 
-def _facts(matrix: dict[str, Any]) -> dict[str, Any]:
+def _facts(matrix: Matrix) -> dict[str, Any]:
     """Return the run's config: the keys of training runs first."""
-    models = matrix["models"]
+    models = matrix.models
     shared = ("encoder", "layer", "decoder", "supervision", "image_size", "encoder_source")
     return {
-        **{key: _joined(model[key] for model in models) for key in shared},
-        "generator": _joined(matrix["rows"]),
-        "dataset": matrix["data"]["name"],
-        "seed": _joined(matrix["seeds"]),
-        "tests": _joined(matrix["columns"]),
-        "pooling": matrix["pooling"],
-        "notice": matrix["notice"],
-        "failed": [f"{failure['what']}: {failure['why']}" for failure in matrix["failed"]],
-        "made": matrix["made"],
+        **{key: _joined(getattr(model, key) for model in models) for key in shared},
+        "generator": _joined(matrix.rows),
+        "dataset": matrix.data.name,
+        "seed": _joined(matrix.seeds),
+        "tests": _joined(matrix.columns),
+        "pooling": matrix.pooling,
+        "perturbation": matrix.perturbation,
+        "notice": matrix.notice,
+        "failed": [f"{failure.what}: {failure.why}" for failure in matrix.failed],
+        "made": to_json(matrix.made),
     }
 
 
-def _tags(matrix: dict[str, Any]) -> list[str]:
+def _tags(matrix: Matrix) -> list[str]:
     """Return every single value that a training run has for a tag, to find all runs by one."""
-    models = matrix["models"]
+    models = matrix.models
     keys = ("encoder", "layer", "decoder", "supervision")
-    values = [JOB_TYPE, matrix["data"]["name"], *matrix["rows"], *matrix["seeds"]]
-    values += [model[key] for model in models for key in keys]
+    values = [JOB_TYPE, matrix.data.name, *matrix.rows, *matrix.seeds]
+    values += [getattr(model, key) for model in models for key in keys]
     return list(dict.fromkeys(str(value)[:64] for value in values))  # W&B takes no longer ones
 
 
@@ -156,20 +159,20 @@ def _joined(values: Iterable[Any]) -> Any:
     return different[0] if len(different) == 1 else ", ".join(map(str, different))
 
 
-def _cells(folder: Path, matrix: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _cells(folder: Path, matrix: Matrix) -> Iterator[tuple[ScoredModel, Cell]]:
     """Yield the cells that the matrix is made of; the folder may hold older ones, too."""
-    for model in matrix["models"]:
-        for test in matrix["data"]["tests"]:
+    for model in matrix.models:
+        for test in matrix.data.tests:
             cell = finished_cell(folder, matrix, model, test)
             if cell:
-                yield cell | {"row": model["row"]}  # another evaluation may have named it otherwise
+                yield model, cell
 
 
-def _photos(cell: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    pooled = {f"image_score_{name}": scores for name, scores in cell["image_scores"].items()}
-    scores = cell["scores"] | pooled
-    for index, photo in enumerate(cell["photos"]):
-        whose = {"train": cell["row"], "test": cell["test"], "seed": cell["seed"], "photo": photo}
+def _photos(model: ScoredModel, cell: Cell) -> Iterator[dict[str, Any]]:
+    pooled = {f"image_score_{name}": scores for name, scores in cell.image_scores.items()}
+    scores = cell.scores | pooled
+    for index, photo in enumerate(cell.photos):
+        whose = {"train": model.row, "test": cell.test, "seed": model.seed, "photo": photo}
         yield whose | {name: _number(values[index]) for name, values in scores.items()}
 
 
@@ -178,13 +181,13 @@ def _number(value: float | None) -> float | None:
     return None if value is None or math.isnan(value) else value
 
 
-def _pictures(folder: Path, matrix: dict[str, Any]) -> dict[str, Any]:
+def _pictures(folder: Path, matrix: Matrix) -> dict[str, Any]:
     pictures: dict[str, Any] = {
         f"panels/{train}/{test}": [
-            wandb.Image(folder / shown["file"], caption=_caption(which, shown))
+            wandb.Image(folder / shown.file, caption=_caption(which, shown))
             for which, shown in triple.items()
         ]
-        for train, tests in matrix["panels"].items()
+        for train, tests in matrix.panels.items()
         for test, triple in tests.items()
     }
     if (folder / "matrix.png").exists():
@@ -194,15 +197,15 @@ def _pictures(folder: Path, matrix: dict[str, Any]) -> dict[str, Any]:
     return pictures
 
 
-def _caption(which: str, shown: dict[str, Any]) -> str:
-    iou = _number(shown["iou"])
-    return f"{which}: {shown['photo']}, IoU {'undefined' if iou is None else f'{iou:.1f}'}"
+def _caption(which: str, shown: Panel) -> str:
+    iou = _number(shown.iou)
+    return f"{which}: {shown.photo}, IoU {'undefined' if iou is None else f'{iou:.1f}'}"
 
 
-def _log_checkpoints(run: Any, matrix: dict[str, Any]) -> None:
-    for model in matrix["models"]:
+def _log_checkpoints(run: Any, matrix: Matrix) -> None:
+    for model in matrix.models:
         # Artifact names allow no more than this; encoders may have a "+" in theirs.
-        name = re.sub(r"[^\w.-]", "_", f"{matrix['data']['name']}-{model['name']}")
-        artifact = wandb.Artifact(name, type="model", metadata=model)
-        artifact.add_file(model["checkpoint"], policy="immutable")  # no copy: it stays there
+        name = re.sub(r"[^\w.-]", "_", f"{matrix.data.name}-{model.name}")
+        artifact = wandb.Artifact(name, type="model", metadata=to_json(model))
+        artifact.add_file(model.checkpoint, policy="immutable")  # no copy: it stays there
         run.log_artifact(artifact)

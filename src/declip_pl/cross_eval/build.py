@@ -1,0 +1,243 @@
+"""From cells to the matrix: estimates with intervals, and the means over cells."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from declip_pl import parts
+from declip_pl.cross_eval.cell import Cell, Thresholds
+from declip_pl.cross_eval.matrix import (
+    FORMAT,
+    About,
+    Bins,
+    ChosenThresholds,
+    Curve,
+    Matrix,
+    Reliability,
+    Score,
+    ScoredModel,
+    Summary,
+    WorstScore,
+)
+from declip_pl.cross_eval.models import Model
+from declip_pl.cross_eval.scores import Scores
+from declip_pl.cross_eval.statistics import Estimate, Statistic, combined, estimate, reliability
+from declip_pl.data.layout import ALL_BUT
+from declip_pl.metrics import all_metrics, find_metric
+from declip_pl.model.network import Pooling
+
+T = TypeVar("T")
+
+Pair = tuple[str, str]
+"""A row and a column."""
+Statistics = dict[str, dict[Pair, tuple[Statistic, int]]]
+"""What computes each cell and of how many photos, by metric."""
+
+
+def build_matrix(
+    models: Sequence[Model],
+    cells: Mapping[tuple[str, str], Cell],
+    thresholds: Mapping[str, Thresholds],
+    columns: Sequence[str],
+    pooling: Pooling,
+    about: About,
+) -> Matrix:
+    """Return the matrix of what was scored.
+
+    Args:
+        models: The localizers.
+        cells: By model and test set; those that failed are absent.
+        thresholds: By model.
+        columns: Test generators.
+        pooling: How an image's score is pooled from its map.
+        about: What the matrix is about.
+    """
+    scores = Scores(models, cells, thresholds, pooling)
+    rows = sorted(scores.models, key=lambda row: (row.startswith(ALL_BUT), row))
+    done = [(row, column) for row in rows for column in columns if any(scores.found(row, column))]
+    statistics = _statistics(scores, done)
+    table = {
+        metric: _estimates(found, rows, scores)
+        for metric, found in tqdm(statistics.items(), "intervals", leave=False)
+    }
+    domains = _Domains.of(scores, rows, columns)
+    return Matrix(
+        **vars(about),
+        format=FORMAT,
+        pooling=pooling,
+        models=tuple(_scored_model(model, thresholds, pooling) for model in models),
+        rows=tuple(rows),
+        columns=tuple(columns),
+        in_domain={row: domains.inside[row] for row in rows},
+        leave_one_out=tuple(row for row in rows if row.startswith(ALL_BUT)),
+        seeds=tuple(sorted({model.seed for model in models})),
+        metrics=tuple(statistics),
+        matrix=table,
+        summary={
+            metric: _summary(metric, found, table[metric], domains, scores)
+            for metric, found in tqdm(statistics.items(), "summary", leave=False)
+        },
+        curves=_by_cell(done, lambda row, column: _curve(scores.found(row, column))),
+        reliability=_by_cell(done, lambda row, column: _reliability(scores, row, column)),
+        panels=_by_cell(
+            done, lambda row, column: next(filter(None, scores.found(row, column))).panels
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class _Domains:
+    """Which cells are in domain and which out of it.
+
+    Attributes:
+        inside: The columns that each row was trained on.
+        known: The rows of which the training data are on record.
+        single: The rows that the means are made of: those of one generator, or else all known.
+    """
+
+    inside: dict[str, tuple[str, ...]]
+    known: frozenset[str]
+    single: frozenset[str]
+
+    @classmethod
+    def of(cls, scores: Scores, rows: Sequence[str], columns: Sequence[str]) -> "_Domains":
+        trained_on = scores.trained_on
+        known = frozenset(row for row in rows if trained_on[row])
+        single = frozenset(row for row in known if len(trained_on[row]) == 1)
+        inside = {row: tuple(c for c in columns if c in trained_on[row]) for row in rows}
+        return cls(inside, known, single or known)
+
+    def is_in(self, pair: Pair) -> bool:
+        return pair[1] in self.inside[pair[0]]
+
+    def is_out(self, pair: Pair) -> bool:
+        return pair[0] in self.known and not self.is_in(pair)
+
+
+def _statistics(scores: Scores, done: Sequence[Pair]) -> Statistics:
+    """Return what computes each cell, metrics in the order of the table."""
+    found: Statistics = {}
+    for row, column in done:
+        for name, statistic, n in scores.statistics(row, column):
+            found.setdefault(name, {})[row, column] = statistic, n
+    return {entry.name: found[entry.name] for entry in all_metrics() if entry.name in found}
+
+
+def _estimates(
+    cells: Mapping[Pair, tuple[Statistic, int]], rows: Sequence[str], scores: Scores
+) -> dict[str, dict[str, Score]]:
+    table: dict[str, dict[str, Score]] = {row: {} for row in rows}
+    for (row, column), (statistic, n) in cells.items():
+        table[row][column] = _estimate(statistic, n, scores)
+    return table
+
+
+def _estimate(statistic: Statistic, n: int, scores: Scores) -> Score:
+    return _plain(estimate(statistic, len(scores.position), scores.seeds, n))
+
+
+def _summary(
+    metric: str,
+    cells: Mapping[Pair, tuple[Statistic, int]],
+    table: Mapping[str, Mapping[str, Score]],
+    domains: _Domains,
+    scores: Scores,
+) -> Summary:
+    """Return the paper's means: in domain, out of domain, the worst cell, by train, by test."""
+
+    def over(chosen: Sequence[Pair], how: Literal["mean", "lowest", "highest"] = "mean") -> Score:
+        statistic = combined([cells[pair][0] for pair in chosen], how)
+        return _estimate(statistic, sum(cells[pair][1] for pair in chosen), scores)
+
+    def grouped(chosen: Sequence[Pair], axis: int) -> dict[str, Score]:
+        names = dict.fromkeys(pair[axis] for pair in chosen)
+        return {name: over([pair for pair in chosen if pair[axis] == name]) for name in names}
+
+    single = [pair for pair in cells if pair[0] in domains.single]
+    inside = [pair for pair in single if domains.is_in(pair)]
+    outside = [pair for pair in single if domains.is_out(pair)]
+    others = [pair for pair in cells if domains.is_out(pair) and pair[0] not in domains.single]
+    less_is_better = find_metric(metric).less_is_better
+    return Summary(
+        by_train=grouped(outside, 0),
+        by_test=dict(sorted(grouped(outside, 1).items())),
+        leave_one_out=grouped(others, 0),
+        in_domain=over(inside) if inside else None,
+        out_of_domain=over(outside) if outside else None,
+        worst_out_of_domain=_worst(
+            outside, table, less_is_better, over(outside, "highest" if less_is_better else "lowest")
+        )
+        if outside
+        else None,
+    )
+
+
+def _worst(
+    outside: Sequence[Pair],
+    table: Mapping[str, Mapping[str, Score]],
+    less_is_better: bool,
+    score: Score,
+) -> WorstScore:
+    def badness(pair: Pair) -> float:
+        value = table[pair[0]][pair[1]].value
+        return -math.inf if value is None else value if less_is_better else -value
+
+    train, test = max(outside, key=badness)
+    return WorstScore(**vars(score), train=train, test=test)
+
+
+def _scored_model(
+    model: Model, thresholds: Mapping[str, Thresholds], pooling: Pooling
+) -> ScoredModel:
+    checkpoint = model.checkpoint
+    chosen = thresholds.get(model.name, Thresholds(None, {}))
+    return ScoredModel(
+        name=model.name,
+        row=model.row,
+        trained_on=tuple(model.trained_on),
+        seed=model.seed,
+        encoder=checkpoint.identity.name,
+        encoder_source=checkpoint.identity.source,
+        layer=checkpoint.identity.layer,
+        decoder=parts.short(checkpoint.decoder),
+        supervision=checkpoint.supervision,
+        image_size=checkpoint.image_size,
+        checkpoint=str(checkpoint.path),
+        checkpoint_sha256=checkpoint.sha256,
+        thresholds=ChosenThresholds(chosen.pixel, chosen.image.get(pooling)),
+    )
+
+
+def _curve(cells: Sequence[Cell | None]) -> Curve:
+    """Return the mean over seeds of the cells' threshold curves."""
+    curves = [cell.curve for cell in cells if cell]
+    iou, f1 = (
+        np.mean([np.array(getattr(curve, name), np.float64) for curve in curves], axis=0).tolist()
+        for name in ("iou", "f1")
+    )
+    return Curve(curves[0].thresholds, iou, f1)
+
+
+def _reliability(scores: Scores, row: str, column: str) -> Reliability:
+    pixel = scores.pixel_histograms(row, column).sum((0, 1))
+    image = None
+    if scores.has_reals(row):
+        image = Bins(**reliability(scores.image_histograms(row, column).sum((0, 1))))
+    return Reliability(Bins(**reliability(pixel)), image)
+
+
+def _by_cell(done: Sequence[Pair], make: Callable[[str, str], T]) -> dict[str, dict[str, T]]:
+    table: dict[str, dict[str, T]] = {}
+    for row, column in done:
+        table.setdefault(row, {})[column] = make(row, column)
+    return table
+
+
+def _plain(found: Estimate) -> Score:
+    """Return an estimate for JSON, which has no NaN."""
+    value, low, high = (None if math.isnan(v) else v for v in found[:3])
+    return Score(value, low, high, found.n)

@@ -1,0 +1,95 @@
+"""What ``declip-pl compare`` takes: a whole cross-evaluation, or one model's part of one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from declip_pl.cross_eval.cell import finished_cell
+from declip_pl.cross_eval.matrix import FILE, ROOT, Matrix, ScoredModel, read_matrix
+from declip_pl.cross_eval.matrix import readable_matrices as newest_first
+from declip_pl.errors import UserError
+from declip_pl.model.checkpoint import read_checkpoint
+
+Where = tuple[str, str]
+"""A row (what a model was trained on) and a column (what it was tested on)."""
+Photos = tuple[list[str], dict[str, list[float | None]]]
+"""Names of photos, and their scores by metric."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A cross-evaluation, or one model's part of it.
+
+    Attributes:
+        folder: The cross-evaluation's folder.
+        matrix: Its matrix.
+        model: The only model that counts; None if all do.
+    """
+
+    folder: Path
+    matrix: Matrix
+    model: ScoredModel | None = None
+
+    @property
+    def title(self) -> str:
+        """Which of its models count, and where they are."""
+        name = f"{self.model.name} in {self.matrix.name}" if self.model else self.matrix.name
+        return f"{name} ({self.folder})"
+
+    def cells(self) -> list[Where]:
+        """Return the cells that did not fail, in the matrix' order."""
+        rows = (self.model.row,) if self.model else self.matrix.rows
+        tables = self.matrix.matrix.values()
+        return [
+            (row, column)
+            for row in rows
+            for column in self.matrix.columns
+            if any(column in table.get(row, {}) for table in tables)
+        ]
+
+    def photos(self, where: Where) -> dict[int, Photos]:
+        """Return the photos and scores that each seed has in a cell.
+
+        Histograms, which take most of a cell and of the memory for it, are left behind.
+        """
+        row, column = where
+        models = [self.model] if self.model else [m for m in self.matrix.models if m.row == row]
+        found = {m.seed: finished_cell(self.folder, self.matrix, m, column) for m in models}
+        return {seed: (cell.photos, cell.scores) for seed, cell in found.items() if cell}
+
+    def trained_on(self, row: str) -> tuple[str, ...]:
+        """Return the generators that a row was trained on; none if they are not on record."""
+        found = [model.trained_on for model in self.matrix.models if model.row == row]
+        return found[0] if found else ()
+
+
+def read_evaluations(a: str, b: str) -> tuple[Evaluation, Evaluation]:
+    """Return what two arguments of the command line stand for.
+
+    A folder with a ``matrix.json`` stands for itself. Anything else is a model, and stands for
+    its cells in the newest cross-evaluation that scored it.
+
+    Raises:
+        UserError: If a folder's matrix can't be read, there is no such model, or no
+            cross-evaluation scored it.
+    """
+    found = [_find(name) for name in (a, b)]
+    missing = [name for name, evaluation in zip((a, b), found, strict=True) if not evaluation]
+    if missing:
+        raise UserError(
+            f"no cross-evaluation in {ROOT} has scored {' or '.join(dict.fromkeys(missing))}; "
+            f"run: declip-pl cross-eval {a} {b}"
+        )
+    first, second = (evaluation for evaluation in found if evaluation)
+    return first, second
+
+
+def _find(name: str) -> Evaluation | None:
+    folder = Path(name).expanduser()
+    if (folder / FILE).exists():
+        return Evaluation(folder, read_matrix(folder))
+    digest = read_checkpoint(name).sha256
+    for found, matrix in newest_first(ROOT):
+        for model in matrix.models:
+            if model.checkpoint_sha256 == digest:
+                return Evaluation(found, matrix, model)
+    return None

@@ -1,0 +1,63 @@
+"""A matrix as text: what ``declip-pl cross-eval`` prints when it is done."""
+
+from collections.abc import Iterator
+
+from declip_pl.cross_eval.matrix import UNPERTURBED, Matrix, Score
+
+_MEANS = (
+    ("in_domain", "in-domain mean"),
+    ("out_of_domain", "out-of-domain mean"),
+    ("worst_out_of_domain", "worst out-of-domain cell"),
+)
+
+
+def summary(matrix: Matrix, metric: str = "iou") -> str:
+    """Return the matrix of one metric and its means as text."""
+    if metric not in matrix.matrix:
+        return "\nno cell was scored"
+    perturbed = matrix.perturbation != UNPERTURBED
+    through = f"; photos went through {matrix.perturbation}" if perturbed else ""
+    lines = ["", f"{metric} in percent; * = trained on that generator{through}"]
+    lines += [*_table(matrix, metric), *_means(matrix, metric)]
+    lines += [matrix.notice] if matrix.notice else []
+    return "\n".join(lines)
+
+
+def _table(matrix: Matrix, metric: str) -> Iterator[str]:
+    width = max(len(name) for name in [*matrix.rows, "test on \\ train on"]) + 2
+    side = max(12, *(len(name) + 2 for name in matrix.rows))
+    yield f"{'test on / train on':<{width}}" + "".join(f"{row:>{side}}" for row in matrix.rows)
+    for column in matrix.columns:
+        entries = [
+            _entry(matrix.score(metric, row, column), matrix.is_in_domain(row, column))
+            for row in matrix.rows
+        ]
+        yield f"{column:<{width}}" + "".join(f"{entry:>{side}}" for entry in entries)
+
+
+def _means(matrix: Matrix, metric: str) -> Iterator[str]:
+    means = matrix.summary[metric]
+    for key, title in _MEANS:
+        if found := getattr(means, key):
+            yield f"{title:<26}{_with_interval(found)}"
+    for row, found in {**means.by_train, **means.leave_one_out}.items():
+        yield f"  {f'trained on {row}':<24}{_with_interval(found)} out of domain"
+    for row in matrix.rows:
+        if not matrix.is_on_record(row):
+            yield f"  {row}: training data not on record, in none of the means"
+
+
+def _entry(found: Score | None, in_domain: bool) -> str:
+    if found is None:
+        return "failed"
+    return f"{_number(found.value)}{'*' if in_domain else ' '}"
+
+
+def _with_interval(found: Score) -> str:
+    if found.low is None or found.high is None:
+        return f"{_number(found.value):>5}"
+    return f"{_number(found.value):>5}  ({found.low:.1f} to {found.high:.1f})"
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.1f}"

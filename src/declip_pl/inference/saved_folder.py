@@ -1,0 +1,39 @@
+"""What people pass on: a folder with a localizer, its scores and its model card."""
+
+from pathlib import Path
+
+from declip_pl.errors import UserError
+from declip_pl.files import write_text
+from declip_pl.inference.model_card import model_card
+from declip_pl.inference.recorded_scores import RecordedScores, add_to_config
+from declip_pl.model import checkpoint as checkpoints
+from declip_pl.model.checkpoint import CONFIG_FILE, Checkpoint
+
+CARD_FILE = "README.md"
+
+
+def save(
+    checkpoint: Checkpoint,
+    folder: Path,
+    scores: RecordedScores | None = None,
+    name: str | None = None,
+) -> None:
+    """Write a localizer's decoder, its description and its model card into a folder.
+
+    Args:
+        checkpoint: The localizer.
+        folder: Where to; it is made.
+        scores: Those on record, for the card and for whoever saves the localizer again.
+        name: What the card calls it, by default like the folder.
+
+    Raises:
+        UserError: If one of the files is there already.
+    """
+    if (folder / CARD_FILE).exists():
+        raise UserError(f"a {CARD_FILE} stands in {folder}; name another folder")
+    checkpoints.save(checkpoint, folder)
+    config = folder / CONFIG_FILE
+    if scores:
+        write_text(config, add_to_config(config.read_text(encoding="utf-8"), scores))
+    card = model_card(checkpoint, name or folder.absolute().name, scores)
+    write_text(folder / CARD_FILE, card)

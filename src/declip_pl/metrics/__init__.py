@@ -1,0 +1,55 @@
+"""Scores of heat maps: one table of metrics, and the pure functions behind it.
+
+Shapes and units are the same everywhere: probabilities ``[B, H, W]`` float in [0, 1], masks
+``[B, H, W]`` bool with True = fake, scores ``[B]`` float in percent. Where a score is not defined
+for an image (no fake pixel to rank, say) its entry is NaN; means leave such images out and say
+how many images they are made of.
+
+:func:`metric` adds a metric to the table; tests, cross-evaluations, reports and W&B then show it.
+The classes that add up batches stand in :mod:`declip_pl.metrics.accumulate`, with torchmetrics.
+"""
+
+from declip_pl.metrics.calibration import CALIBRATION_BINS, calibration_histogram
+from declip_pl.metrics.detection import best_accuracy_threshold
+from declip_pl.metrics.localization import (
+    THRESHOLD,
+    THRESHOLDS,
+    average_precision,
+    best_f1,
+    best_f1_border,
+    f1,
+    f1_border,
+    iou,
+    localization_scores,
+    threshold_curves,
+)
+from declip_pl.metrics.ranking import DILATE, ERODE, Counts, Ranking
+from declip_pl.metrics.sizes import by_size, resize_to
+from declip_pl.metrics.table import Metric, all_metrics, find_metric, map_metrics, metric
+
+__all__ = [
+    "CALIBRATION_BINS",
+    "DILATE",
+    "ERODE",
+    "THRESHOLD",
+    "THRESHOLDS",
+    "Counts",
+    "Metric",
+    "Ranking",
+    "all_metrics",
+    "average_precision",
+    "best_accuracy_threshold",
+    "best_f1",
+    "best_f1_border",
+    "by_size",
+    "calibration_histogram",
+    "f1",
+    "f1_border",
+    "find_metric",
+    "iou",
+    "localization_scores",
+    "map_metrics",
+    "metric",
+    "resize_to",
+    "threshold_curves",
+]
