@@ -19,6 +19,7 @@ from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from declip_pl import cli
+from declip_pl.data.layout import Sample, build_layout, samples
 
 torch.set_num_threads(1)  # tests run in parallel processes
 
@@ -64,6 +65,11 @@ def make_tree(root: Path, generators=GENERATORS, counts=COUNTS) -> Path:
                 _save(folder / "images" / split / f"{index}.png", fake)
                 _save(folder / "masks" / split / f"{index}.png", mask)
     return root
+
+
+def find(root: Path, generator: str, split: str) -> list[Sample]:
+    """Return a split's photos of one generator (or ``real``) in Dolos' layout."""
+    return samples(build_layout("dolos", root), split, generator)
 
 
 def _save(path: Path, array: np.ndarray) -> None:

@@ -166,7 +166,8 @@ def read_spec(spec: Any) -> tuple[str, dict[str, Any]]:
 def short(spec: Spec) -> str:
     """Return what a spec is called in folder names and tables: a word, or the class's name."""
     name, _ = read_spec(spec)
-    return name.rpartition(".")[2].lower() if isinstance(spec, dict) else name
+    is_class = isinstance(spec, dict) or _module_of(name) in _loaded
+    return name.rpartition(".")[2].lower() if is_class else name
 
 
 def as_text(spec: Any) -> str:

@@ -53,8 +53,8 @@ def build_encoder(encoder: Spec, layer: str, image_size: int | None = None) -> E
 def short_name(encoder: Spec) -> str:
     """Return an encoder's name without organisation or path: ``clip-vit-large-patch14+rn50``."""
     if not isinstance(encoder, str):
-        name, init_args = parts.read_spec(encoder)
-        named = Path(str(init_args["name"])).name if "name" in init_args else parts.short(name)
+        init_args = parts.read_spec(encoder)[1]
+        named = Path(str(init_args["name"])).name if "name" in init_args else parts.short(encoder)
         return f"{named}-random" if init_args.get("init") == "random" else named
     if encoder == "RN50" or encoder.startswith("RN50:"):
         return "rn50"
