@@ -80,8 +80,7 @@ def cross_eval(
         seeds: Models for each generator, with the seeds 0, 1, ...
         loo: Also train on all generators but one, for each (leave one out).
         pooling: How an image's score is pooled from its map.
-        perturbation: Changes of the test photos: none, blur, jitter, jpeg, all, a list in YAML, or
-            a file that holds one.
+        perturbation: Changes of the test photos: none, blur, jitter, jpeg, all, or a YAML file.
         name: Name of the folder in outputs/cross_eval.
 
     Raises:

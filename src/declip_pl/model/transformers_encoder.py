@@ -110,7 +110,7 @@ class TransformersEncoder(Encoder):
         tokens = self.model(**self._inputs(pixels)).last_hidden_state
         if tokens.ndim == 4:  # noqa: PLR2004 - a convolutional tower's map
             return Features(tokens, None)
-        side = self._side(tokens.shape[1])
+        side = self._side(tokens.shape[1], pixels.shape[-1])
         # Left as a view: in memory it already is channels-last, the faster layout for convolutions.
         grid = tokens[:, -(side**2) :].transpose(1, 2).unflatten(2, (side, side))
         return Features(grid, tokens[:, 0] if tokens.shape[1] > side**2 else None)
@@ -124,18 +124,25 @@ class TransformersEncoder(Encoder):
             {"interpolate_pos_encoding": True} if learned and interpolates else {}
         )
 
-    def _side(self, tokens: int) -> int:
-        """Return the side of the grid in a row of tokens, some of which come before it."""
+    @property
+    def _patch(self) -> int | None:
         patch = getattr(self._config, "patch_size", None)
-        size = self.preprocessing.image_size
-        return size // patch if isinstance(patch, int) else math.isqrt(tokens)
+        return patch if isinstance(patch, int) else None
+
+    def _side(self, tokens: int, size: int) -> int:
+        """Return the side of the grid in a row of tokens, some of which come before it."""
+        return size // self._patch if self._patch else math.isqrt(tokens)
 
     def _measured(self) -> FeatureShape:
-        """Look at one black photo: what are its features, and is it the named layer's output?"""
+        """Look at a black photo: what are its features, and are they the named layer's output?
+
+        Where the grid follows from the patches' size, four of them are enough.
+        """
         seen: list[Any] = []
         last = _blocks(self.model, self._id)[-1]
         hook = last.register_forward_hook(lambda *call: seen.append(call[-1]))
-        side = self.preprocessing.image_size
+        size = self.preprocessing.image_size
+        side = min(size, 2 * self._patch) if self._patch else size
         try:
             features = self(torch.zeros(1, 3, side, side))
         except (RuntimeError, ValueError) as error:
@@ -145,7 +152,8 @@ class TransformersEncoder(Encoder):
         output = seen[-1][0] if isinstance(seen[-1], tuple) else seen[-1]
         if output.flatten()[-1] != features.grid.flatten(2)[0, -1, -1]:
             raise UserError(f"{self._id}: its layers can't be taken apart; wrap it in a class")
-        return FeatureShape(features.grid.shape[1], features.grid.shape[2])
+        _, channels, grid_size, _ = features.grid.shape
+        return FeatureShape(channels, size // self._patch if self._patch else grid_size)
 
 
 class _Skip(nn.Identity):
@@ -221,7 +229,7 @@ def _class_of(config: Any) -> Any:
 def _random(weights: Weights) -> nn.Module:
     config = _config_of(weights)
     tower: Any = _class_of(config)
-    if tower is transformers.AutoModel:
+    if hasattr(tower, "from_config"):  # AutoModel's
         return seeded(lambda: tower.from_config(config))
     # The tower's part of the file, in its own terms (ViT's of an MAE).
     own = tower.config_class.from_pretrained(weights.path)
