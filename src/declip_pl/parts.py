@@ -105,10 +105,7 @@ class Registry(Generic[T]):
 
     def knows(self, spec: Spec) -> bool:
         """Whether a spec names a registered part or a class, rather than anything else."""
-        if isinstance(spec, dict) or spec in self.names():
-            return True
-        module = spec.rpartition(".")[0]
-        return not _loaded.keys().isdisjoint({module, module.split(".")[0]})
+        return isinstance(spec, dict) or spec in self.names() or _is_own(_module_of(spec))
 
     def make(self, spec: Spec, *args: Any) -> Any:
         """Return the part that a spec names.
@@ -174,7 +171,7 @@ def read_spec(spec: Any) -> tuple[str, dict[str, Any]]:
 def short(spec: Spec) -> str:
     """Return what a spec is called in folder names and tables: a word, or the class's name."""
     name, _ = read_spec(spec)
-    is_class = isinstance(spec, dict) or _module_of(name) in _loaded
+    is_class = isinstance(spec, dict) or _is_own(_module_of(name))
     return name.rpartition(".")[2].lower() if is_class else name
 
 
@@ -188,7 +185,7 @@ def code_of(part: Any) -> str | None:
 
     What was computed by other code is not taken for what this code computes.
     """
-    if part.__module__.split(".")[0] not in _loaded:
+    if not _is_own(part.__module__):
         return None
     return hashlib.sha256(inspect.getsource(part).encode()).hexdigest()[:16]
 
@@ -196,6 +193,15 @@ def code_of(part: Any) -> str | None:
 def _remember(module: ModuleType) -> ModuleType:
     _loaded[module.__name__] = module
     return module
+
+
+def _module_of(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _is_own(module: str) -> bool:
+    """Whether the user has named a module or its package."""
+    return not _loaded.keys().isdisjoint({module, module.split(".")[0]})
 
 
 def _import(name: str) -> ModuleType:
