@@ -201,7 +201,7 @@ def _module_of(name: str) -> str:
 
 def _is_own(module: str) -> bool:
     """Whether the user has named a module or its package."""
-    return not _loaded.keys().isdisjoint({module, module.split(".")[0]})
+    return not _loaded.keys().isdisjoint({module, module.split(".", maxsplit=1)[0]})
 
 
 def _import(name: str) -> ModuleType:

@@ -222,7 +222,7 @@ def _random(weights: Weights) -> nn.Module:
     config = _config_of(weights)
     tower = _class_of(config)
     if tower is transformers.AutoModel:
-        return seeded(lambda: tower.from_config(config))
+        return seeded(lambda: tower.from_config(config))  # type: ignore[no-untyped-call]
     # The tower's part of the file, in its own terms (ViT's of an MAE).
     own = tower.config_class.from_pretrained(weights.path)
     return seeded(lambda: tower(own))
