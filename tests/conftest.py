@@ -21,6 +21,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from declip_pl import cli, parts
 from declip_pl.data.layout import Sample, build_layout, samples
+from declip_pl.metrics import table
 
 torch.set_num_threads(1)  # tests run in parallel processes
 
@@ -143,6 +144,33 @@ def error_of(capsys):
         return f"{exit_.value.code} {capsys.readouterr().err}"
 
     return run
+
+
+OWN_METRIC = """
+from declip_pl.metrics import Ranking, metric
+
+
+@metric({name!r}, title="False alarms", definition="share of real pixels over 0.5",
+        less_is_better=True)
+def false_alarms(image: Ranking) -> float:
+    counts = image.above(0.5)
+    return 100 * (counts.predicted - counts.hits) / (counts.pixels - counts.fakes)
+"""
+
+
+@pytest.fixture
+def own_metric(tmp_path, monkeypatch):
+    """Add a metric by a file outside the package; the test's end takes it back."""
+    monkeypatch.setattr(table, "_of_maps", dict(table._of_maps))
+    monkeypatch.setattr(parts, "_loaded", dict(parts._loaded))
+
+    def add(name: str) -> None:
+        file = tmp_path / f"file_of_{name}.py"
+        file.write_text(OWN_METRIC.format(name=name))
+        parts.load(file)
+        monkeypatch.delitem(sys.modules, file.stem)
+
+    return add
 
 
 @pytest.fixture(scope="module")

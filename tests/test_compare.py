@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from crosseval_example import plain_cell, plain_matrix, plain_model
 from crosseval_example import score as plain_score
 
@@ -13,7 +14,8 @@ from declip_pl.cross_eval import compare as c
 from declip_pl.cross_eval.compare import compare, comparison
 from declip_pl.cross_eval.evaluation import read_evaluations
 from declip_pl.errors import UserError
-from declip_pl.files import sha256
+from declip_pl.model.checkpoint import Checkpoint, read_checkpoint, save
+from declip_pl.model.features import Identity
 
 PHOTOS = [f"photo{index}" for index in range(40)]
 ROWS = {"ldm": ["ldm"], "lama": ["lama"], "all-but-lama": ["ldm"]}
@@ -275,18 +277,27 @@ def test_the_perturbation_of_either_side_is_told(folders, capsys):
     ]  # fmt: skip
 
 
+def save_model(folder):
+    """Write a saved folder; its weights are its own."""
+    identity = Identity(name="clip", layer="layer1", source="hub", sha256="0" * 64)
+    weights = {"fc.weight": torch.tensor([float(len(folder.name))])}
+    save(Checkpoint("clip", "layer1", "linear", 224, identity, weights=weights), folder)
+
+
 @pytest.fixture
 def scored(tmp_path, monkeypatch):
     """Three checkpoints in outputs/cross_eval: one's newer matrix, and one that is damaged."""
     monkeypatch.chdir(tmp_path)
     root = tmp_path / "outputs/cross_eval"
     for name in ("first", "second", "unscored"):
-        (tmp_path / f"{name}.ckpt").write_text(name)
+        save_model(tmp_path / name)
     one = {"ldm": ["ldm"]}
-    write(root / "old", base, rows=one, checkpoint=sha256(tmp_path / "first.ckpt"))
-    write(root / "new", better, rows=one, checkpoint=sha256(tmp_path / "first.ckpt"))
+    first = read_checkpoint(tmp_path / "first").sha256
+    write(root / "old", base, rows=one, checkpoint=first)
+    write(root / "new", better, rows=one, checkpoint=first)
     other = {"other": ["lama"]}
-    write(root / "other", base_of_any, rows=other, checkpoint=sha256(tmp_path / "second.ckpt"))
+    second = read_checkpoint(tmp_path / "second").sha256
+    write(root / "other", base_of_any, rows=other, checkpoint=second)
     (root / "damaged").mkdir()
     (root / "damaged/matrix.json").write_text("{")
     os.utime(root / "old/matrix.json", (1, 1))
@@ -294,11 +305,11 @@ def scored(tmp_path, monkeypatch):
 
 
 def test_models_stand_for_their_cells_in_the_newest_matrix_and_are_paired_by_column(scored, capsys):
-    compare("first.ckpt", "second.ckpt")
+    compare("first", "second")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "A: model-ldm-0 in new (outputs/cross_eval/new)"
     assert lines[1] == "B: model-other-0 in other (outputs/cross_eval/other)"
-    result = comparison(*read_evaluations("first.ckpt", "second.ckpt"), "iou")
+    result = comparison(*read_evaluations("first", "second"), "iou")
     assert [found.where for found in result.cells] == [
         ("ldm / other", "lama"), ("ldm / other", "ldm")
     ]  # fmt: skip
@@ -309,29 +320,29 @@ def test_models_stand_for_their_cells_in_the_newest_matrix_and_are_paired_by_col
 
 
 def test_a_model_and_a_folder_are_paired_by_row(scored):
-    result = comparison(*read_evaluations("outputs/cross_eval/old", "first.ckpt"), "iou")
+    result = comparison(*read_evaluations("outputs/cross_eval/old", "first"), "iou")
     assert [found.where for found in result.cells] == [("ldm", "lama"), ("ldm", "ldm")]
 
 
 def test_of_several_seeds_a_model_is_one(scored):
-    digest = sha256(scored / "first.ckpt")
+    digest = read_checkpoint(scored / "first").sha256
     folder = write(scored / "outputs/cross_eval/seeds", better, rows={"ldm": ["ldm"]}, seeds=(0, 1))
     content = json.loads((folder / "matrix.json").read_text())
     content["models"][1]["checkpoint_sha256"] = digest
     (folder / "matrix.json").write_text(json.dumps(content))
     cell = folder / "cells/model-ldm-1/lama.json"
     cell.write_text(cell.read_text().replace('"checkpoint": "c"', f'"checkpoint": "{digest}"'))
-    a, b = read_evaluations("first.ckpt", "first.ckpt")
+    a, _ = read_evaluations("first", "first")
     assert a.folder.name == "seeds" and list(a.photos(("ldm", "lama"))) == [1]
 
 
 def test_a_model_that_nothing_scored_says_which_command_to_run(scored):
     with pytest.raises(
         UserError,
-        match=r"^no cross-evaluation in outputs/cross_eval has scored unscored\.ckpt; run: "
-        r"declip-pl cross-eval first\.ckpt unscored\.ckpt$",
+        match=r"^no cross-evaluation in outputs/cross_eval has scored unscored; run: "
+        r"declip-pl cross-eval first unscored$",
     ):
-        compare("first.ckpt", "unscored.ckpt")
+        compare("first", "unscored")
 
 
 def test_an_unknown_metric_is_refused(folders):

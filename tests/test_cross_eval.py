@@ -1,6 +1,7 @@
 """Cross-evaluation end to end: what is trained, scored, kept, redone, and what a cell holds."""
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -18,10 +19,14 @@ from PIL import Image
 
 from declip_pl import cli
 from declip_pl.cross_eval import cells, command, models
-from declip_pl.cross_eval.models import Recipe, read_models, row_name
+from declip_pl.cross_eval.cell import finished_cell
+from declip_pl.cross_eval.matrix import read_matrix
+from declip_pl.cross_eval.models import read_models, row_name
 from declip_pl.errors import UserError
-from declip_pl.model.encoder import ViTEncoder
-from declip_pl.training.run_folder import BEST
+from declip_pl.model.checkpoint import BEST, save
+from declip_pl.model.checkpoint import read_checkpoint as read_model
+from declip_pl.model.transformers_encoder import TransformersEncoder
+from declip_pl.training.recipe import Options, Recipe
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +85,16 @@ def cell_files(here):
 
 @pytest.fixture
 def encoded(monkeypatch):
-    """Count the photos that pass the encoder."""
+    """Count the photos that pass the encoder, four at a time; it looks at a blank when built."""
     counted = []
-    forward = ViTEncoder.forward
-    monkeypatch.setattr(
-        ViTEncoder, "forward", lambda s, pixels: counted.append(len(pixels)) or forward(s, pixels)
-    )
+    forward = TransformersEncoder.forward
+
+    def count(self, pixels):
+        if len(pixels) > 1:
+            counted.append(len(pixels))
+        return forward(self, pixels)
+
+    monkeypatch.setattr(TransformersEncoder, "forward", count)
     return counted
 
 
@@ -108,17 +117,17 @@ def test_cross_eval_leaves_everything_the_readme_promises(place, here, capsys):
 
 
 def test_the_encoder_is_put_away_while_decoders_score(place, here, monkeypatch):
-    build, built, released = command.build_encoder, [], []
+    build, built, offloaded = command.build_encoder, [], []
     monkeypatch.setattr(command, "build_encoder", lambda *of: built.append(build(*of)) or built[-1])
     score = cells.Cells.score
 
     def watch(self, *arguments):
-        released.append(built[-1].released)
+        offloaded.append(built[-1]._offloaded)
         return score(self, *arguments)
 
     monkeypatch.setattr(cells.Cells, "score", watch)
     cross_eval(place)
-    assert len(built) == 1 and released == [True] * 6  # two models on two generators and the reals
+    assert len(built) == 1 and offloaded == [True] * 6  # two models on two generators and the reals
 
 
 def test_matrix_csv_is_tidy(place, here):
@@ -141,8 +150,7 @@ def test_cells_agree_with_declip_test(place, here):
     cross_eval(place)
     matrix = result(here)[1]["matrix"]
     run = here / "outputs/train/tiny-clip-layer1-linear-ldm"
-    cli.main(["test", f"--config={run}/config.yaml", f"--ckpt_path={run}/{BEST}",
-              "--data.generator=lama"])  # fmt: skip
+    cli.main(["test", str(run), "--generator=lama"])
     for generator, file in (("ldm", "test_metrics.json"), ("lama", "test_metrics_lama.json")):
         scores = json.loads((run / file).read_text())["scores"][generator]
         for name in ("iou", "f1_plain", "f1_fixed", "f1_best", "ap", "image_ap", "image_auroc",
@@ -282,28 +290,67 @@ def test_stale_cells_are_nobodys_results(place, here, monkeypatch, error_of):
 
     monkeypatch.setattr(cells.Cells, "_score", fail)
     error_of("cross-eval", f"--data={place}/dolos", f"--config={place}/tiny.yaml")
-    matrix = result(here)[1]
-    (model,) = [m for m in matrix["models"] if m["row"] == "ldm"]
+    matrix = read_matrix(folder)
+    (model,) = [m for m in matrix.models if m.row == "ldm"]
     assert (folder / f"cells/{run.name}/lama.json").exists()
-    assert cells.finished_cell(folder, matrix, model, "lama") is None
-    assert cells.finished_cell(folder, matrix, model, "ldm")
+    assert finished_cell(folder, matrix, model, "lama") is None
+    assert finished_cell(folder, matrix, model, "ldm")
 
 
-def test_inverted_masks_are_an_error(place, here, error_of):
+def test_masks_of_mostly_fake_pixels_are_scored_with_a_warning(place, here, capsys):
     run = here / "outputs/train/tiny-clip-layer1-linear-ldm"
-    options = [f"--data={place}/dolos", "--convention=autosplice"]
-    message = error_of("cross-eval", str(run), *options)
-    assert "the masks look inverted; set the convention" in message
+    cli.main(["cross-eval", str(run), f"--data={place}/dolos", "--polarity=white"])
+    printed = capsys.readouterr().out.splitlines()
+    share = 100 * (1 - 40**2 / 96**2)
+    for test in GENERATORS:
+        (line,) = [text for text in printed if text.startswith("warning: ") and test in text]
+        assert f"{share:.0f} % of the pixels of {test} are fake" in line
+        assert "--polarity white or --polarity black" in line
+    assert list(result(here)[1]["matrix"]["iou"]["ldm"]) == list(GENERATORS)
 
 
-def test_convention_of_the_recipe_holds_for_scoring(place, here):
+def test_masks_of_few_fake_pixels_give_no_warning(place, here, capsys):
+    cross_eval(place, here / "outputs/train/tiny-clip-layer1-linear-ldm")
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_a_model_whose_training_data_are_not_on_record_has_a_row_outside_all_means(place, here):
+    runs = sorted((here / "outputs/train").iterdir())
+    lama, _ = (read_model(run) for run in runs)
+    save(dataclasses.replace(lama, trained_on=None), here / "imported")
+    cross_eval(place, *runs)
+    without = result(here)[1]
+    cross_eval(place, *runs, here / "imported")
+    folder, matrix = result(here)
+    assert matrix["rows"] == ["imported", "lama", "ldm"]
+    assert matrix["in_domain"]["imported"] == []
+    assert matrix["matrix"]["iou"]["imported"] == matrix["matrix"]["iou"]["lama"]
+    assert matrix["summary"] == without["summary"]
+    assert "not on record" in (folder / "report.html").read_text()
+
+
+def test_cells_written_before_a_metric_was_added_are_scored_anew(place, here, own_metric):
+    run = here / "outputs/train/tiny-clip-layer1-linear-ldm"
+    cross_eval(place, run)
+    first = cell_files(here)
+    own_metric("false_alarms")
+    cross_eval(place, run)
+    assert all(when != first[name] for name, when in cell_files(here).items())
+    matrix = result(here)[1]
+    assert matrix["metrics"][8] == "false_alarms"
+    again = cell_files(here)
+    cross_eval(place, run)
+    assert cell_files(here) == again
+
+
+def test_the_recipes_polarity_holds_for_scoring(place, here):
     """White-is-fake data, said in the YAML alone: the same scores as black-is-fake ones."""
     cross_eval(place)
     expected = result(here)[1]["matrix"]["iou"]
     data = Path(shutil.copytree(place / "dolos", here / "dolos"))
     for mask in data.glob("fake/*/masks/*/*.png"):
         Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)
-    text = (place / "tiny.yaml").read_text().replace("root: x", "root: x, convention: autosplice")
+    text = (place / "tiny.yaml").read_text().replace("root: x", "root: x, polarity: white")
     (here / "white.yaml").write_text(text)
     shutil.rmtree(here / "outputs")
     for generator in GENERATORS:
@@ -322,7 +369,7 @@ def test_a_run_of_another_recipe_is_not_taken(place, here, error_of):
     assert "was trained by another recipe (model.learning_rate is 0.001, here 0.1)" in message
 
 
-PAPER = "{class_path: declip_pl.training.callbacks.PaperSchedule, init_args: {patience: %s}}"
+PAPER = "{class_path: declip_pl.training.schedules.PaperSchedule, init_args: {patience: %s}}"
 
 
 @pytest.mark.parametrize(
@@ -338,7 +385,7 @@ PAPER = "{class_path: declip_pl.training.callbacks.PaperSchedule, init_args: {pa
 def test_a_run_of_another_schedule_is_not_taken(place, here, schedule, taken):
     text = (place / "tiny.yaml").read_text() + f"\nschedule: {schedule}\n"
     (here / "same.yaml").write_text(text)
-    recipe = Recipe(place / "dolos", here / "same.yaml")
+    recipe = Recipe(place / "dolos", here / "same.yaml", Options())
     run = here / "outputs/train/tiny-clip-layer1-linear-ldm"
     if taken:
         recipe.check(run, "ldm")
@@ -363,8 +410,8 @@ def test_given_models_are_not_trained(place, here, error_of):
 
 def test_leaving_one_out_takes_three(place, here, error_of):
     message = error_of("cross-eval", f"--data={place}/dolos", f"--config={place}/tiny.yaml",
-                       "--leave_one_out=true")  # fmt: skip
-    assert "leaving one out takes three or more" in message
+                       "--loo")  # fmt: skip
+    assert "too few to leave one out; it takes three" in message
 
 
 def test_another_data_sets_results_are_not_replaced(place, here, error_of):
@@ -466,7 +513,7 @@ def test_a_failed_training_is_named_and_the_rest_scored(place, here, error_of, m
     assert "training tiny-clip-layer1-linear-lama: exit status 1" in message
     assert list(result(here)[1]["matrix"]["iou"]) == ["ldm"]
     assert len(commands) == 1 and "--generator=lama" in commands[0]
-    assert "--resume=true" in commands[0] and "--seed=0" in commands[0]
+    assert "--resume" in commands[0] and "--seed=0" in commands[0]
 
 
 def test_a_run_trained_on_other_data_is_not_taken(place, here, error_of):
@@ -571,9 +618,10 @@ def test_names_of_rows(trained_on, expected):
 
 
 def test_a_recipe_finds_the_run_that_train_makes(place):
-    recipe = Recipe(place / "dolos", place / "tiny.yaml")
+    recipe = Recipe(place / "dolos", place / "tiny.yaml", Options())
     assert recipe.run("ldm", 0).name == "tiny-clip-layer1-linear-ldm"
-    weak = Recipe(place / "dolos", place / "tiny.yaml", decoder="conv-4", supervision="weak")
+    changed = Options(decoder="conv-4", supervision="weak")
+    weak = Recipe(place / "dolos", place / "tiny.yaml", changed)
     assert weak.run("all-but-ldm", 2).name == "tiny-clip-layer1-conv-4-all-but-ldm-weak-seed2"
 
 
@@ -587,7 +635,7 @@ def test_two_models_of_one_name_are_an_error(place, here):
 @pytest.mark.parametrize("wrong", ["nowhere", "empty"])
 def test_what_is_no_model_is_named(here, place, error_of, wrong):
     (here / "empty").mkdir()
-    assert f"there is no checkpoint {wrong}" in error_of(
+    assert f"there is no localizer at {wrong}" in error_of(
         "cross-eval", wrong, f"--data={place}/dolos"
     )
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import wandb
+from crosseval_example import as_matrix, plain_matrix, plain_model
 
 from declip_pl.cross_eval.views import wandb_dashboard as module
 from declip_pl.cross_eval.views.wandb_dashboard import (
@@ -21,11 +22,12 @@ from declip_pl.cross_eval.views.wandb_dashboard import (
 )
 from declip_pl.errors import UserError
 
-MATRIX = {
-    "columns": ["latent", "migan"],
-    "notice": "mini is a stand-in",
-    "panels": {"latent": {"latent": {}, "migan": {}}, "all-but-migan": {"migan": {}}},
-}
+MATRIX = plain_matrix(
+    [plain_model("latent"), plain_model("all-but-migan", trained_on=["latent"])],
+    ("latent", "migan"),
+    notice="mini is a stand-in",
+    panels={"latent": {"latent": {}, "migan": {}}, "all-but-migan": {"migan": {}}},
+)
 CELLS = ["panels/latent/latent", "panels/latent/migan", "panels/all-but-migan/migan"]
 CALL = """
 from jsonargparse import auto_cli
@@ -93,7 +95,7 @@ def panels_of(spec):
 
 
 def test_the_workspace_holds_every_panel():
-    sections = plan(MATRIX)
+    sections = plan(as_matrix(MATRIX))
     model = build_workspace(sections, "me")._to_model()
     spec = json.loads(model.spec.model_dump_json(by_alias=True, exclude_none=True))["section"]
     bank = spec["panelBankConfig"]["sections"]
@@ -271,8 +273,8 @@ def test_what_wandb_refuses_is_one_line(tmp_path, monkeypatch, api, message):
 
 
 def test_the_report_holds_the_notice_only_where_there_is_one():
-    matrix = MATRIX | {"notice": None}
-    for content, callouts in ((MATRIX, 1), (matrix, 0), (None, 0)):
+    quiet = as_matrix(MATRIX | {"notice": None})
+    for content, callouts in ((as_matrix(MATRIX), 1), (quiet, 0), (None, 0)):
         report = build_report(plan(content), "", content)
         kinds = [type(block).__name__ for block in report.blocks]
         assert kinds.count("CalloutBlock") == callouts

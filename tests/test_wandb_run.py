@@ -1,7 +1,6 @@
 """A cross-evaluation's W&B run: the offline file is read back and compared with the folder."""
 
 import json
-import math
 import os
 import subprocess
 import sys
@@ -10,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wandb
+from crosseval_example import as_matrix, plain_cell, plain_matrix, plain_model
 from PIL import Image
 from test_cli import records
 
-from declip_pl.cross_eval.cells import FORMAT
 from declip_pl.cross_eval.views import wandb_run
 from declip_pl.cross_eval.views.wandb_run import matrix_rows, photo_table, summary_figures, track
+from declip_pl.training import wandb_runs
 
 ROWS = ("ldm", "lama", "all-but-ldm")
 COLUMNS = ("ldm", "lama")
@@ -49,33 +49,25 @@ def make_cross_evaluation(folder: Path, photos: int = 3, **changes) -> dict:
     panels = {row: {} for row in ROWS}
     for row, column in cells:
         panels[row][column] = _panels(folder, rng, row, column)
-    matrix = {
-        "name": folder.name,
-        "notice": "mini is a stand-in",
-        "data": {
-            "root": "/data/mini",
-            "name": "mini",
-            "tests": {name: {"photos": photos, "sha256": "f" * 64} for name in (*COLUMNS, "real")},
-        },
-        "pooling": "mean",
-        "models": models,
-        "rows": list(ROWS),
-        "columns": list(COLUMNS),
-        "in_domain": IN_DOMAIN,
-        "leave_one_out": ["all-but-ldm"],
-        "seeds": list(SEEDS),
-        "metrics": ["iou", "image_ap"],
-        "matrix": {
+    tests = {name: {"photos": photos, "sha256": "f" * 64} for name in (*COLUMNS, "real")}
+    matrix = plain_matrix(
+        models,
+        COLUMNS,
+        name=folder.name,
+        notice="mini is a stand-in",
+        data={"root": "/data/mini", "name": "mini", "tests": tests},
+        pooling="mean",
+        in_domain=IN_DOMAIN,
+        metrics=["iou", "image_ap"],
+        matrix={
             metric: {row: {c: _estimate(rng) for r, c in cells if r == row} for row in ROWS}
             for metric in ("iou", "image_ap")
         },
-        "summary": {"iou": _summary(rng), "image_ap": {"in_domain": _estimate(rng)}},
-        "curves": {},
-        "reliability": {},
-        "panels": panels,
-        "failed": [{"what": "lama on ldm", "why": "a damaged photo"}],
-        "made": {"command": "declip-pl cross-eval", "git_commit": None, "device": "cpu"},
-    } | changes
+        summary={"iou": _summary(rng), "image_ap": _no_means() | {"in_domain": _estimate(rng)}},
+        panels=panels,
+        failed=[{"what": "lama on ldm", "why": "a damaged photo"}],
+    )
+    matrix |= changes
     matrix["matrix"]["image_ap"]["ldm"]["ldm"] = {"value": None, "low": None, "high": None, "n": 0}
     (folder / "matrix.json").write_text(json.dumps(matrix))
     (folder / "matrix.csv").write_text("train,test\n")
@@ -88,24 +80,25 @@ def _model(folder, row, seed):
     checkpoint = folder / "runs" / model_name(row, seed) / "best.ckpt"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_bytes(b"decoder")
-    return {
-        **{"name": model_name(row, seed), "row": row, "trained_on": IN_DOMAIN[row], "seed": seed},
-        **{"encoder": "tiny-clip+rn50", "encoder_source": "hub", "layer": "layer1"},
-        **{"decoder": "linear", "supervision": "full", "image_size": 224},
-        **{"checkpoint": str(checkpoint), "checkpoint_sha256": "0" * 64},
-        "thresholds": {"pixel": 0.3, "image": 0.1},
-    }
+    return plain_model(
+        row,
+        name=model_name(row, seed),
+        trained_on=IN_DOMAIN[row],
+        seed=seed,
+        encoder="tiny-clip+rn50",
+        checkpoint=str(checkpoint),
+        checkpoint_sha256="0" * 64,
+        thresholds={"pixel": 0.3, "image": 0.1},
+    )
 
 
 def _write_cell(folder, rng, model, test, photos):
     iou = [None, *rng.uniform(0, 100, photos - 1)]
-    cell = {
-        "key": {"format": FORMAT, "checkpoint": "0" * 64, "test": "f" * 64},
-        **{"model": model["name"], "row": model["row"], "seed": model["seed"], "test": test},
-        "photos": [f"photo{index}" for index in range(photos)],
-        "scores": {} if test == "real" else {"iou": iou, "ap": [math.nan] * photos},
-        "image_scores": {name: list(rng.uniform(0, 1, photos)) for name in ("mean", "mean-logit")},
-    }
+    names = [f"photo{index}" for index in range(photos)]
+    scores = {} if test == "real" else {"iou": iou, "ap": [None] * photos}
+    pooled = {name: list(rng.uniform(0, 1, photos)) for name in ("mean", "mean-logit")}
+    cell = plain_cell(model, test, names, scores, image_scores=pooled)
+    cell["key"]["test"] = "f" * 64
     path = folder / "cells" / model["name"] / f"{test}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(cell))
@@ -131,12 +124,17 @@ def _estimate(rng):
     return {"value": value, "low": value - 2, "high": value + 2, "n": 3}
 
 
+def _no_means():
+    return {"by_train": {}, "by_test": {}, "leave_one_out": {}}
+
+
 def _summary(rng):
+    undefined = {"value": None, "low": None, "high": None, "n": 0}
     return {
         "in_domain": _estimate(rng),
         "out_of_domain": _estimate(rng),
         "worst_out_of_domain": _estimate(rng) | {"train": "ldm", "test": "lama"},
-        "by_train": {"ldm": _estimate(rng), "lama": dict.fromkeys(("value", "low", "high"))},
+        "by_train": {"ldm": _estimate(rng), "lama": undefined},
         "by_test": {"lama": _estimate(rng)},
         "leave_one_out": {"all-but-ldm": _estimate(rng)},
     }
@@ -200,7 +198,7 @@ def offline(tmp_path_factory):
 
 
 def test_the_run_says_what_it_is(offline):
-    _, _, run_folder, _ = offline
+    _, matrix, run_folder, _ = offline
     run, *_ = read_run(run_folder)
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
     assert (run.project, run.run_group, run.job_type) == ("declip-pl", "mini", "cross-eval")
@@ -220,14 +218,15 @@ def test_the_run_says_what_it_is(offline):
         "seed": "0, 1",
         "tests": "ldm, lama",
         "pooling": "mean",
+        "perturbation": "none",
         "notice": "mini is a stand-in",
         "failed": ["lama on ldm: a damaged photo"],
-        "made": {"command": "declip-pl cross-eval", "git_commit": None, "device": "cpu"},
+        "made": matrix["made"],
     }
 
 
 def test_a_single_seed_and_generator_keep_their_type(tmp_path):
-    matrix = make_cross_evaluation(tmp_path, seeds=[0], rows=["ldm"])
+    matrix = as_matrix(make_cross_evaluation(tmp_path, seeds=[0], rows=["ldm"]))
     assert wandb_run._facts(matrix)["seed"] == 0 and wandb_run._facts(matrix)["generator"] == "ldm"
 
 
@@ -246,7 +245,8 @@ def test_the_matrix_is_there_cell_by_cell(offline):
 
 
 def test_every_photos_scores_are_there(offline):
-    folder, _, run_folder, _ = offline
+    folder, matrix, run_folder, _ = offline
+    row_of = {model["name"]: model["row"] for model in matrix["models"]}
     _, logged, *_ = read_run(run_folder)
     columns, rows = table_of(run_folder, logged["photos"])
     assert columns == ["train", "test", "seed", "photo", "iou", "ap",
@@ -258,8 +258,8 @@ def test_every_photos_scores_are_there(offline):
         for index, photo in enumerate(cell["photos"]):
             iou = None if cell["test"] == "real" else cell["scores"]["iou"][index]
             pooled = [cell["image_scores"][name][index] for name in ("mean", "mean-logit")]
-            row = found[cell["row"], cell["test"], cell["seed"], photo]
-            assert row == [iou, None, *pooled]  # `ap` is NaN everywhere
+            row = found[row_of[cell["model"]], cell["test"], cell["seed"], photo]
+            assert row == [iou, None, *pooled]  # `ap` is undefined everywhere
 
 
 def test_every_picture_is_there_under_its_cell(offline):
@@ -287,7 +287,7 @@ def test_every_picture_is_there_under_its_cell(offline):
 def test_summary_report_and_files(offline):
     folder, matrix, run_folder, _ = offline
     _, logged, summary, files, artifacts = read_run(run_folder)
-    figures = summary_figures(matrix)
+    figures = summary_figures(as_matrix(matrix))
     assert set(figures) == {
         *("iou/in_domain", "iou/out_of_domain", "iou/worst_out_of_domain", "iou/by_train/ldm"),
         *("iou/by_test/lama", "iou/leave_one_out/all-but-ldm", "image_ap/in_domain"),
@@ -413,11 +413,26 @@ def test_cells_of_other_evaluations_stay_out(tmp_path):
     matrix = make_cross_evaluation(tmp_path)
     stale = tmp_path / "cells" / model_name("ldm", 0) / "repaint.json"
     stale.write_text((stale.parent / "ldm.json").read_text())
-    cells = list(wandb_run._cells(tmp_path, matrix))
+    cells = list(wandb_run._cells(tmp_path, as_matrix(matrix)))
     assert len(cells) == 16 and len(photo_table(cells)[1]) == 48
 
 
-def test_nan_becomes_none():
-    cell = {"value": math.nan, "low": None, "high": 3.0, "n": 1}
-    matrix = {"matrix": {"ap": {"ldm": {"lama": cell}}}, "in_domain": {"ldm": ["ldm"]}}
-    assert matrix_rows(matrix) == [["ldm", "lama", "ap", None, None, 3.0, 1, False]]
+def test_undefined_scores_and_unknown_training_data_are_none():
+    models = [plain_model("ldm"), plain_model("imported", trained_on=[])]
+    cell = {"value": None, "low": None, "high": 3.0, "n": 1}
+    table = {"ap": {"ldm": {"lama": cell}, "imported": {"lama": cell}}}
+    matrix = as_matrix(plain_matrix(models, ("lama",), matrix=table))
+    assert matrix_rows(matrix) == [
+        ["ldm", "lama", "ap", None, None, 3.0, 1, False],
+        ["imported", "lama", "ap", None, None, 3.0, 1, None],
+    ]
+
+
+def test_the_run_that_was_logged_last_is_continued(tmp_path):
+    """By its time stamp, not by its name, in which `offline` comes before `run`."""
+    for name in ("run-20250101_120000-old", "offline-run-20261123_210400-new"):
+        (tmp_path / "wandb" / name).mkdir(parents=True)
+    assert wandb_runs.wandb_id(tmp_path) == "new"
+    (tmp_path / "wandb/run-20261123_210401-newest").mkdir()
+    assert wandb_runs.wandb_id(tmp_path) == "newest"
+    assert wandb_runs.wandb_id(tmp_path / "elsewhere") is None

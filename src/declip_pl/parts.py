@@ -105,7 +105,9 @@ class Registry(Generic[T]):
 
     def knows(self, spec: Spec) -> bool:
         """Whether a spec names a registered part or a class, rather than anything else."""
-        return isinstance(spec, dict) or spec in self.names() or _is_own(_module_of(spec))
+        if isinstance(spec, dict) or spec in self.names():
+            return True
+        return _is_named(spec.rpartition(".")[0])
 
     def make(self, spec: Spec, *args: Any) -> Any:
         """Return the part that a spec names.
@@ -141,7 +143,7 @@ class Registry(Generic[T]):
                 "class of your own (class_path: FILE.CLASS)"
             )
         package = module.split(".")[0]
-        if not {module, package} & {*_loaded, *self.trusted}:
+        if not (_is_named(module) or package in self.trusted):
             raise UserError(
                 f"{self.kind} {name} is code outside declip-pl; if you trust it, name its file: "
                 f"export {VARIABLE}={package}.py"
@@ -171,7 +173,7 @@ def read_spec(spec: Any) -> tuple[str, dict[str, Any]]:
 def short(spec: Spec) -> str:
     """Return what a spec is called in folder names and tables: a word, or the class's name."""
     name, _ = read_spec(spec)
-    is_class = isinstance(spec, dict) or _is_own(_module_of(name))
+    is_class = isinstance(spec, dict) or _is_named(name.rpartition(".")[0])
     return name.rpartition(".")[2].lower() if is_class else name
 
 
@@ -185,23 +187,19 @@ def code_of(part: Any) -> str | None:
 
     What was computed by other code is not taken for what this code computes.
     """
-    if not _is_own(part.__module__):
+    if not _is_named(part.__module__):
         return None
     return hashlib.sha256(inspect.getsource(part).encode()).hexdigest()[:16]
+
+
+def _is_named(module: str) -> bool:
+    """Whether the user has named a module, or the package that it lies in."""
+    return any(module == name or module.startswith(f"{name}.") for name in _loaded)
 
 
 def _remember(module: ModuleType) -> ModuleType:
     _loaded[module.__name__] = module
     return module
-
-
-def _module_of(name: str) -> str:
-    return name.rpartition(".")[0]
-
-
-def _is_own(module: str) -> bool:
-    """Whether the user has named a module or its package."""
-    return not _loaded.keys().isdisjoint({module, module.split(".", maxsplit=1)[0]})
 
 
 def _import(name: str) -> ModuleType:
