@@ -136,6 +136,19 @@ def test_load_is_the_same_for_scripts(registry, tmp_path):
     assert parts.load(tmp_path / "own_script.py") is module
 
 
+def test_the_code_of_ones_own_parts_is_told_apart(registry, tmp_path, monkeypatch):
+    (tmp_path / "own_kitchen").mkdir()
+    write(tmp_path / "own_kitchen", "__init__.py", "")
+    write(tmp_path / "own_kitchen", "oven.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    first = parts.load(write(tmp_path, "own_a.py")).Cake
+    other = parts.load(write(tmp_path, "own_b.py", "class Cake:\n    icing = 'thick'\n")).Cake
+    same = parts.load("own_kitchen.oven").Cake
+    assert parts.code_of(first) == parts.code_of(same) is not None
+    assert parts.code_of(other) not in (None, parts.code_of(first))
+    assert parts.code_of(registry.find("plain")) is None
+
+
 def test_what_is_not_named_is_not_imported(registry, tmp_path, monkeypatch):
     marker = tmp_path / "imported"
     body = f"from pathlib import Path\nPath({str(marker)!r}).touch()\nclass Cake: ...\n"

@@ -9,7 +9,7 @@ from declip_pl import cli
 from declip_pl.data.mini import build_mini
 from declip_pl.errors import UserError
 from declip_pl.model.mirror import build_mirror
-from declip_pl.training.train import EXPERIMENTS
+from declip_pl.training.recipe import experiments
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_real_clip_features_localize_on_photos_never_seen(mirror, tmp_path, both
     cli.main(
         [
             "fit",
-            f"--config={EXPERIMENTS / 'quickstart.yaml'}",
+            f"--config={experiments() / 'quickstart.yaml'}",
             f"--run.root={tmp_path / 'outputs'}",
             f"--data.root={tmp_path / 'mini'}",
             "--data.generator=repaint-p2-9k",

@@ -1,7 +1,6 @@
 """Photo and mask to tensors: the only module that uses albumentations."""
 
 import os
-import warnings
 from typing import Any
 
 import numpy as np
@@ -126,11 +125,9 @@ def _blur() -> A.ImageOnlyTransform:
 
 def _make_change(spec: Any) -> A.ImageOnlyTransform:
     try:
-        with warnings.catch_warnings():
-            # albumentations only warns of arguments that it does not know, and goes on without.
-            warnings.simplefilter("error", UserWarning)
-            made = CHANGES.make(spec)
-    except (UserWarning, ValueError, TypeError) as error:
+        # Arguments are checked there; albumentations itself only warns of unknown ones.
+        made = CHANGES.make(spec)
+    except (ValueError, TypeError) as error:
         raise UserError(f"augmentation {spec}: {' '.join(str(error).split())}") from error
     if not isinstance(made, A.ImageOnlyTransform):
         raise UserError(f"augmentation {spec} may move pixels, and masks would not follow")
