@@ -151,7 +151,7 @@ def own_metric(tmp_path, monkeypatch):
         file = tmp_path / f"file_of_{name}.py"
         file.write_text(OWN_METRIC.format(name=name))
         parts.load(file)
-        monkeypatch.delitem(sys.modules, file.stem)
+        del sys.modules[file.stem]
 
     return add
 
