@@ -54,8 +54,8 @@ test: $(VENV)/.installed-dev  ## run the tests
 test-slow: $(VENV)/.installed-dev  ## run the tests that take a minute or more
 	$(BIN)/python -m pytest -m slow
 
-docs: $(VENV)/.installed-dev  ## build the documentation site into site/
-	$(BIN)/mkdocs build --strict
+docs: $(VENV)/.installed-dev  ## build the documentation site into build/site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy (strict on src)
 	$(BIN)/ruff check .

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import matplotlib
 import torch
 
-from benchmarks.bench import multiply_adds
-from declip_pl import Localizer
+from benchmarks.costs import multiply_adds
+from declip_pl import Localizer, parts
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
@@ -63,18 +63,13 @@ def main() -> None:
 
 def decoders(matrix: Mapping[str, Any]) -> list[Decoder]:
     """Return the decoders that a matrix is about, each trained on one generator."""
-    found, iou = [], matrix["matrix"]["iou"]
+    found, iou, means = [], matrix["matrix"]["iou"], matrix["summary"]["iou"]["by_train"]
     for model in matrix["models"]:
-        (own,) = matrix["in_domain"][model["row"]]
-        inside, outside = iou[model["row"]][own], matrix["summary"]["iou"]["by_train"][model["row"]]
-        network = Localizer.from_pretrained(Path(model["checkpoint"]).parents[1], "cpu").network
-        features = network.encoder(torch.zeros(1, 3, model["image_size"], model["image_size"]))
-        decoder = network.decoder
-        adds = multiply_adds(lambda d=decoder, f=features: d(f))  # type: ignore[misc]
-        parameters = sum(weight.numel() for weight in decoder.parameters())
-        found.append(
-            Decoder(model["decoder"], adds, parameters, _interval(inside), _interval(outside))
-        )
+        name = model["row"]
+        (own,) = matrix["in_domain"][name]
+        cost = _cost(model["checkpoint"])
+        scores = _interval(iou[name][own]), _interval(means[name])
+        found.append(Decoder(parts.short(model["decoder"]), *cost, *scores))
     return found
 
 
@@ -107,6 +102,15 @@ def plot(found: Sequence[Decoder], path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
     figure.savefig(path, dpi=150)
+
+
+def _cost(checkpoint: str) -> tuple[float, int]:
+    """Return the multiply-adds of a localizer's decoder for one photo, and its parameters."""
+    network = Localizer.from_pretrained(checkpoint, "cpu").network
+    side = network.encoder.preprocessing.image_size
+    features = network.encoder(torch.zeros(1, 3, side, side))
+    parameters = sum(weight.numel() for weight in network.decoder.parameters())
+    return multiply_adds(lambda: network.decoder(features)), parameters
 
 
 def _interval(estimate: Mapping[str, float]) -> Interval:

@@ -19,7 +19,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from declip_pl import Localizer
-from declip_pl.data.layout import FAKE_VALUE, Sample, read_image, read_mask, samples
+from declip_pl.data.images import read_mask, read_photo
+from declip_pl.data.layout import DolosLayout, Sample, build_layout, samples
 from declip_pl.inference.export import INPUT, export
 from declip_pl.metrics import iou, resize_to
 
@@ -30,7 +31,8 @@ def main() -> None:
     """Measure and print the table."""
     options = _options()
     torch.set_num_threads(1)
-    photos = samples(options.data, options.generator, "test")[: options.photos]
+    layout = build_layout("dolos", options.data)
+    photos = samples(layout, "test", options.generator)[: options.photos]
     localizer = Localizer.from_pretrained(options.model, device="cpu")
     rows = [_row("torch", None, photos, lambda photo: torch.from_numpy(localizer(photo).heatmap))]
     with tempfile.TemporaryDirectory() as folder:
@@ -45,10 +47,10 @@ def _row(
     name: str, path: Path | None, photos: list[Sample], localize: Callable[[Photo], Tensor]
 ) -> str:
     scores, seconds = [], 0.0
-    localize(read_image(photos[0].image))  # the first run prepares memory
+    localize(read_photo(photos[0].image))  # the first run prepares memory
     for sample in tqdm(photos, name, leave=False):
         assert sample.mask is not None
-        photo, mask = read_image(sample.image), read_mask(sample.mask, FAKE_VALUE["dolos"])
+        photo, mask = read_photo(sample.image), read_mask(sample.mask, DolosLayout.polarity)
         start = time.process_time()  # of this process alone, whatever else the machine does
         heatmap = localize(photo)
         seconds += time.process_time() - start

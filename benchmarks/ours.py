@@ -11,13 +11,15 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from declip_pl.data.datamodule import DolosDataModule
+from benchmarks.settings import Work
+from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.dataset import LocalizationDataset, collate
 from declip_pl.data.feature_cache import FeatureCache
 from declip_pl.inference.localizer import Localizer
 from declip_pl.metrics import localization_scores
 from declip_pl.metrics.accumulate import LocalizationMetrics
-from declip_pl.model.encoder import Features
+from declip_pl.model.checkpoint import Checkpoint
+from declip_pl.model.features import Features
 from declip_pl.training.task import LocalizationTask
 
 
@@ -28,26 +30,17 @@ class Ours:
         encoder: Folder of the encoder.
         layer: Name of the feature layer.
         decoder: Name of the decoder.
-        root: Data in Dolos' layout.
-        generator: What it trains on.
-        batch_size: Photos in a batch.
-        device: Where it runs.
+        work: What it trains on.
     """
 
-    def __init__(
-        self,
-        encoder: Path,
-        layer: str,
-        decoder: str,
-        root: Path,
-        generator: str,
-        batch_size: int,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, encoder: Path, layer: str, decoder: str, work: Work) -> None:
         self.task = LocalizationTask(str(encoder), layer, decoder)
-        self.network = self.task.network.to(device)
-        self.root, self.device = root, device
-        self.data = DolosDataModule(str(root), generator, batch_size=batch_size, check=False)
+        self.device = work.device
+        self.network = self.task.network.to(self.device)
+        self.data = LocalizationDataModule(
+            str(work.root), work.generator, batch_size=work.batch_size, check=False
+        )
+        self.data.preprocessing = self.network.encoder.preprocessing
 
     def train(self, epochs: int, checkpoint: Path) -> list[float]:
         """Train for some epochs, save, and return each epoch's seconds; the first encodes."""
@@ -77,7 +70,7 @@ class Ours:
     def cross_evaluate(self, generators: Sequence[str], models: int) -> None:
         """Score every test photo with several decoders; each photo passes the encoder once."""
         self.network.eval()
-        cache = FeatureCache(self.network.encoder, 224)
+        cache = FeatureCache(self.network.encoder)
         for generator in generators:
             data = self.data.evaluation_set(generator, "test", generator)
             data.views = [cache.fetch([sample.image for sample in data.samples], self.device)]
@@ -92,9 +85,9 @@ class Ours:
 
     def predict(self, photos: Sequence[Path]) -> Tensor:
         """Return a probability for each pixel, ``[B, 256, 256]``, as a user gets them."""
-        options = dict(self.task.hparams)
-        about = {"image_size": options["image_size"], "hyper_parameters": options}
-        found = Localizer("bench", about, self.network)(list(photos))
+        weights = self.network.decoder.state_dict()
+        checkpoint = Checkpoint(**vars(self.task.description), name="bench", weights=weights)
+        found = Localizer(checkpoint.name, checkpoint, self.network)(list(photos))
         return torch.stack([torch.from_numpy(one.heatmap) for one in found])
 
     def _batches(self, data: LocalizationDataset, workers: int = 0) -> DataLoader[Any]:

@@ -8,11 +8,12 @@ of the public implementation instead; nothing of it is part of this repository.
 
 import importlib
 import sys
+from abc import ABC, abstractmethod
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,38 +22,64 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics.classification import BinaryAveragePrecision, BinaryConfusionMatrix
 from transformers import CLIPConfig, CLIPModel
 
-from declip_pl.data.layout import Sample, Split, read_image, read_mask, samples
+from benchmarks.settings import Work, times
+from declip_pl.data.images import Polarity, read_mask, read_photo
+from declip_pl.data.layout import Sample, Split, build_layout, samples
 from declip_pl.data.transforms import build_transform, resize_mask
 from declip_pl.metrics import DILATE, ERODE, THRESHOLD
-from declip_pl.model.decoder import OUTPUT_SIZE, build_decoder
-from declip_pl.model.encoder import Encoder, Features
+from declip_pl.model.decoder import build_decoder
+from declip_pl.model.encoder import Encoder
+from declip_pl.model.features import OUTPUT_SIZE, Features, Preprocessing
 
 WORKERS = 4
 """Processes that decode photos, as in the public implementation's options."""
 
 
-class Published(Protocol):
-    """One network of the published kind, with what is timed of it."""
+class Published(ABC):
+    """One network of the published kind, with what is timed of it.
+
+    Attributes:
+        name: What the report calls it.
+        work: What it trains on.
+    """
 
     name: str
+    work: Work
 
+    def train(self, epochs: int, checkpoint: Path) -> list[float]:
+        """Train for some epochs, save, and return each epoch's seconds."""
+        seconds = times(self.train_epoch, self.work.device, epochs)
+        self.save(checkpoint)
+        return seconds
+
+    def cross_evaluate(self, generators: Sequence[str], models: int) -> None:
+        """Score every test photo of all generators with several models, one after the other."""
+        for _ in range(models):
+            for generator in generators:
+                self.evaluate(generator)
+
+    @abstractmethod
     def train_epoch(self) -> None:
         """Train on every photo once."""
 
+    @abstractmethod
     def evaluate(self, generator: str) -> None:
         """Score every test photo of a generator with all metrics."""
 
+    @abstractmethod
     def predict(self, photos: Sequence[Path]) -> Tensor:
         """Return a probability for each pixel, ``[B, 256, 256]``, photo after photo."""
 
+    @abstractmethod
     def metrics(self, probabilities: Tensor, masks: Tensor) -> None:
         """Compute all metrics of ``[B, H, W]`` maps and masks."""
 
+    @abstractmethod
     def save(self, path: Path) -> None:
         """Write a checkpoint."""
 
 
-class StandIn:
+class StandIn(Published):
     """The published loop, in our own words.
 
     Args:
@@ -60,37 +87,27 @@ class StandIn:
         encoder: Our encoder of the same architecture, which says what the decoder must fit.
         layer: Number of the feature layer.
         decoder: Name of the decoder.
-        root: Data in Dolos' layout.
-        generator: What it trains on.
-        batch_size: Photos in a batch.
-        device: Where it runs.
+        work: What it trains on.
     """
 
     name = "stand-in for the published loop"
 
     def __init__(
-        self,
-        config: CLIPConfig,
-        encoder: Encoder,
-        layer: int,
-        decoder: str,
-        root: Path,
-        generator: str,
-        batch_size: int,
-        device: torch.device,
+        self, config: CLIPConfig, encoder: Encoder, layer: int, decoder: str, work: Work
     ) -> None:
+        device = work.device
         self.clip: Any = CLIPModel(config)
         self.clip.train(False).requires_grad_(False).to(device)
-        self.decoder = build_decoder(decoder, encoder).to(device)
+        self.decoder = build_decoder(decoder, encoder.shape).to(device)
         self.decoder.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.optimizer = torch.optim.AdamW(self.decoder.parameters(), lr=1e-3, weight_decay=0)
-        self.layer, self.device = layer, device
-        self.root, self.generator, self.batch_size = root, generator, batch_size
+        self.layer, self.work, self.device = layer, work, device
+        self.layout, self.preprocessing = build_layout("dolos", work.root), encoder.preprocessing
 
     def train_epoch(self) -> None:
         """Train on every photo once."""
         self.decoder.train()
-        for pixels, masks, _ in self._batches("train", self.generator, shuffle=True):
+        for pixels, masks, _ in self._batches("train", self.work.generator, shuffle=True):
             targets = masks.to(self.device).float()
             logits = self._logits(pixels)
             for heat, mask in zip(logits.detach().sigmoid(), targets, strict=True):
@@ -106,7 +123,8 @@ class StandIn:
         self.decoder.eval()
         for pixels, _, found in self._batches(split, generator):
             for heat, path in zip(self._logits(pixels).sigmoid(), found, strict=True):
-                mask = torch.from_numpy(read_mask(Path(path), 0)).to(self.device).float()
+                mask = torch.from_numpy(read_mask(Path(path), self.layout.polarity))
+                mask = mask.to(self.device).float()
                 resized = F.interpolate(heat[None, None], mask.shape, mode="bilinear")[0, 0]
                 _image_metrics(resized, mask)
 
@@ -114,8 +132,8 @@ class StandIn:
     def predict(self, photos: Sequence[Path]) -> Tensor:
         """Return a probability for each pixel, ``[B, 256, 256]``, photo after photo."""
         self.decoder.eval()
-        transform = build_transform(224)
-        singles = (transform(image=read_image(photo))["image"][None] for photo in photos)
+        transform = build_transform(self.preprocessing)
+        singles = (transform(image=read_photo(photo))["image"][None] for photo in photos)
         return torch.cat([self._logits(pixels).sigmoid() for pixels in singles])
 
     def metrics(self, probabilities: Tensor, masks: Tensor) -> None:
@@ -138,46 +156,35 @@ class StandIn:
         return logits
 
     def _batches(self, split: Split, generator: str, shuffle: bool = False) -> DataLoader[Any]:
-        data = _Photos(samples(self.root, generator, split))
-        return DataLoader(data, self.batch_size, shuffle=shuffle, num_workers=WORKERS)
+        found = samples(self.layout, split, generator)
+        data = _Photos(found, self.layout.polarity, self.preprocessing)
+        return DataLoader(data, self.work.batch_size, shuffle=shuffle, num_workers=WORKERS)
 
 
-class Reference:
+class Reference(Published):
     """The public implementation itself, from a user's checkout, with random CLIP weights.
 
     Args:
         checkout: Folder of the checkout.
         layer: Name of the feature layer.
         decoder: Name of the decoder.
-        root: Data in Dolos' layout.
-        generator: What it trains on.
-        batch_size: Photos in a batch.
-        device: Where it runs.
+        work: What it trains on.
     """
 
     name = "public implementation"
 
-    def __init__(
-        self,
-        checkout: Path,
-        layer: str,
-        decoder: str,
-        root: Path,
-        generator: str,
-        batch_size: int,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, checkout: Path, layer: str, decoder: str, work: Work) -> None:
         self.code = _import_reference(checkout)
-        fake = f"{root}/fake/{generator}"
+        self.work, self.device = work, work.device
+        fake = self._fake(work.generator)
         self.options = Namespace(
             arch="CLIP:ViT-L/14", feature_layer=layer, decoder_type=decoder, fix_backbone=True,
             fully_supervised=True, optim="adam", lr=1e-3, beta1=0.9, weight_decay=0.0,
-            init_gain=0.02, gpu_ids=_Device(device), checkpoints_dir="", name="",
+            init_gain=0.02, gpu_ids=_Device(work.device), checkpoints_dir="", name="",
             train_dataset="ldm",  # this name makes it read masks with Dolos' polarity
-            data_label="train", data_aug=None, batch_size=batch_size, num_threads=WORKERS,
+            data_label="train", data_aug=None, batch_size=work.batch_size, num_threads=WORKERS,
             train_path=f"{fake}/images/train", train_masks_ground_truth_path=f"{fake}/masks/train",
         )  # fmt: skip
-        self.root, self.device = root, device
         self.trainer = self.code["trainer"].Trainer(self.options)
         self.loader = self.code["data"].create_dataloader(self.options)
 
@@ -190,7 +197,7 @@ class Reference:
 
     def evaluate(self, generator: str) -> None:
         """Score every test photo of a generator with all metrics."""
-        fake = f"{self.root}/fake/{generator}"
+        fake = self._fake(generator)
         paths = {
             "test_path": f"{fake}/images/test",
             "test_masks_ground_truth_path": f"{fake}/masks/test",
@@ -204,8 +211,8 @@ class Reference:
     def predict(self, photos: Sequence[Path]) -> Tensor:
         """Return a probability for each pixel, ``[B, 256, 256]``, photo after photo."""
         self.trainer.eval()
-        transform = build_transform(224)
-        singles = (transform(image=read_image(photo))["image"][None] for photo in photos)
+        transform = build_transform(Preprocessing())
+        singles = (transform(image=read_photo(photo))["image"][None] for photo in photos)
         maps = [self.trainer.model(pixels.to(self.device)).sigmoid() for pixels in singles]
         return torch.cat(maps).view(-1, OUTPUT_SIZE, OUTPUT_SIZE)
 
@@ -222,10 +229,16 @@ class Reference:
         self.trainer.save_dir = str(path.parent)
         self.trainer.save_networks(path.name)
 
+    def _fake(self, generator: str) -> str:
+        return f"{self.work.root}/fake/{generator}"
+
 
 class _Photos(Dataset[tuple[Tensor, Tensor, str]]):
-    def __init__(self, files: list[Sample]) -> None:
-        self.files, self.transform = files, build_transform(224)
+    def __init__(
+        self, files: list[Sample], polarity: Polarity, preprocessing: Preprocessing
+    ) -> None:
+        self.files, self.polarity = files, polarity
+        self.transform = build_transform(preprocessing)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -233,9 +246,9 @@ class _Photos(Dataset[tuple[Tensor, Tensor, str]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str]:
         sample = self.files[index]
         assert sample.mask is not None
-        mask = resize_mask(read_mask(sample.mask, 0), OUTPUT_SIZE)
-        pixels = self.transform(image=read_image(sample.image))["image"]
-        return pixels, torch.from_numpy(mask).bool(), str(sample.mask)
+        mask = resize_mask(read_mask(sample.mask, self.polarity), OUTPUT_SIZE)
+        pixels = self.transform(image=read_photo(sample.image))["image"]
+        return pixels, torch.from_numpy(mask), str(sample.mask)
 
 
 class _Device(list[Any]):

@@ -19,19 +19,20 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
-import yaml
 from lightning.pytorch.callbacks import Callback
 
-from benchmarks.bench import NETWORKS
+from benchmarks.networks import NETWORKS
 from benchmarks.published import StandIn
-from declip_pl.data.datamodule import DolosDataModule
-from declip_pl.data.layout import generators
+from benchmarks.settings import Work
+from declip_pl.data.datamodule import LocalizationDataModule
+from declip_pl.data.layout import build_layout
 from declip_pl.model.encoder import build_encoder
-from declip_pl.training.callbacks import OneCycle, PaperSchedule, Schedule
+from declip_pl.parts import Spec
+from declip_pl.training.recipe import experiments, read_recipe
+from declip_pl.training.schedules import OneCycle, PaperSchedule, Schedule
 from declip_pl.training.task import LocalizationTask
-from declip_pl.training.train import EXPERIMENTS
 
-QUICK = EXPERIMENTS / "quickstart.yaml"
+QUICK = experiments() / "quickstart.yaml"
 NETWORK = NETWORKS[-1]
 """The architecture of the quick recipe."""
 
@@ -61,7 +62,7 @@ def main() -> None:
     """Measure and print the table."""
     warnings.filterwarnings("ignore", module="torch.utils.data|lightning")
     options = _options()
-    chosen = options.generators or generators(options.data)
+    chosen = options.generators or build_layout("dolos", options.data).generators()
     encoder = quick(options.data, chosen[0]).model["encoder"]
     epoch = published_epoch(options.data, chosen[0], encoder)
     print(f"one epoch of the published loop, with its validation: {epoch:.0f} s", HEADER, sep="\n")
@@ -75,7 +76,7 @@ def main() -> None:
 
 def quick(data: Path, generator: str) -> Recipe:
     """Return the quick recipe."""
-    said = yaml.safe_load(QUICK.read_text(encoding="utf-8"))
+    said = read_recipe(QUICK)
     of_data = said["data"] | {"root": str(data), "generator": generator}
     return Recipe(said["model"], of_data, OneCycle(), said["trainer"]["max_epochs"])
 
@@ -97,18 +98,17 @@ def train(recipe: Recipe) -> Training:
         max_epochs=recipe.epochs, callbacks=[recipe.schedule, scores], logger=False,
         enable_checkpointing=False, enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip
-    trainer.fit(task, DolosDataModule(**recipe.data))
+    trainer.fit(task, LocalizationDataModule(**recipe.data))
     best = max(scores.iou)
     return Training(best, 1 + scores.iou.index(best), time.perf_counter() - start)
 
 
-def published_epoch(data: Path, generator: str, encoder: str) -> float:
+def published_epoch(data: Path, generator: str, encoder: Spec) -> float:
     """Return the seconds that the published loop takes to train and validate once."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    frozen = build_encoder(encoder, f"layer{NETWORK.layer}")
-    loop = StandIn(
-        NETWORK.config, frozen, NETWORK.layer, NETWORK.decoder, data, generator, 64, device
-    )
+    frozen = build_encoder(encoder, NETWORK.layer_name)
+    work = Work(data, generator, 64, device)
+    loop = StandIn(NETWORK.config, frozen, NETWORK.layer, NETWORK.decoder, work)
     start = time.perf_counter()
     loop.train_epoch()
     loop.evaluate(generator, "valid")

@@ -2,8 +2,8 @@
 
     python -m benchmarks.tiles --data DIR --model RUN
 
-A manipulated test photo stands somewhere in a canvas of real test photos side by side; its twin for
-image-level detection is the same canvas with the untouched photo in that place. A second table says
+A manipulated test photo stands somewhere in a canvas of real test photos side by side; image-level
+detection tells it from the same canvas with the untouched photo in that place. A second table says
 how much is marked in untouched photos of other cameras, those of scikit-image.
 """
 
@@ -19,7 +19,8 @@ from torchmetrics.functional.classification import binary_auroc
 from tqdm import tqdm
 
 from declip_pl import Localizer
-from declip_pl.data.layout import FAKE_VALUE, REAL, Sample, read_image, read_mask, samples
+from declip_pl.data.images import read_mask, read_photo
+from declip_pl.data.layout import REAL, DolosLayout, Sample, build_layout, samples
 from declip_pl.metrics import average_precision, iou
 
 UNTOUCHED = ("chelsea.png", "coffee.png", "astronaut.png", "rocket.jpg", "retina.jpg")
@@ -36,15 +37,16 @@ def main() -> None:
     """Measure and print the table."""
     options = _options()
     localizer = Localizer.from_pretrained(options.model)
-    fakes = samples(options.data, options.generator, "test")[: options.photos]
-    reals = {sample.name: sample for sample in samples(options.data, REAL, "test")}
+    layout = build_layout("dolos", options.data)
+    fakes = samples(layout, "test", options.generator)[: options.photos]
+    reals = {sample.name: sample for sample in samples(layout, "test", REAL)}
     print(HEADER)
     for times in options.times:
         for tiles in (False, True):
             print(row(localizer, fakes, reals, times, tiles), flush=True)
     print(UNTOUCHED_HEADER)
     for name in UNTOUCHED:
-        print(untouched(localizer, Path(skimage.__file__).parent / "data" / name))
+        print(untouched_row(localizer, Path(skimage.__file__).parent / "data" / name))
 
 
 def row(
@@ -60,8 +62,8 @@ def row(
         heatmap, truth = torch.from_numpy(found.heatmap)[None], torch.from_numpy(mask)[None]
         overlaps.append(iou(heatmap, truth).item())
         precisions.append(average_precision(heatmap, truth).item())
-        twin, _ = compose(reals[fake.name], reals, times, seed)
-        scores.append([localizer(twin, tiles=tiles).score, found.score])
+        untouched, _ = compose(reals[fake.name], reals, times, seed)
+        scores.append([localizer(untouched, tiles=tiles).score, found.score])
     labels = torch.tensor([[0, 1]] * len(fakes))
     side, way = canvas.shape[0], "tiles" if tiles else "whole"
     auroc = 100 * binary_auroc(torch.tensor(scores).flatten(), labels.flatten()).item()
@@ -69,7 +71,7 @@ def row(
     return f"| {side} | {way} | " + " | ".join(f"{mean:.1f}" for mean in means) + " |"
 
 
-def untouched(localizer: Localizer, photo: Path) -> str:
+def untouched_row(localizer: Localizer, photo: Path) -> str:
     """Localize in a photo that nobody touched and return a row of the second table."""
     found = [localizer(photo, tiles=tiles) for tiles in (False, True)]
     height, width = found[0].mask.shape
@@ -83,17 +85,17 @@ def compose(
     """Put a photo into a canvas of others; ``[H, W, 3]`` and its mask ``[H, W]``."""
     rng = np.random.default_rng(seed)
     names = [name for name in reals if name != photo.name]
-    around = [read_image(reals[str(name)].image) for name in rng.choice(names, times * times)]
+    around = [read_photo(reals[str(name)].image) for name in rng.choice(names, times * times)]
     # No photo begins where a tile does, but by chance.
     canvas = _grid(around, times)
     canvas = np.roll(canvas, rng.integers(canvas.shape[:2]), axis=(0, 1))
-    pixels = read_image(photo.image)
+    pixels = read_photo(photo.image)
     top, left = rng.integers(np.subtract(canvas.shape[:2], pixels.shape[:2]) + 1)
     place = slice(top, top + pixels.shape[0]), slice(left, left + pixels.shape[1])
     mask = np.zeros(canvas.shape[:2], np.bool_)
     canvas[place] = pixels
     if photo.mask is not None:
-        mask[place] = read_mask(photo.mask, FAKE_VALUE["dolos"])
+        mask[place] = read_mask(photo.mask, DolosLayout.polarity)
     return canvas, mask
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from declip_pl import cli, parts
+from declip_pl.data.layout import Sample, build_layout, samples
 from declip_pl.metrics import table
 
 torch.set_num_threads(1)  # tests run in parallel processes
@@ -68,9 +69,25 @@ def make_tree(root: Path, generators=GENERATORS, counts=COUNTS) -> Path:
     return root
 
 
+def find(root: Path, generator: str, split: str) -> list[Sample]:
+    """Return a split's photos of one generator (or ``real``) in Dolos' layout."""
+    return samples(build_layout("dolos", root), split, generator)
+
+
 def _save(path: Path, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array).save(path)
+
+
+@pytest.fixture(autouse=True)
+def no_parts(monkeypatch):
+    """Each test starts without parts of a user's, and leaves none behind."""
+    monkeypatch.delenv("DECLIP_PARTS", raising=False)
+    monkeypatch.setattr(parts, "_loaded", {})
+    monkeypatch.setattr(parts, "_named", set())
+    yield
+    for name in parts._loaded:
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture(scope="session")

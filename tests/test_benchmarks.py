@@ -6,11 +6,13 @@ import re
 import pytest
 import torch
 import yaml
-from benchmarks import bench, decoders, quality
+from benchmarks import bench, costs, decoders, quality, report
+from benchmarks.networks import Network
 from benchmarks.ours import Ours
 from benchmarks.published import StandIn
+from benchmarks.settings import Settings, write_photos
 
-from declip_pl.data.layout import samples
+from declip_pl.data.layout import build_layout, samples
 from declip_pl.model.encoder import build_encoder
 
 TINY = {
@@ -19,14 +21,14 @@ TINY = {
     "num_hidden_layers": 3,
     "num_attention_heads": 1,
 }
-NETWORK = bench.Network("tiny linear", 1, "linear", TINY | {"patch_size": 56}, TINY)
+NETWORK = Network("tiny linear", 1, "linear", TINY | {"patch_size": 56}, TINY)
 
 
 @pytest.fixture
 def settings(tmp_path, monkeypatch):
     monkeypatch.setenv("DECLIP_FEATURES", str(tmp_path / "features"))
-    root = bench._write_photos(tmp_path / "data", 2)
-    return bench.Settings(2, root, tmp_path, torch.device("cpu"), None)
+    root = write_photos(tmp_path / "data", 2)
+    return Settings(2, root, tmp_path, torch.device("cpu"), None)
 
 
 def test_bench_reports_every_figure(tmp_path, monkeypatch, capsys):
@@ -38,33 +40,33 @@ def test_bench_reports_every_figure(tmp_path, monkeypatch, capsys):
     bench.main()
     folder = next((tmp_path / "outputs/bench").iterdir())
     assert {p.name for p in folder.iterdir()} == {"bench.md", "bench.json", "bench.png"}
-    report = (folder / "bench.md").read_text()
-    assert report in capsys.readouterr().out
+    text = (folder / "bench.md").read_text()
+    assert text in capsys.readouterr().out
     rows = {row["what"]: row for row in json.loads((folder / "bench.json").read_text())["rows"]}
-    assert list(rows) == list(bench.MEASURED)
+    assert list(rows) == list(report.MEASURED)
     for what, row in rows.items():
-        assert f"| tiny linear | {what} |" in report and row["ratio"] > 0
-    assert "| a training step of the decoder | plain | bf16 |" in report
+        assert f"| tiny linear | {what} |" in text and row["ratio"] > 0
+    assert "| a training step of the decoder | plain | bf16 |" in text
     saved = rows["best checkpoint"]
     assert saved["ratio"] == pytest.approx(saved["published"][0] / saved["ours"][0])
 
 
 def test_both_sides_compute_the_same_maps(settings):
     """The stand-in is only a fair one if it has the same network, down to the probabilities."""
-    encoder = bench._encoder(NETWORK, settings)
-    ours = Ours(encoder, "layer1", "linear", *settings.arguments)
+    encoder = NETWORK.save_tower(settings.temporary)
+    ours = Ours(encoder, "layer1", "linear", settings.work)
     frozen = build_encoder(str(encoder), "layer1")
-    theirs = StandIn(NETWORK.config, frozen, 1, "linear", *settings.arguments)
+    theirs = StandIn(NETWORK.config, frozen, 1, "linear", settings.work)
     weights = frozen.model.state_dict()
     theirs.clip.vision_model.load_state_dict(weights, strict=False)  # it has the blocks beyond too
     theirs.decoder.load_state_dict(ours.network.decoder.state_dict())
-    photos = [sample.image for sample in samples(settings.root, "a", "test")]
+    photos = [sample.image for sample in samples(build_layout("dolos", settings.root), "test", "a")]
     torch.testing.assert_close(theirs.predict(photos), ours.predict(photos), atol=1e-5, rtol=1e-5)
 
 
 def test_quality_trains_by_both_schedules(settings, tmp_path, monkeypatch, capsys):
     recipe = yaml.safe_load(quality.QUICK.read_text())
-    recipe["model"] |= {"encoder": str(bench._encoder(NETWORK, settings)), "layer": "layer1"}
+    recipe["model"] |= {"encoder": str(NETWORK.save_tower(settings.temporary)), "layer": "layer1"}
     recipe["data"]["num_workers"] = 0
     recipe["trainer"]["max_epochs"] = 2
     (tmp_path / "quick.yaml").write_text(yaml.safe_dump(recipe))
@@ -87,7 +89,7 @@ def test_quality_gives_no_ratio_where_the_goal_was_missed():
 
 
 def test_decoders_are_told_by_cost_and_iou(settings, tmp_path, monkeypatch, capsys):
-    ours = Ours(bench._encoder(NETWORK, settings), "layer1", "linear", *settings.arguments)
+    ours = Ours(NETWORK.save_tower(settings.temporary), "layer1", "linear", settings.work)
     checkpoint = tmp_path / "run/checkpoints/best.ckpt"
     checkpoint.parent.mkdir(parents=True)
     ours.train(1, checkpoint)
@@ -107,18 +109,18 @@ def test_decoders_are_told_by_cost_and_iou(settings, tmp_path, monkeypatch, caps
 
 def test_multiply_adds_are_counted():
     linear = torch.nn.Linear(10, 20)
-    assert bench.multiply_adds(lambda: linear(torch.zeros(3, 10))) == 3 * 10 * 20
+    assert costs.multiply_adds(lambda: linear(torch.zeros(3, 10))) == 3 * 10 * 20
     convolution = torch.nn.Conv2d(4, 8, kernel_size=3, padding=1)
     pixels = torch.zeros(1, 4, 5, 5)
-    assert bench.multiply_adds(lambda: convolution(pixels)) == 5 * 5 * 9 * 4 * 8
+    assert costs.multiply_adds(lambda: convolution(pixels)) == 5 * 5 * 9 * 4 * 8
     q = torch.zeros(1, 2, 7, 16)
     attention = lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q)  # noqa: E731
-    assert bench.multiply_adds(attention) == 2 * (2 * 7 * 7 * 16)
+    assert costs.multiply_adds(attention) == 2 * (2 * 7 * 7 * 16)
     block = torch.nn.MultiheadAttention(16, 2, batch_first=True).requires_grad_(False).eval()
     tokens = torch.zeros(1, 7, 16)
     projections = 4 * 7 * 16 * 16
     assert (
-        bench.multiply_adds(lambda: block(tokens, tokens, tokens)) == projections + 2 * 7 * 7 * 16
+        costs.multiply_adds(lambda: block(tokens, tokens, tokens)) == projections + 2 * 7 * 7 * 16
     )
     # The backward pass to the weights alone: the input needs no gradient.
-    assert bench.multiply_adds(lambda: convolution(pixels).sum().backward()) == 2 * 7200
+    assert costs.multiply_adds(lambda: convolution(pixels).sum().backward()) == 2 * 7200

@@ -1,38 +1,39 @@
 """Layout, pairing, polarity, transforms, checks, and the data module."""
 
+import re
 import shutil
 
+import albumentations as A
 import numpy as np
 import pytest
 import torch
-from conftest import COUNTS, make_photo, make_tree
+import yaml
+from conftest import COUNTS, find, make_photo, make_tree
 from PIL import Image
 
+from declip_pl import cli
 from declip_pl.data.check import check_data
-from declip_pl.data.datamodule import DolosDataModule
+from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.dataset import LocalizationDataset, collate
-from declip_pl.data.layout import (
-    FAKE_VALUE,
-    image_files,
-    read_image,
-    read_mask,
-    samples,
-    select_generators,
-    source_root,
-)
-from declip_pl.data.transforms import (
-    CLIP_MEAN,
-    CLIP_STD,
-    AntialiasedResize,
-    build_transform,
-    resize_mask,
-)
+from declip_pl.data.images import read_mask, read_photo
+from declip_pl.data.layout import build_layout, image_files, select_generators, source_root
+from declip_pl.data.transforms import AntialiasedResize, build_transform, make_changes, resize_mask
 from declip_pl.errors import UserError
+from declip_pl.model.features import CLIP_MEAN, CLIP_STD, Preprocessing
+
+SMALL = Preprocessing(64)
 
 
 def module(root, **changes):
-    options = {"generator": "ldm", "image_size": 64, "batch_size": 4, "num_workers": 0}
-    return DolosDataModule(str(root), **options | changes)
+    options = {"generator": "ldm", "batch_size": 4, "num_workers": 0}
+    data = LocalizationDataModule(str(root), **options | changes)
+    data.preprocessing = SMALL
+    return data
+
+
+def check(root, *generators, polarity="black"):
+    layout = build_layout("dolos", root)
+    return check_data(layout, generators or ["ldm"], polarity, progress=False)
 
 
 def test_samples_pair_by_relative_path_whatever_the_suffix(own_tree):
@@ -46,7 +47,7 @@ def test_samples_pair_by_relative_path_whatever_the_suffix(own_tree):
     (folder / "masks/train/inner").mkdir()
     (folder / "images/train/7.png").rename(inner / "7.png")
     (folder / "masks/train/7.png").rename(folder / "masks/train/inner/7.PNG")
-    found = samples(own_tree, "ldm", "train")
+    found = find(own_tree, "ldm", "train")
     assert len(found) == COUNTS["train"]
     assert {s.image.suffix for s in found} >= {".JPG", ".webp", ".Png", ".tiff"}
     assert all(s.image.stem == s.mask.stem for s in found)
@@ -65,26 +66,26 @@ def test_root_may_be_the_source_or_the_folder_above(tmp_path):
 
 
 def test_choice_of_generators(tree):
-    assert select_generators(tree, "ldm") == ["ldm"]
-    assert select_generators(tree, "ldm+lama") == ["ldm", "lama"]
-    assert select_generators(tree, "all") == ["lama", "ldm"]
-    assert select_generators(tree, "all-but-ldm") == ["lama"]
-    assert select_generators(tree, "ldm+ldm") == ["ldm"]
+    assert select_generators(build_layout("dolos", tree), "ldm") == ["ldm"]
+    assert select_generators(build_layout("dolos", tree), "ldm+lama") == ["ldm", "lama"]
+    assert select_generators(build_layout("dolos", tree), "all") == ["lama", "ldm"]
+    assert select_generators(build_layout("dolos", tree), "all-but-ldm") == ["lama"]
+    assert select_generators(build_layout("dolos", tree), "ldm+ldm") == ["ldm"]
     with pytest.raises(UserError, match="leaves no generator"):
-        select_generators(tree, "all-but-ldm+lama")
+        select_generators(build_layout("dolos", tree), "all-but-ldm+lama")
     for typo in ("typo", "ldm+typo", "all-but-typo"):
         with pytest.raises(UserError, match=r"no generator 'typo'.*found: lama, ldm"):
-            select_generators(tree, typo)
+            select_generators(build_layout("dolos", tree), typo)
 
 
-def test_polarity_is_the_convention_of_the_data_set(tmp_path):
+def test_polarity_says_which_grey_value_is_fake(tmp_path):
     mask = np.full((8, 8), 255, np.uint8)
     mask[:2] = 0
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    black = read_mask(tmp_path / "mask.png", FAKE_VALUE["dolos"])
-    white = read_mask(tmp_path / "mask.png", FAKE_VALUE["autosplice"])
+    black = read_mask(tmp_path / "mask.png", "black")
+    white = read_mask(tmp_path / "mask.png", "white")
     assert black[:2].all() and not black[2:].any()
-    assert (black + white == 1).all()
+    assert black.dtype == bool and (black != white).all()
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
@@ -92,25 +93,40 @@ def test_every_8_bit_mode_reads_as_rgb(tmp_path, mode):
     path = tmp_path / ("photo.tif" if mode == "CMYK" else "photo.png")
     photo = Image.new("RGB", (4, 4), (255, 255, 255))
     photo.convert(mode).save(path)
-    assert np.array_equal(read_image(path), np.full((4, 4, 3), 255))
+    assert np.array_equal(read_photo(path), np.full((4, 4, 3), 255))
 
 
-@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
-def test_photos_that_pil_would_clip_are_refused(own_tree, dtype):
-    path = own_tree / "fake/ldm/images/train/0.png"
+@pytest.mark.parametrize(
+    ("kind", "dtype", "expected"),
+    [("images", np.float32, "8 or 16 bits"), ("masks", np.uint16, "8 bits")],
+)
+def test_files_that_pil_would_clip_are_refused(own_tree, kind, dtype, expected):
+    path = own_tree / f"fake/ldm/{kind}/train/0.png"
     path.unlink()
     path = path.with_suffix(".tif")
     Image.fromarray(np.full((96, 96), 300, dtype)).save(path)
-    with pytest.raises(UserError, match=r"0\.tif: expected 8 bits a channel"):
-        read_image(path)
-    assert "expected 8 bits" in check_data(own_tree, ["ldm"], 0, progress=False).errors[0]
+    message = f"{path}: expected {expected} a channel"
+    with pytest.raises(UserError, match=re.escape(message)):
+        module(own_tree).train_set()[0]
+    assert message in check(own_tree).errors[0]
+
+
+def test_photos_of_16_bits_train(own_tree):
+    path = own_tree / "fake/ldm/images/train/0.png"
+    path.unlink()
+    deep = np.random.default_rng(0).integers(0, 2**16, (96, 96), dtype=np.uint16)
+    Image.fromarray(deep).save(path)
+    grey = np.dstack([(deep >> 8).astype(np.uint8)] * 3)
+    expected = build_transform(SMALL)(image=grey)["image"]
+    assert torch.equal(module(own_tree).train_set()[0]["image"], expected)
+    assert check(own_tree).errors == []
 
 
 def test_one_bit_masks(tmp_path):
     mask = np.ones((8, 8), bool)
     mask[:2] = False
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    assert read_mask(tmp_path / "mask.png", 0).sum() == 16
+    assert read_mask(tmp_path / "mask.png", "black").sum() == 16
 
 
 @pytest.mark.parametrize(("size", "side"), [((300, 211), 64), ((40, 40), 64), ((64, 64), 64)])
@@ -129,21 +145,22 @@ def test_resize_equals_pil_antialiased_bilinear(size, side):
 
 def test_transform_normalises_with_clip_statistics():
     photo = np.full((100, 80, 3), 128, np.uint8)
-    pixels = build_transform(64)(image=photo)["image"]
+    pixels = build_transform(SMALL)(image=photo)["image"]
     expected = (128 / 255 - torch.tensor(CLIP_MEAN)) / torch.tensor(CLIP_STD)
     torch.testing.assert_close(pixels[:, 0, 0], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_resized_masks_stay_binary():
-    mask = (np.random.default_rng(0).random((50, 40)) > 0.5).astype(np.uint8)
+    mask = np.random.default_rng(0).random((50, 40)) > 0.5
     resized = resize_mask(mask, 256)
-    assert resized.shape == (256, 256) and set(np.unique(resized)) == {0, 1}
+    assert resized.shape == (256, 256) and resized.dtype == bool
+    assert resized.any() and not resized.all()
 
 
 @pytest.mark.parametrize("name", ["blur", "jitter", "jpeg", "all"])
 def test_augmentations_change_the_photo_reproducibly(name):
     photo = make_photo(np.random.default_rng(0))
-    plain, transform = build_transform(64)(image=photo)["image"], build_transform(64, name)
+    plain, transform = build_transform(SMALL)(image=photo)["image"], build_transform(SMALL, name)
 
     def apply(seed):
         transform.set_random_seed(seed)
@@ -156,7 +173,7 @@ def test_augmentations_change_the_photo_reproducibly(name):
 
 
 def test_dataset_item_and_batch(tree):
-    data = LocalizationDataset("x", samples(tree, "ldm", "test"), build_transform(64), 0)
+    data = LocalizationDataset("x", find(tree, "ldm", "test"), build_transform(SMALL), "black")
     item = data[0]
     assert item["image"].shape == (3, 64, 64)
     assert item["mask"].dtype == torch.bool and item["mask"].sum() == 40 * 40
@@ -164,20 +181,20 @@ def test_dataset_item_and_batch(tree):
     batch = collate([data[0], data[1]])
     assert batch["image"].shape == (2, 3, 64, 64)
     assert len(batch["mask"]) == len(batch["path"]) == 2
-    real = LocalizationDataset("x", samples(tree, "real", "test"), build_transform(64), 0)[0]
+    real = LocalizationDataset("x", find(tree, "real", "test"), build_transform(SMALL), "black")[0]
     assert real["label"] == 0 and not real["mask"].any()
 
 
 def test_masks_mark_the_pixels_that_were_changed(tree):
     """End to end polarity: where the mask says fake, the fake differs from its real photo."""
-    for real, fake in zip(samples(tree, "real", "test"), samples(tree, "ldm", "test"), strict=True):
+    for real, fake in zip(find(tree, "real", "test"), find(tree, "ldm", "test"), strict=True):
         changed = (np.asarray(Image.open(real.image)) != np.asarray(Image.open(fake.image))).any(2)
-        marked = read_mask(fake.mask, FAKE_VALUE["dolos"]).astype(bool)
+        marked = read_mask(fake.mask, "black")
         assert changed[marked].mean() > 0.99 and not changed[~marked].any()
 
 
 def test_a_clean_data_set_has_no_findings(tree):
-    report = check_data(tree, ["ldm", "real"], 0, progress=False)
+    report = check(tree, "ldm", "real")
     assert report.errors == report.warnings == []
     assert report.images == 3 * sum(COUNTS.values())  # photo, mask, real photo
 
@@ -192,13 +209,14 @@ def test_check_lists_everything_at_once(own_tree):
     Image.fromarray(np.arange(96 * 96, dtype=np.uint8).reshape(96, 96)).save(masks / "5.png")
     Image.open(masks / "6.png").resize((96, 40)).save(masks / "6.png")
     (own_tree / "fake/ldm/images/valid").rename(own_tree / "elsewhere")
-    report = check_data(own_tree, ["ldm", "lama"], 0, progress=False)
+    report = check(own_tree, "ldm", "lama")
     errors, warnings = "\n".join(report.errors), "\n".join(report.warnings)
     assert "train/0.png: no mask" in errors
     assert "train/1.png: no image" in errors
     assert "images/train/2.png: can't be decoded" in errors
-    assert "masks/train/3.png: can't be decoded" in errors
-    assert "images/valid: no image" in errors
+    assert "masks/train/3.png is no photo: expected JPEG, PNG" in errors
+    assert errors.count("masks/valid") == COUNTS["valid"]
+    assert f"{own_tree}: no valid photo of ldm" in errors
     assert "masks/train/4.png: no fake pixel" in warnings
     assert "masks/train/5.png: not binary, 256 grey values" in warnings
     assert "masks/train/6.png: (96, 40) px, another aspect ratio" in warnings
@@ -208,21 +226,26 @@ def test_check_lists_everything_at_once(own_tree):
 
 
 def test_inverted_masks_are_suspicious(tree):
-    report = check_data(tree, ["ldm"], fake_value=255, progress=False)
-    assert len(report.errors) == 1 and "look inverted" in report.errors[0]
+    """More than half fake may be meant, so it is a warning, which names the switch."""
+    report = check(tree, polarity="white")
+    assert report.errors == [] and len(report.warnings) == 1
+    assert "83 % of all pixels are fake if white means fake" in report.warnings[0]
+    for switch in ("--polarity black", "POLARITY=black", "--data.polarity black"):
+        assert switch in report.warnings[0]
+    report.raise_errors()  # nothing
 
 
 def test_masks_of_zeros_and_ones_are_errors_not_inverted(own_tree):
     for path in (own_tree / "fake/ldm/masks").rglob("*.png"):
         Image.fromarray(np.asarray(Image.open(path)) // 255).save(path)
-    errors = check_data(own_tree, ["ldm"], 0, progress=False).errors
+    errors = check(own_tree).errors
     assert len(errors) == 16 and all("expected 0 and 255" in error for error in errors)
 
 
 def test_a_set_without_any_fake_pixel_is_an_error(own_tree):
     for path in (own_tree / "fake/ldm/masks").rglob("*.png"):
         Image.new("L", (96, 96), 255).save(path)
-    errors = check_data(own_tree, ["ldm"], 0, progress=False).errors
+    errors = check(own_tree).errors
     assert len(errors) == 1 and "no mask has a single fake pixel" in errors[0]
 
 
@@ -291,14 +314,14 @@ def test_train_masks(tree):
 def test_generators_with_names_that_mean_something_else_are_refused(own_tree, name):
     (own_tree / "fake" / name).mkdir()
     with pytest.raises(UserError, match="is no generator's name; rename it"):
-        select_generators(own_tree, "ldm")
+        select_generators(build_layout("dolos", own_tree), "ldm")
 
 
 def test_real_photos_of_one_name_are_an_error(own_tree):
     photo = own_tree / "real/test/0.png"
     Image.open(photo).save(photo.with_suffix(".jpg"))
     with pytest.raises(UserError, match="the same name as"):
-        samples(own_tree, "real", "test")
+        find(own_tree, "real", "test")
 
 
 @pytest.mark.parametrize(
@@ -306,4 +329,180 @@ def test_real_photos_of_one_name_are_an_error(own_tree):
 )
 def test_views_are_of_augmented_cached_photos(tree, options):
     with pytest.raises(UserError, match="views counts the cached versions of augmented photos"):
-        DolosDataModule(str(tree), "ldm", **options)
+        LocalizationDataModule(str(tree), "ldm", **options)
+
+
+LIST = """
+- class_path: albumentations.GaussNoise
+  init_args: {std_range: [0.2, 0.4], p: 1.0}
+- blur
+- class_path: albumentations.ToGray
+  init_args: {p: 1.0}
+"""
+
+
+def seeded(transform, photo, seed=3):
+    transform.set_random_seed(seed)
+    return transform(image=photo)["image"]
+
+
+def test_a_list_of_albumentations_from_yaml():
+    photo = make_photo(np.random.default_rng(0))
+    ours = build_transform(SMALL, yaml.safe_load(LIST))
+    noise, blur, grey = make_changes(yaml.safe_load(LIST))
+    assert isinstance(noise, A.GaussNoise) and noise.std_range == (0.2, 0.4) and noise.p == 1
+    assert isinstance(blur, A.GaussianBlur) and isinstance(grey, A.ToGray)
+    theirs = A.Compose(
+        [
+            AntialiasedResize(64),
+            A.GaussNoise(std_range=(0.2, 0.4), p=1.0),
+            *make_changes("blur"),
+            A.ToGray(p=1.0),
+            A.Normalize(SMALL.mean, SMALL.std),
+            A.pytorch.ToTensorV2(),
+        ]
+    )
+    assert torch.equal(seeded(ours, photo), seeded(theirs, photo))
+    assert not torch.equal(seeded(ours, photo), seeded(ours, photo, seed=4))
+    levels = seeded(ours, photo) * torch.tensor(CLIP_STD).view(3, 1, 1)
+    levels += torch.tensor(CLIP_MEAN).view(3, 1, 1)
+    torch.testing.assert_close(levels[0], levels[2], atol=1e-5, rtol=0)  # grey comes last
+
+
+def test_a_perturbation_comes_before_the_resize_and_an_augmentation_after():
+    photo = make_photo(np.random.default_rng(0))
+    grey = [{"class_path": "albumentations.Posterize", "init_args": {"num_bits": [1, 1], "p": 1.0}}]
+    before = build_transform(SMALL, perturbation=grey)(image=photo)["image"]
+    after = build_transform(SMALL, grey)(image=photo)["image"]
+    assert len(after.unique()) <= 6 < len(before.unique())  # two levels in each channel
+    small = AntialiasedResize(64)(image=A.Posterize(num_bits=(1, 1), p=1.0)(image=photo)["image"])
+    expected = A.Normalize(SMALL.mean, SMALL.std)(image=small["image"])["image"]
+    assert torch.equal(before, torch.from_numpy(expected).permute(2, 0, 1))
+
+
+def _spec(name, **init_args):
+    return {"class_path": f"albumentations.{name}", "init_args": init_args}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ("blurr", "no augmentation 'blurr'; choose one of jitter, jpeg, blur"),
+        (["blur", "blurr"], "no augmentation 'blurr'"),
+        ([_spec("GaussianBlur", blur=3)], "'blur'"),  # albumentations itself only warns
+        ([_spec("GaussianBlur", blur_limit=(5, 5), sigma=1)], "'sigma'"),
+        ([_spec("GaussianBlur", blur_limit="wide")], "GaussianBlur"),
+        ([_spec("Blurr")], "albumentations has no class Blurr"),
+        ([_spec("HorizontalFlip")], "may move pixels"),
+        ([_spec("Rotate", limit=3)], "may move pixels"),
+        ([_spec("RandomCrop", height=8, width=8)], "may move pixels"),
+        ([_spec("ElasticTransform")], "may move pixels"),
+        ([{"class_path": "shutil.Error"}], "code outside declip-pl"),
+    ],
+)
+@pytest.mark.parametrize("option", ["augmentation", "perturbation"])
+def test_changes_that_are_wrong_are_refused_at_once(tree, option, changes, message):
+    with pytest.raises(UserError, match=message):
+        module(tree, **{option: changes})
+    with pytest.raises(UserError, match=message):
+        build_transform(SMALL, **{option: changes})
+
+
+def test_training_photos_are_changed_and_evaluated_ones_are_not(tree):
+    dark = [_spec("RandomBrightnessContrast", brightness_limit=[-0.5, -0.5], p=1.0)]
+    plain, changed = module(tree), module(tree, augmentation=dark)
+    perturbed = module(tree, perturbation=dark)
+    before = plain.train_set()[0]["image"]
+    assert changed.train_set()[0]["image"].mean() < before.mean() - 0.3
+    assert torch.equal(perturbed.train_set()[0]["image"], before)
+    (sets,) = zip(*(data.valid_sets(False) for data in (plain, changed, perturbed)), strict=True)
+    before, same, darker = (photos[0]["image"] for photos in sets)
+    assert torch.equal(before, same) and darker.mean() < before.mean() - 0.3
+
+
+def test_a_change_of_ones_own(tmp_path, monkeypatch):
+    body = (
+        "import albumentations as A\n"
+        "class Invert(A.ImageOnlyTransform):\n"
+        "    def apply(self, img, **params):\n"
+        "        return 255 - img\n"
+    )
+    (tmp_path / "own_changes.py").write_text(body)
+    monkeypatch.setenv("DECLIP_PARTS", str(tmp_path / "own_changes.py"))
+    changes = [{"class_path": "own_changes.Invert", "init_args": {"p": 1.0}}]
+    photo = make_photo(np.random.default_rng(0), 64)
+    found = build_transform(SMALL, changes)(image=photo)["image"]
+    assert torch.equal(found, build_transform(SMALL)(image=255 - photo)["image"])
+
+
+FLAT = """
+from declip_pl.data.layout import REAL, Sample
+
+class Flat:
+    polarity = "white"
+    def __init__(self, root, reals="true"):
+        self.root, self.reals = root, reals
+    def generators(self):
+        return ["brush"]
+    def samples(self, split):
+        found = []
+        for photo in sorted((self.root / split).glob("*.png")):
+            if not photo.stem.endswith("_mask"):
+                mask = photo.with_name(photo.stem + "_mask.png")
+                fake = mask.is_file()
+                generator = "brush" if fake else REAL
+                found.append(Sample(photo.stem, photo, mask if fake else None, generator))
+        return found
+"""
+
+
+@pytest.fixture
+def flat(tmp_path):
+    """A data set of another layout: masks beside photos, white is fake."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "valid", "test"):
+        (tmp_path / "flat" / split).mkdir(parents=True)
+        for index in range(3):
+            path = tmp_path / "flat" / split / f"{index}.png"
+            Image.fromarray(make_photo(rng)).save(path)
+            if index:
+                mask = np.zeros((96, 96), np.uint8)
+                mask[:24] = 255
+                Image.fromarray(mask).save(path.with_name(f"{index}_mask.png"))
+    (tmp_path / "own_layout.py").write_text(FLAT)
+    return tmp_path / "flat"
+
+
+def test_a_layout_of_ones_own(flat, monkeypatch):
+    spec = {"class_path": "own_layout.Flat"}
+    with pytest.raises(UserError, match=r"data layout own_layout\.Flat is code outside"):
+        module(flat, layout=spec)
+    monkeypatch.setenv("DECLIP_PARTS", str(flat.parent / "own_layout.py"))
+    data = module(flat, layout=spec, generator="all", supervision="weak")
+    assert (data.generators, data.polarity, data.has_reals) == (["brush"], "white", True)
+    items = [data.train_set()[index] for index in range(3)]
+    assert [item["label"] for item in items] == [1, 1, 0]
+    assert [item["mask"].float().mean().item() for item in items] == [0.25, 0.25, 0]
+    names = [photos.name for photos in data.test_sets()]
+    assert names == ["test/brush", "test/real", "valid/all", "valid/real"]
+    assert module(flat, layout=spec, generator="brush", polarity="black").polarity == "black"
+    report = check_data(data.layout, ["brush", "real"], "white", progress=False)
+    assert report.errors == report.warnings == [] and report.images == 9 + 6
+    with pytest.raises(UserError, match=r"no generator 'ldm' in .*found: brush"):
+        module(flat, layout=spec, generator="ldm")
+    with pytest.raises(UserError, match=r"Flat: .*'depth'; it takes root, reals"):
+        module(flat, layout=spec | {"init_args": {"depth": 3}})
+
+
+def test_unknown_layouts(tree):
+    with pytest.raises(UserError, match="no data layout 'flat'; choose one of dolos"):
+        module(tree, layout="flat")
+
+
+def test_the_command_checks_a_layout_of_ones_own(flat, monkeypatch, capsys):
+    monkeypatch.setenv("DECLIP_PARTS", str(flat.parent / "own_layout.py"))
+    cli.main(["data", "check", str(flat), "--layout", "own_layout.Flat"])
+    printed = capsys.readouterr().out
+    assert "15 files decoded" in printed and "warning" not in printed
+    cli.main(["data", "check", str(flat), "--layout", "own_layout.Flat", "--polarity", "black"])
+    assert "75 % of all pixels are fake if black means fake" in capsys.readouterr().out

@@ -1,7 +1,5 @@
 """The decoders against the published sizes, names, and an implementation of their own."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,14 +8,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from declip_pl.errors import UserError
 from declip_pl.model.decoder import DECODERS, ConvDecoder, build_decoder
-from declip_pl.model.encoder import Features
+from declip_pl.model.features import Features, FeatureShape
+from declip_pl.model.network import DeCLIP
 
-
-def encoder(channels=1024, grid_size=16, always_resizes=False):
-    return SimpleNamespace(channels=channels, grid_size=grid_size, always_resizes=always_resizes)
-
-
-VIT, FUSION = encoder(), encoder(2048, always_resizes=True)
+VIT, FUSION = FeatureShape(1024, 16), FeatureShape(2048, 16, always_resizes=True)
 
 
 @pytest.mark.parametrize(
@@ -32,13 +26,13 @@ def test_parameter_counts_are_the_published_ones(name, which, millions):
     assert round(count / 1e6, 2) == millions
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", DECODERS.names())
 @pytest.mark.parametrize(
     "which",
-    [encoder(64, 4), encoder(64, 14), encoder(64, 16), encoder(64, 7, True), encoder(64, 24),
-     encoder(64, 28, True), encoder(64, 56, True)],
-    ids=lambda e: f"grid{e.grid_size}",
-)  # fmt: skip
+    [FeatureShape(64, side) for side in (4, 14, 16, 24)]
+    + [FeatureShape(64, side, always_resizes=True) for side in (7, 28, 56)],
+    ids=lambda shape: f"grid{shape.grid_size}",
+)
 def test_every_decoder_gives_one_logit_per_pixel_at_256(name, which, monkeypatch):
     monkeypatch.setattr("declip_pl.model.decoder.STAGES", (8, 8, 4, 4))
     grid = torch.randn(2, which.channels, which.grid_size, which.grid_size)
@@ -63,10 +57,10 @@ CASES = {
     "ViT conv-4": (VIT, 4, published_layers(1024, 1, (0, 1, 2, 3), False)),
     "ViT conv-20": (VIT, 20, published_layers(1024, 5, (0, 1, 2, 3), False)),
     "ViT+RN50 conv-12": (FUSION, 12, published_layers(2048, 3, (0, 1, 2, 3), True)),
-    "RN50 layer1": (encoder(256, 56, True), 4, published_layers(256, 1, (2, 3), True)),
-    "RN50 layer2": (encoder(512, 28, True), 4, published_layers(512, 1, (1, 2, 3), True)),
-    "RN50 layer3": (encoder(1024, 14, True), 4, published_layers(1024, 1, (0, 1, 2, 3), True)),
-    "RN50 layer4": (encoder(2048, 7, True), 4, published_layers(2048, 1, (0, 1, 2, 3), True)),
+    "RN50 layer1": (FeatureShape(256, 56, True), 4, published_layers(256, 1, (2, 3), True)),
+    "RN50 layer2": (FeatureShape(512, 28, True), 4, published_layers(512, 1, (1, 2, 3), True)),
+    "RN50 layer3": (FeatureShape(1024, 14, True), 4, published_layers(1024, 1, (0, 1, 2, 3), True)),
+    "RN50 layer4": (FeatureShape(2048, 7, True), 4, published_layers(2048, 1, (0, 1, 2, 3), True)),
 }
 
 
@@ -114,7 +108,7 @@ def test_convolutional_decoder_equals_an_independent_forward(case):
 
 
 def test_linear_decoder_is_one_map_for_each_patch():
-    decoder = build_decoder("linear", encoder(8, 16))
+    decoder = build_decoder("linear", FeatureShape(8, 16))
     grid = torch.randn(2, 8, 16, 16)
     weight, bias = decoder.fc[0].weight, decoder.fc[0].bias
     patches = torch.einsum("bchw,oc->bohw", grid, weight) + bias
@@ -123,7 +117,7 @@ def test_linear_decoder_is_one_map_for_each_patch():
 
 
 def test_light_decoder_equals_an_independent_forward():
-    decoder = build_decoder("light", encoder(8, 14)).eval()
+    decoder = build_decoder("light", FeatureShape(8, 14)).eval()
     for norm in (m for m in decoder.modules() if isinstance(m, nn.BatchNorm2d)):
         norm.running_mean.uniform_(-0.1, 0.1)
         norm.running_var.uniform_(0.5, 2)
@@ -153,7 +147,7 @@ def test_light_decoder_equals_an_independent_forward():
 def test_light_decoder_costs_a_tenth_of_conv_20_or_less(channels, grid):
     def multiply_adds(decoder):
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            build_decoder(decoder, encoder(channels, grid)).eval()(features)
+            build_decoder(decoder, FeatureShape(channels, grid)).eval()(features)
         return counter.get_total_flops() / 2
 
     features = Features(torch.zeros(1, channels, grid, grid), None)
@@ -182,7 +176,7 @@ def attention_block(x, state, heads):
 
 
 def test_attention_decoder_equals_an_independent_forward():
-    decoder = build_decoder("attention", encoder(128, 4)).eval()
+    decoder = build_decoder("attention", FeatureShape(128, 4)).eval()
     grid, cls = torch.randn(1, 128, 4, 4), torch.randn(1, 128)
     state = decoder.state_dict()
     tokens = torch.cat([cls, grid[0].flatten(1).T])
@@ -195,7 +189,7 @@ def test_attention_decoder_equals_an_independent_forward():
 
 
 def test_attention_is_bidirectional_and_all_of_it_is_trained():
-    decoder = build_decoder("attention", encoder(64, 4))
+    decoder = build_decoder("attention", FeatureShape(64, 4))
     grid = torch.randn(1, 64, 4, 4)
     changed = grid.clone()
     changed[..., -1, -1] = torch.randn(1, 64)  # the last patch
@@ -206,7 +200,7 @@ def test_attention_is_bidirectional_and_all_of_it_is_trained():
 
 
 def test_initialisation():
-    decoder = ConvDecoder(256, 16, depth=4)
+    decoder = ConvDecoder(FeatureShape(256, 16), depth=4)
     convolution, norm = decoder.fc[0], decoder.fc[1]
     assert convolution.weight.std().item() == pytest.approx(0.02, rel=0.02)
     assert convolution.weight.mean().abs() < 1e-3
@@ -214,5 +208,46 @@ def test_initialisation():
 
 
 def test_unknown_decoder():
-    with pytest.raises(UserError, match=r"conv-5.*choose one of linear, light, attention, conv-4"):
+    with pytest.raises(UserError, match=r"conv-5.*choose one of light, linear, attention, conv-4"):
         build_decoder("conv-5", VIT)
+
+
+class Threefold(nn.Module):
+    """A user's decoder that returns three maps."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.fc = nn.Conv2d(shape.channels, 3, 1)
+
+    def forward(self, features):
+        return self.fc(features.grid)
+
+
+def test_a_decoder_of_ones_own_is_used_and_its_output_checked(tmp_path, monkeypatch):
+    body = """
+import torch
+from torch import nn
+class Constant(nn.Module):
+    def __init__(self, shape, value=1.0):
+        super().__init__()
+        self.shape, self.value = shape, value
+    def forward(self, features):
+        return torch.full((len(features.grid), 1, 256, 256), self.value)
+def not_a_class(shape): ...
+"""
+    (tmp_path / "own_decoder.py").write_text(body)
+    monkeypatch.setenv("DECLIP_PARTS", str(tmp_path / "own_decoder.py"))
+    spec = {"class_path": "own_decoder.Constant", "init_args": {"value": 3.0}}
+    decoder = build_decoder(spec, FeatureShape(8, 4))
+    assert decoder.shape == FeatureShape(8, 4)
+    pixels = Features(torch.zeros(2, 8, 4, 4), None)
+    assert (DeCLIP(None, decoder)(pixels) == 3).all()
+    with pytest.raises(UserError, match=r"returns \[B, 1, 256, 256\] logits; Threefold returned"):
+        DeCLIP(None, Threefold(FeatureShape(8, 4)))(pixels)
+    with pytest.raises(UserError, match="own_decoder has no class not_a_class"):
+        build_decoder("own_decoder.not_a_class", FeatureShape(8, 4))
+
+
+def test_attention_needs_channels_for_its_heads():
+    with pytest.raises(UserError, match="attention needs a multiple of 16 channels, found 24"):
+        build_decoder("attention", FeatureShape(24, 4))

@@ -1,7 +1,6 @@
 """The page as a visitor meets it, in headless Chromium; the rest as plain functions."""
 
 import io
-import json
 import os
 import re
 import signal
@@ -10,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlsplit
@@ -17,33 +17,30 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from conftest import make_clip
+from localizer_example import checkpoint_of
 from PIL import Image
 from scipy import ndimage
 
 from declip_pl.data.images import read_photo
 from declip_pl.errors import UserError
-from declip_pl.inference import demo, pretrained
+from declip_pl.inference import demo, demo_text, saved_folder
 from declip_pl.inference.localizer import Localization, Localizer, Region
-from declip_pl.training.run_folder import BEST
+from declip_pl.inference.recorded_scores import RecordedScores, ScoredOn, recorded_scores
+from declip_pl.model.checkpoint import BEST, TrainedOn, read_checkpoint
 from declip_pl.training.task import LocalizationTask
 
 LOOPBACK = "127.0.0.1"
 WAIT = 20_000
+SHOWN_SIDE = 1280  # of the larger side of pictures on the page
 
 
 def save_localizer(folder: Path, clip: Path, seed: int, generator: str, notice: str | None) -> None:
     """Save a localizer whose random decoder knows nothing."""
     task = LocalizationTask(str(clip), "layer1", "linear", image_size=64, seed=seed)
-    checkpoint = {
-        "state_dict": task.state_dict(),
-        "hyper_parameters": dict(task.hparams),
-        "DolosDataModule": {"generators": [generator], "files_sha256": "0" * 64},
-    }
-    task.on_save_checkpoint(checkpoint)
-    pretrained.save(checkpoint, folder)
-    config = json.loads((folder / pretrained.CONFIG_FILE).read_text())
-    config["results"] = {"notice": notice, "scores": {generator: {"image_threshold": 0.4321}}}
-    (folder / pretrained.CONFIG_FILE).write_text(json.dumps(config))
+    data = TrainedOn((generator,), "full", "0" * 64, "some", notice or "")
+    found = {generator: {"iou_n": 1, "image_threshold": 0.4321}}
+    scores = RecordedScores(found, {generator: {}}, ScoredOn("some"), notice)
+    saved_folder.save(checkpoint_of(task, trained_on=data), folder, scores)
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +152,7 @@ def test_a_photo_gives_a_result_and_the_slider_redraws_without_the_network(tab, 
     score.wait_for()
     assert 0 <= float(score.inner_text()) <= 1
     tab.get_by_text("2500 x 1500 px").wait_for()
-    assert drawn(tab).size == (demo.SHOWN_SIDE, demo.SHOWN_SIDE * 3 // 5)
+    assert drawn(tab).size == (SHOWN_SIDE, SHOWN_SIDE * 3 // 5)
     tab.wait_for_function("document.getElementById('score').getBoundingClientRect().top < 900")
     assert site.passes == ["first"]
     content = photo.read_bytes()  # gone before the result was there
@@ -286,7 +283,7 @@ def test_without_a_model_it_says_how_to_get_one(tmp_path, error_of):
 def test_samples_are_test_photos_where_there_are_any(tree, tmp_path, monkeypatch):
     found = demo.find_samples(str(tree))
     assert [sample.generator for sample in found] == ["lama", "lama", "ldm", "ldm", "real", "real"]
-    assert {sample.photo.parent.name for sample in found} == {"test"}
+    assert {sample.image.parent.name for sample in found} == {"test"}
     with pytest.raises(UserError, match="no folder"):
         demo.find_samples(str(tmp_path / "nowhere"))
     monkeypatch.setenv("DECLIP_DATA", str(tmp_path / "nowhere"))
@@ -297,7 +294,7 @@ def test_another_threshold_gives_what_the_heat_map_holds():
     heat = ndimage.gaussian_filter(np.random.default_rng(0).random((40, 60)), 2)
     heat = ((heat - heat.min()) / np.ptp(heat)).astype(np.float32)
     photo = np.zeros((40, 60, 3), np.uint8)
-    found = demo.at_threshold(Localization(photo, heat, heat > 0.5, 0.5, 0.5, []), 0.6)
+    found = Localization(photo, heat, heat > 0.5, 0.5, 0.5, []).at_threshold(0.6)
     labels, count = ndimage.label(heat > 0.6, np.ones((3, 3)))
     areas = sorted(np.bincount(labels.ravel())[1:], reverse=True)
     assert count > 2 and [region.area for region in found.regions] == areas
@@ -305,15 +302,16 @@ def test_another_threshold_gives_what_the_heat_map_holds():
 
 
 def test_only_the_largest_regions_are_listed():
-    regions = [Region((i, 2, i + 3, 7), 100 - i, 0.75) for i in range(demo.SHOWN_REGIONS + 3)]
-    text = demo.regions_html(regions, 1000)
-    assert text.count("<tr>") == 1 + demo.SHOWN_REGIONS and "and 3 smaller ones" in text
+    regions = [Region((i, 2, i + 3, 7), 100 - i, 0.75) for i in range(demo_text.SHOWN_REGIONS + 3)]
+    text = demo_text.regions_html(regions, 1000)
+    assert text.count("<tr>") == 1 + demo_text.SHOWN_REGIONS and "and 3 smaller ones" in text
     assert "<td>1, 2</td><td>3 x 5</td><td>9.9%</td><td>0.75</td>" in text
-    assert "smaller" not in demo.regions_html(regions[:1], 1000)
+    assert "smaller" not in demo_text.regions_html(regions[:1], 1000)
 
 
 def test_what_is_known_of_a_model_is_said(models):
-    text = demo.model_text(pretrained.read(models / "first"))
-    assert "**ldm**" in text and "over **0.43**" in text and demo.STAND_IN in text
-    checkpoint = pretrained.read(models / "second") | {"DolosDataModule": None, "results": None}
-    assert "**not known**" in (text := demo.model_text(checkpoint)) and demo.STAND_IN not in text
+    checkpoint = read_checkpoint(models / "first")
+    text = demo_text.model_text(checkpoint, recorded_scores(checkpoint))
+    assert "**ldm**" in text and "over **0.43**" in text and demo_text.STAND_IN in text
+    text = demo_text.model_text(replace(checkpoint, trained_on=None), None)
+    assert "**not known**" in text and demo_text.STAND_IN not in text

@@ -102,8 +102,9 @@ def test_commands_are_found_wherever_they_stand():
 def test_make_knows_the_target_and_its_options(words):
     done = run("make", "--dry-run", *words)
     assert done.returncode == 0, done.stderr
-    for command in split(done.stdout):
-        check_options(command[1:])
+    for line in done.stdout.splitlines():
+        for command in split(line):
+            check_options(command[1:])
 
 
 @pytest.mark.parametrize("words", all_commands("declip-pl"))

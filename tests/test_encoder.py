@@ -15,7 +15,8 @@ from transformers import (
 )
 
 from declip_pl.errors import UserError
-from declip_pl.model.encoder import ViTEncoder, build_encoder, fingerprint
+from declip_pl.model.encoder import build_encoder
+from declip_pl.model.frozen import fingerprint
 from declip_pl.model.network import POOLINGS, DeCLIP, image_logit, image_score
 from declip_pl.model.resnet import CLIPResNet
 
@@ -45,7 +46,7 @@ def test_layer_n_is_hidden_state_n_plus_one(clip, number):
 def test_last_layer_is_taken_before_the_final_norm(clip):
     """The hidden state and not the normed output, which is what users of CLIP usually read."""
     encoder = build_encoder(str(clip), "layer3", 64)
-    assert encoder.grid_size == 4 and encoder.channels == 64
+    assert encoder.shape == (64, 4, False)
     full = CLIPVisionModel.from_pretrained(clip).eval()
     torch.nn.init.constant_(full.post_layernorm.weight, 7.0)  # would show if it were applied
     pixels = torch.randn(1, 3, 64, 64)
@@ -82,7 +83,7 @@ def test_the_hubs_whole_clip_models_load(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [({"x": torch.zeros(2)}, "71 weights are missing"), (None, "can't be loaded")],
+    [({"x": torch.zeros(2)}, "69 weights are missing"), (None, "can't be loaded")],
 )
 def test_weights_that_do_not_fit_are_never_filled_in(clip, tmp_path, content, message):
     folder = shutil.copytree(clip, tmp_path / "bad")
@@ -95,7 +96,7 @@ def test_weights_that_do_not_fit_are_never_filled_in(clip, tmp_path, content, me
 
 
 def test_no_block_beyond_the_layer_is_built(clip):
-    assert len(ViTEncoder(str(clip), "layer1", 64).model.encoder.layers) == 2
+    assert len(build_encoder(str(clip), "layer1", 64).model.encoder.layers) == 2
 
 
 def test_other_input_sizes_interpolate_position_embeddings(clip):
@@ -129,7 +130,7 @@ def test_resnet_encoder(rn50):
     encoder = build_encoder(f"RN50:{rn50}", "layer3", 64)
     features = encoder(torch.randn(1, 3, 64, 64))
     assert features.grid.shape == (1, 1024, 4, 4) and features.cls is None
-    assert (encoder.channels, encoder.grid_size, encoder.name) == (1024, 4, "rn50")
+    assert (encoder.shape, encoder.name) == ((1024, 4, True), "rn50")
     with pytest.raises(UserError, match="choose one of layer1"):
         build_encoder(f"RN50:{rn50}", "layer20", 64)
 
@@ -152,7 +153,7 @@ def test_fingerprint_tells_encoders_apart(clip, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["vit", "resnet", "fusion"])
-def test_released_weights_come_back_when_they_are_needed(clip, rn50, kind):
+def test_offloaded_weights_come_back_when_they_are_needed(clip, rn50, kind):
     name, layer = {
         "vit": (str(clip), "layer1"),
         "resnet": (f"RN50:{rn50}", "layer3"),
@@ -160,7 +161,7 @@ def test_released_weights_come_back_when_they_are_needed(clip, rn50, kind):
     }[kind]
     encoder, pixels = build_encoder(name, layer, 64), torch.randn(1, 3, 64, 64)
     before, weights = encoder(pixels).grid, fingerprint(encoder)
-    encoder.release()
+    encoder.offload()
     assert sum(tensor.numel() for tensor in encoder.state_dict().values()) == 0
     assert encoder.sha256 == weights  # still known
     assert torch.equal(encoder(pixels).grid, before) and fingerprint(encoder) == weights
@@ -169,9 +170,9 @@ def test_released_weights_come_back_when_they_are_needed(clip, rn50, kind):
     assert not any(module.training for module in encoder.modules())
 
 
-def test_other_weights_in_the_place_of_released_ones_are_refused(tmp_path):
+def test_other_weights_in_the_place_of_offloaded_ones_are_refused(tmp_path):
     encoder = build_encoder(str(make_clip(tmp_path / "clip")), "layer1", 64)
-    encoder.release()
+    encoder.offload()
     make_clip(tmp_path / "clip", seed=1)
     for _ in range(2):  # nor does a second try get by with them
         with pytest.raises(UserError, match=r"the weights of folder .*clip have changed meanwhile"):

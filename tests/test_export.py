@@ -10,14 +10,17 @@ import onnxruntime
 import pytest
 import torch
 from conftest import make_clip, make_photo
+from localizer_example import checkpoint_of
 from PIL import Image
 from safetensors.torch import save_file
+from transformers import Dinov2Config, Dinov2Model
 
 import declip_pl
 from declip_pl import Localizer, cli
 from declip_pl.data.transforms import build_transform
 from declip_pl.errors import UserError
-from declip_pl.inference import export, pretrained
+from declip_pl.inference import export, saved_folder
+from declip_pl.model.encoder import Encoder
 from declip_pl.model.resnet import CLIPResNet
 from declip_pl.training.task import LocalizationTask
 
@@ -40,6 +43,16 @@ print(*{name.split(".")[0] for name in sys.modules})
 """Runs a script where torch and everything around it can't be imported, and says what was."""
 
 
+def make_dinov2(folder: Path) -> Path:
+    """Save a random DINOv2, whose mean and std are not CLIP's."""
+    torch.manual_seed(0)
+    config = Dinov2Config(
+        hidden_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=64, patch_size=16
+    )
+    Dinov2Model(config).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory) -> dict[str, tuple[str, str, int]]:
     """Name, layer and image size of one encoder of each kind."""
@@ -57,6 +70,7 @@ def encoders(tmp_path_factory) -> dict[str, tuple[str, str, int]]:
         "interpolated": (str(vit), "layer0", 96),
         "rn50": (resnet, "layer1", SIZE),
         "fusion": (f"{vit}+{resnet}", "layer1", SIZE),
+        "dinov2": (str(make_dinov2(folder / "dinov2")), "layer1", SIZE),
     }
 
 
@@ -68,14 +82,12 @@ def saved(encoders, tmp_path_factory):
         encoder, layer, size = encoders[kind]
         task = LocalizationTask(encoder, layer, decoder, image_size=size).eval()
         with torch.no_grad():
-            logits = task(preprocessed(photos(3, 150, 70), size))
+            logits = task(preprocessed(photos(3, 150, 70), task.network.encoder))
             last, scale = task.network.decoder.fc[-1], 2 / logits.std()
             last.weight *= scale
             last.bias.copy_((last.bias - logits.mean()) * scale)
-        checkpoint = {"state_dict": task.state_dict(), "hyper_parameters": dict(task.hparams)}
-        task.on_save_checkpoint(checkpoint)
         folder = tmp_path_factory.mktemp("models") / f"{kind}-{decoder}"
-        pretrained.save(checkpoint, folder)
+        saved_folder.save(checkpoint_of(task), folder)
         return folder
 
     return save
@@ -99,19 +111,20 @@ def photos(count: int, height: int, width: int) -> np.ndarray:
     return np.stack([np.asarray(square.resize((width, height))) for square in squares])
 
 
-def preprocessed(batch: np.ndarray, size: int) -> torch.Tensor:
+def preprocessed(batch: np.ndarray, encoder: Encoder) -> torch.Tensor:
     """Resize with PIL, along the rows first, and normalise."""
-    transform, bilinear = build_transform(size), Image.Resampling.BILINEAR
+    transform, bilinear = build_transform(encoder.preprocessing), Image.Resampling.BILINEAR
+    size = encoder.preprocessing.image_size
     rows = [Image.fromarray(p).resize((size, p.shape[0]), bilinear) for p in batch]
     return torch.stack([transform(image=np.asarray(row))["image"] for row in rows])
 
 
 def assert_answers_like_torch(path: Path, model: Path) -> None:
     session, localizer = onnxruntime.InferenceSession(path), Localizer.from_pretrained(model, "cpu")
-    size = localizer.checkpoint["image_size"]
+    encoder = localizer.network.encoder
     for batch in (photos(1, SIZE, SIZE), photos(3, 150, 70), photos(2, 30, 40), photos(1, 1, 1)):
         with torch.no_grad():
-            expected = localizer.network(preprocessed(batch, size))[:, 0].sigmoid().numpy()
+            expected = localizer.network(preprocessed(batch, encoder))[:, 0].sigmoid().numpy()
         (found,) = session.run(["probabilities"], {"pixels": batch})
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected, atol=1e-4)
@@ -124,7 +137,7 @@ def test_the_command_writes_a_graph_that_answers_like_torch(exported, model):
 
 @pytest.mark.parametrize(
     ("kind", "decoder"),
-    [("interpolated", "attention"), ("rn50", "conv-4"), ("fusion", "light")],
+    [("interpolated", "attention"), ("rn50", "conv-4"), ("fusion", "light"), ("dinov2", "linear")],
 )
 def test_all_encoders_and_decoders(kind, decoder, saved, tmp_path, capsys):
     model = saved(kind, decoder)
@@ -141,21 +154,21 @@ def test_the_resize_is_pils(size):
     noise = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     expected = np.asarray(Image.fromarray(noise).resize((224, 224), Image.Resampling.BILINEAR))
     levels = torch.from_numpy(noise)[None].permute(0, 3, 1, 2).double()
-    found = export.squash(levels, 224)[0].permute(1, 2, 0).numpy()
+    found = export.resize(levels, 224)[0].permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(found, expected)
 
 
 def test_the_file_says_what_it_is(exported, model):
     graph = onnx.load(exported)
     facts = {entry.key: entry.value for entry in graph.metadata_props}
-    identity = Localizer.from_pretrained(model, "cpu").checkpoint["encoder"]
+    identity = Localizer.from_pretrained(model, "cpu").checkpoint.identity
     licence = facts.pop("licence")
     assert "Apache-2.0" in licence
     assert facts == {
         "name": "vit-linear",
         "encoder": "tiny-clip",
-        "encoder_source": identity["source"],
-        "encoder_sha256": identity["sha256"],
+        "encoder_source": identity.source,
+        "encoder_sha256": identity.sha256,
         "layer": "layer1",
         "decoder": "linear",
         "image_size": "64",
@@ -211,7 +224,7 @@ def test_a_graph_that_answers_otherwise_is_not_kept(value, exported, model, tmp_
 def test_int8(exported, model, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "build_graph", lambda localizer: onnx.load(exported))
     path = tmp_path / "int8.onnx"
-    cli.main(["export", str(model), "--output", str(path), "--int8", "true"])
+    cli.main(["export", str(model), "--output", str(path), "--int8"])
     graph = onnx.load(path)
     operators = [node.op_type for node in graph.graph.node]
     assert operators.count("MatMulInteger") == 13  # six in each of two blocks, the decoder
@@ -227,8 +240,8 @@ def test_int8(exported, model, tmp_path, monkeypatch):
 
 def test_int8_is_for_matrices(saved, tmp_path, error_of):
     model, path = saved("rn50", "light"), tmp_path / "int8.onnx"
-    error = error_of("export", str(model), "--output", str(path), "--int8", "true")
-    assert "RN50 is all convolutions" in error
+    error = error_of("export", str(model), "--output", str(path), "--int8")
+    assert "int8 is for matrices, and the encoder rn50 has none" in error
 
 
 def test_too_large_for_one_file(model, tmp_path, monkeypatch):

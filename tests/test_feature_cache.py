@@ -7,23 +7,29 @@ import pickle
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import make_clip, make_tree
+from conftest import find, make_clip, make_tree
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from declip_pl import cli
 from declip_pl.data import datamodule, feature_cache
+from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.dataset import LocalizationDataset, collate
 from declip_pl.data.feature_cache import CachedFeatures, FeatureCache
-from declip_pl.data.layout import samples
 from declip_pl.data.transforms import build_transform
 from declip_pl.errors import UserError
-from declip_pl.model.encoder import Features, ViTEncoder, build_encoder
+from declip_pl.model.encoder import build_encoder
+from declip_pl.model.features import Features, FeatureShape, Preprocessing
+from declip_pl.model.frozen import Encoder
+from declip_pl.model.transformers_encoder import TransformersEncoder
+from declip_pl.training.encoding import EncodePhotos
 
 CPU = torch.device("cpu")
+SMALL = Preprocessing(64)
 
 
 @pytest.fixture
@@ -34,25 +40,26 @@ def encoder(clip):
 @pytest.fixture
 def cache(encoder, tmp_path, monkeypatch):
     monkeypatch.setattr(feature_cache, "SHARD", 3)
-    return FeatureCache(encoder, 64, root=tmp_path / "features")
+    return FeatureCache(encoder, root=tmp_path / "features")
 
 
 @pytest.fixture
 def photos(tree):
-    return [sample.image for sample in samples(tree, "ldm", "train")]
+    return [sample.image for sample in find(tree, "ldm", "train")]
 
 
 @pytest.fixture
 def encoded(monkeypatch):
     """Count the photos that pass through any encoder."""
     counted = []
-    forward = ViTEncoder.forward
+    forward = TransformersEncoder.forward
 
     def count(self, pixels):
-        counted.extend([None] * len(pixels))
+        # An encoder looks at one black photo when it is built, to learn its features' shape.
+        counted.extend(photo for photo in pixels if photo.any())
         return forward(self, pixels)
 
-    monkeypatch.setattr(ViTEncoder, "forward", count)
+    monkeypatch.setattr(TransformersEncoder, "forward", count)
     return counted
 
 
@@ -66,7 +73,7 @@ def shards(cache):
 
 def test_cached_features_are_the_encoders(cache, encoder, tree, photos):
     found = fetch(cache, photos)
-    data = LocalizationDataset("x", samples(tree, "ldm", "train"), build_transform(64), 0)
+    data = LocalizationDataset("x", find(tree, "ldm", "train"), build_transform(SMALL), "black")
     pixels = collate([data[i] for i in range(4)])["image"]
     data.views = [found]
     ours, theirs = collate([data[i] for i in range(4)])["image"], encoder(pixels)
@@ -79,16 +86,16 @@ def test_cached_features_are_the_encoders(cache, encoder, tree, photos):
 
 
 def test_features_without_class_token(tmp_path, photos):
-    class Grid(torch.nn.Linear):
-        name, layer, source, sha256, channels, grid_size = "grid", "layer1", "test", "0", 5, 2
-        arithmetic = None
+    class Grid(Encoder):
+        name, layer, source, sha256 = "grid", "layer1", "test", "0"
+        shape, preprocessing, arithmetic = FeatureShape(5, 2), SMALL, {}
 
         def forward(self, pixels):
             return Features(
                 torch.arange(20.0).view(1, 5, 2, 2).expand(len(pixels), -1, -1, -1), None
             )
 
-    one = fetch(FeatureCache(Grid(1, 1), 64, root=tmp_path), photos)[photos[3]]
+    one = fetch(FeatureCache(Grid(), root=tmp_path), photos)[photos[3]]
     assert one.cls is None and torch.equal(one.grid.float(), torch.arange(20.0).view(5, 2, 2))
 
 
@@ -114,10 +121,10 @@ def test_a_changed_photo_is_encoded_anew(cache, photos, encoded, tmp_path):
 def test_another_encoder_layer_or_size_has_a_cache_of_its_own(clip, encoder, tmp_path):
     other = build_encoder(str(make_clip(tmp_path / clip.name, seed=1)), "layer1", 64)
     caches = [
-        FeatureCache(encoder, 64, root=tmp_path),
-        FeatureCache(other, 64, root=tmp_path),
-        FeatureCache(build_encoder(str(clip), "layer2", 64), 64, root=tmp_path),
-        FeatureCache(build_encoder(str(clip), "layer1", 128), 128, root=tmp_path),
+        FeatureCache(encoder, root=tmp_path),
+        FeatureCache(other, root=tmp_path),
+        FeatureCache(build_encoder(str(clip), "layer2", 64), root=tmp_path),
+        FeatureCache(build_encoder(str(clip), "layer1", 128), root=tmp_path),
     ]
     assert len({cache.folder for cache in caches}) == 4
 
@@ -130,13 +137,13 @@ def test_weights_that_are_computed_with_otherwise_have_a_cache_of_their_own(
     (other / "config.json").write_text(json.dumps(config | {"hidden_act": "gelu"}))
     changed = build_encoder(str(other), "layer1", 64)
     assert changed.sha256 == encoder.sha256
-    assert FeatureCache(changed, 64).folder != FeatureCache(encoder, 64).folder
+    assert FeatureCache(changed).folder != FeatureCache(encoder).folder
 
 
 def test_the_same_encoder_found_elsewhere_shares_a_cache(clip, encoder, tmp_path):
     shutil.copytree(clip, tmp_path / clip.name)
     moved = build_encoder(str(tmp_path / clip.name), "layer1", 64)
-    assert FeatureCache(moved, 64).folder == FeatureCache(encoder, 64).folder
+    assert FeatureCache(moved).folder == FeatureCache(encoder).folder
 
 
 @pytest.mark.parametrize("after", [0, 1, 2])
@@ -156,7 +163,7 @@ def test_a_killed_build_continues_with_the_same_bytes(cache, photos, tmp_path, a
     monkeypatch.setattr(FeatureCache, "_write", write)
     assert len(shards(cache)) == after
     fetch(cache, photos)
-    straight = FeatureCache(cache.encoder, 64, root=tmp_path / "straight")
+    straight = FeatureCache(cache.encoder, root=tmp_path / "straight")
     fetch(straight, photos)
     assert shards(cache) == shards(straight) and len(shards(cache)) == 3
     assert not (cache.folder / ".killed.safetensors").exists()
@@ -172,7 +179,7 @@ def _build_slowly(clip, root, photos):
         return forward(pixels)
 
     encoder.forward = slowly
-    fetch(FeatureCache(encoder, 64, root=root), photos)
+    fetch(FeatureCache(encoder, root=root), photos)
 
 
 def test_a_killed_process_leaves_nothing_in_the_way(cache, clip, photos, tmp_path):
@@ -187,7 +194,7 @@ def test_a_killed_process_leaves_nothing_in_the_way(cache, clip, photos, tmp_pat
     builder.join()
     assert len(shards(cache)) in (1, 2)
     fetch(cache, photos)
-    straight = FeatureCache(cache.encoder, 64, root=tmp_path / "straight")
+    straight = FeatureCache(cache.encoder, root=tmp_path / "straight")
     fetch(straight, photos)
     assert shards(cache) == shards(straight)
 
@@ -203,7 +210,7 @@ def _build(clip, root, photos, queue, together):
 
     encoder.forward = slowly
     together.wait(timeout=60)
-    fetch(FeatureCache(encoder, 64, root=root), photos)
+    fetch(FeatureCache(encoder, root=root), photos)
     queue.put(sum(counted))
 
 
@@ -305,7 +312,7 @@ def test_views_of_augmented_photos_are_encoded_once(fit_arguments, encoded, tmp_
 
 def test_views_differ_and_are_remade_alike(encoder, photos, tmp_path):
     def view(number, root="a", augmentation="jpeg"):
-        cache = FeatureCache(encoder, 64, augmentation, number, root=tmp_path / root)
+        cache = FeatureCache(encoder, augmentation, number, root=tmp_path / root)
         return cache.folder.name, fetch(cache, photos)[photos[0]].grid
 
     (name, plain), (first, one), (second, two) = view(0, augmentation="none"), view(0), view(1)
@@ -315,14 +322,14 @@ def test_views_differ_and_are_remade_alike(encoder, photos, tmp_path):
 
 
 def test_epochs_take_the_views_in_turn(cache, encoder, photos, tree, tmp_path):
-    data = LocalizationDataset("x", samples(tree, "ldm", "train"), build_transform(64), 0)
-    blurred = FeatureCache(encoder, 64, "blur", 0, root=tmp_path)
+    data = LocalizationDataset("x", find(tree, "ldm", "train"), build_transform(SMALL), "black")
+    blurred = FeatureCache(encoder, "blur", 0, root=tmp_path)
     data.views = [fetch(cache, photos), fetch(blurred, photos)]
     for data.epoch, view in [(0, 0), (1, 1), (2, 0)]:
         assert torch.equal(data[3]["image"].grid, data.views[view][photos[3]].grid)
 
 
-def test_what_fits_into_memory_is_held_there(fit_arguments, monkeypatch, tmp_path):
+def test_what_fits_into_memory_is_preloaded(fit_arguments, monkeypatch, tmp_path):
     """The same training, with processes that read the disk or without."""
     seen = []
     monkeypatch.setattr(DataLoader, "__iter__", _noting(DataLoader.__iter__, seen.append))
@@ -334,9 +341,9 @@ def test_what_fits_into_memory_is_held_there(fit_arguments, monkeypatch, tmp_pat
         workers = {loader.dataset.name.split("/")[0]: loader.num_workers for loader in seen}
         return workers, (tmp_path / "outputs" / name / "metrics.csv").read_text()
 
-    held, with_memory = train("held", 10**12)
+    preloaded, with_memory = train("preloaded", 10**12)
     streamed, without = train("streamed", 0)
-    assert held == {"train": 0, "valid": 2, "test": 2}  # the test's valid set comes last
+    assert preloaded == {"train": 0, "valid": 2, "test": 2}  # the test's valid set comes last
     assert streamed == {"train": 2, "valid": 2, "test": 2}
     assert with_memory == without
 
@@ -362,7 +369,7 @@ def _noting(method, note):
 
 
 def test_batches_are_read_in_the_order_of_the_disk(cache, photos, tree):
-    data = LocalizationDataset("x", samples(tree, "ldm", "train"), build_transform(64), 0)
+    data = LocalizationDataset("x", find(tree, "ldm", "train"), build_transform(SMALL), "black")
     data.views = [found := fetch(cache, photos)]
     read = []
     found.places = _Noted(found.places, read)
@@ -372,15 +379,15 @@ def test_batches_are_read_in_the_order_of_the_disk(cache, photos, tree):
     assert read[-4:] == sorted(read[-4:]) and len(set(read)) == 4
 
 
-def test_held_photos_are_the_same(cache, photos, tree):
-    data = LocalizationDataset("x", samples(tree, "ldm", "train"), build_transform(64), 0)
+def test_preloaded_photos_are_the_same(cache, photos, tree):
+    data = LocalizationDataset("x", find(tree, "ldm", "train"), build_transform(SMALL), "black")
     data.views = [fetch(cache, photos)]
     before = [data[i] for i in range(len(data))]
     shards_and_masks = data.views[0].nbytes + data.mask_bytes
-    data.views[0].hold(CPU)
-    data.hold(CPU)
+    data.views[0].preload(CPU)
+    data.preload(CPU)
     held = sum(t.nbytes for t in data.views[0]._shards.values())
-    held += sum(t.nbytes for t in data._held.values())
+    held += sum(t.nbytes for t in data._preloaded.values())
     assert held == pytest.approx(shards_and_masks, rel=0.05)  # but for the shards' headers
     for item, after in zip(before, [data[i] for i in range(len(data))], strict=True):
         assert torch.equal(item["image"].grid, after["image"].grid)
@@ -390,7 +397,7 @@ def test_held_photos_are_the_same(cache, photos, tree):
 def test_meta_tells_whose_features_they_are(cache, photos, clip):
     fetch(cache, photos)
     meta = json.loads((cache.folder / feature_cache.META).read_text())
-    assert meta["encoder"]["name"] == clip.name and meta["image_size"] == 64
+    assert meta["encoder"]["name"] == clip.name and meta["preprocessing"]["image_size"] == 64
 
 
 @pytest.fixture
@@ -443,11 +450,11 @@ def test_a_shard_that_is_deleted_while_it_is_looked_up_does_not_count(cache, pho
 
 
 def test_size_of_masks_is_known_before_they_are_decoded(own_tree):
-    files = samples(own_tree, "ldm", "valid")
+    files = find(own_tree, "ldm", "valid")
     Image.new("L", (300, 200), 255).save(files[1].mask)  # Dolos' sizes differ
-    own = LocalizationDataset("x", files, build_transform(64), 0)
+    own = LocalizationDataset("x", files, build_transform(SMALL), "black")
     assert own.mask_bytes == 3 * 96 * 96 + 300 * 200 == sum(mask.nbytes for mask in own.masks())
-    resized = LocalizationDataset("x", files, build_transform(64), 0, mask_size=256)
+    resized = LocalizationDataset("x", files, build_transform(SMALL), 0, mask_size=256)
     assert resized.mask_bytes == 4 * 256 * 256
 
 
@@ -469,5 +476,101 @@ def test_folder_of_features(monkeypatch):
 def test_real_tree_has_distinct_photos(tmp_path):
     """The counts above rest on it."""
     root = make_tree(tmp_path)
-    photos = [s.image.read_bytes() for g in ("ldm", "lama") for s in samples(root, g, "train")]
+    photos = [s.image.read_bytes() for g in ("ldm", "lama") for s in find(root, g, "train")]
     assert len(set(photos)) == len(photos)
+
+
+def encode(data, encoder, stage="fit", fast_dev_run=False):
+    """Run the callback as the trainer does before a stage."""
+    strategy = SimpleNamespace(root_device=CPU)
+    trainer = SimpleNamespace(datamodule=data, fast_dev_run=fast_dev_run, strategy=strategy)
+    EncodePhotos().setup(trainer, SimpleNamespace(network=SimpleNamespace(encoder=encoder)), stage)
+    return data
+
+
+def offloaded(encoder):
+    return sum(weight.numel() for weight in encoder.parameters()) == 0
+
+
+@pytest.fixture
+def data_module(tree, tmp_path, monkeypatch):
+    monkeypatch.setenv("DECLIP_FEATURES", str(tmp_path / "features"))
+
+    def make(**options):
+        options = {"batch_size": 4, "num_workers": 0, "check": False} | options
+        return LocalizationDataModule(str(tree), "ldm", **options)
+
+    return make
+
+
+def test_the_callback_hands_over_preprocessing_and_features(data_module, encoder):
+    data, photo = data_module(), torch.zeros(1, 3, 64, 64)
+    before = encoder(photo).grid
+    assert data.preprocessing != encoder.preprocessing
+    encode(data, encoder)
+    assert data.preprocessing == encoder.preprocessing
+    photos = {sample.image for sample in data.files("train", "ldm") + data.files("valid", "ldm")}
+    (view,) = data.train_views
+    assert data.evaluation_views == [view] and view.places.keys() == photos
+    assert offloaded(encoder) and torch.equal(encoder(photo).grid, before)
+    item = next(iter(data.train_dataloader()))
+    assert isinstance(item["image"], Features) and item["image"].grid.shape == (4, 64, 4, 4)
+    data.teardown("fit")
+    assert data.train_views == data.evaluation_views == []
+    assert next(iter(data.train_dataloader()))["image"].shape == (4, 3, 64, 64)
+
+
+@pytest.mark.parametrize("options", [{"cache": False}, {"fast_dev_run": True}])
+def test_without_the_cache_the_callback_hands_over_preprocessing_alone(
+    data_module, encoder, encoded, options
+):
+    cache = options.pop("cache", True)
+    data = encode(data_module(cache=cache), encoder, **options)
+    assert data.preprocessing == encoder.preprocessing
+    assert not data.train_views and not encoded and not offloaded(encoder)
+
+
+def test_the_callback_leaves_photos_that_change_every_time_to_training(data_module, encoder):
+    data = encode(data_module(augmentation="jpeg"), encoder)
+    assert data.train_views == [] and not offloaded(encoder)
+    (view,) = data.evaluation_views
+    assert view.places.keys() == {sample.image for sample in data.files("valid", "ldm")}
+
+
+def test_the_callback_perturbs_what_is_evaluated_alone(data_module, encoder):
+    data = encode(data_module(perturbation="blur"), encoder)
+    plain = encode(data_module(), encoder)
+    (train,), (valid,), (both,) = data.train_views, data.evaluation_views, plain.train_views
+    photo, other = data.files("train", "ldm")[0].image, data.files("valid", "ldm")[0].image
+    assert torch.equal(train[photo].grid, both[photo].grid)
+    assert not torch.equal(valid[other].grid, both[other].grid)
+
+
+def test_the_callback_encodes_the_stage_that_comes(data_module, encoder):
+    data = encode(data_module(), encoder, "test")
+    sets = data.test_sets()
+    assert {"test/ldm", "test/real"} < {photos.name for photos in sets}
+    photos = {sample.image for photos in sets for sample in photos.samples}
+    assert data.evaluation_views[0].places.keys() == photos and data.train_views == []
+
+
+@pytest.mark.parametrize("option", ["augmentation", "perturbation"])
+def test_changes_enter_the_key(encoder, option):
+    def spec(limit):
+        blur = {"class_path": "albumentations.GaussianBlur", "init_args": {"blur_limit": limit}}
+        return [blur, "jpeg"]
+
+    changes = ["none", "blur", "jpeg", spec([3, 3]), spec([5, 5]), spec([3, 3])[::-1]]
+    folders = [FeatureCache(encoder, **{option: change}).folder for change in changes]
+    assert len(set(folders)) == len(changes)
+    assert folders[3] == FeatureCache(encoder, **{option: spec([3, 3])}).folder
+    assert "2-changes" in folders[3].name
+
+
+def test_preprocessing_enters_the_key(clip, encoder, tmp_path):
+    shutil.copytree(clip, other := tmp_path / clip.name)
+    said = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+    (other / "preprocessor_config.json").write_text(json.dumps(said))
+    changed = build_encoder(str(other), "layer1", 64)
+    assert changed.sha256 == encoder.sha256
+    assert FeatureCache(changed).folder != FeatureCache(encoder).folder

@@ -8,11 +8,17 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from conftest import make_photo
+from conftest import make_photo, make_tree
 from PIL import ExifTags, Image, ImageOps
 
-from declip_pl.data.images import read_photo
+from declip_pl.data.check import check_data
+from declip_pl.data.datamodule import LocalizationDataModule
+from declip_pl.data.feature_cache import FeatureCache
+from declip_pl.data.images import read_mask, read_photo
+from declip_pl.data.layout import build_layout
+from declip_pl.data.transforms import build_transform
 from declip_pl.errors import UserError
+from declip_pl.model.encoder import build_encoder
 
 PHOTO = make_photo(np.random.default_rng(0), 40)[:, :24]  # 24 wide, 40 high
 
@@ -215,3 +221,133 @@ def test_a_truncated_pil_image_is_named(tmp_path):
     (tmp_path / "cut.png").write_bytes(_file(PHOTO, "PNG")[:-99])
     with Image.open(tmp_path / "cut.png") as image, pytest.raises(UserError, match=r"cut\.png"):
         read_photo(image)
+
+
+CUT_EXIF = b"Exif\0\0MM\0*\0\0\0\x08\0\x03\x01\x12\0"
+"""A block that announces three entries and ends within the first: PIL warns."""
+SHORT_EXIF = b"Exif\0\0MM\0*\0\0"
+"""A block that ends within its header: ``struct.error`` in PIL."""
+
+
+ODD = {
+    "orientation 3.png": _turned("PNG", 3, np.rot90(PHOTO, 2)),
+    "orientation 6.png": _turned("PNG", 6, np.rot90(PHOTO)),
+    "orientation 6.tif": _turned("TIFF", 6, np.rot90(PHOTO)),
+    "cut EXIF.png": _file(PHOTO, "PNG", exif=CUT_EXIF),
+    "short EXIF.png": _file(PHOTO, "PNG", exif=SHORT_EXIF),
+    "short EXIF.jpg": _file(PHOTO, "JPEG", exif=SHORT_EXIF, quality=100, subsampling=0),
+    "usual.jfif": _file(PHOTO, "JPEG", quality=100, subsampling=0),
+    "orientation 6.JFIF": _turned("JPEG", 6, np.rot90(PHOTO)),
+}
+"""The same photo, stored in other ways."""
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_the_same_photo_stored_otherwise_reads_the_same(tmp_path, name):
+    (tmp_path / name).write_bytes(ODD[name])
+    if name == "short EXIF.png":  # the case is what it says: PIL's own reader stumbles over it
+        with Image.open(tmp_path / name) as image, pytest.raises(struct.error):
+            ImageOps.exif_transpose(image)
+    elif name.startswith("orientation") and not name.endswith("tif"):  # PIL turns a TIFF itself
+        with Image.open(tmp_path / name) as image:
+            assert not np.array_equal(np.asarray(image), PHOTO)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = read_photo(tmp_path / name)
+    assert not told
+    error = np.abs(found.astype(int) - PHOTO).max()
+    assert error <= (JPEG_ERROR if name.lower().endswith(("jpg", "jfif")) else 0)
+
+
+@pytest.fixture
+def odd_tree(tmp_path):
+    """A data set with one photo, and what else a test puts beside its mask."""
+    root = make_tree(tmp_path / "dolos", generators=("ldm",), counts={"train": 1})
+    photo = root / "fake/ldm/images/train/0.png"
+    photo.unlink()
+    return root, photo
+
+
+@pytest.mark.parametrize("name", ["plain.png", *ODD, "16-bit grey.png", "transparent.png"])
+def test_training_evaluation_cache_and_inference_see_the_same(clip, odd_tree, tmp_path, name):
+    """One file gives one tensor, whichever way it comes in."""
+    root, photo = odd_tree
+    photo = photo.with_suffix("." + name.rpartition(".")[2])
+    content = {"plain.png": _file(PHOTO, "PNG"), **ODD}.get(name) or GIVEN[name][0]
+    photo.write_bytes(content)
+    encoder = build_encoder(str(clip), "layer1", 64)
+    data = LocalizationDataModule(str(root), "ldm")
+    data.preprocessing = encoder.preprocessing
+    trained = data.train_set()[0]["image"]
+    evaluated = data.evaluation_set("x", "train", "ldm")[0]["image"]
+    cache = FeatureCache(encoder, root=tmp_path / "features")
+    (decoded,) = cache._decoded({"0" * 64: photo})
+    inferred = build_transform(encoder.preprocessing)(image=read_photo(photo))["image"]
+    assert trained.shape == (3, 64, 64) and trained.std() > 0.1
+    for found in (evaluated, decoded[0], inferred):
+        assert torch.equal(trained, found)
+    features = cache.fetch([photo], torch.device("cpu"))[photo].float()
+    expected = encoder(inferred[None])
+    torch.testing.assert_close(features.grid, expected.grid[0], atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(features.cls, expected.cls[0], atol=2e-3, rtol=2e-3)
+    if name in ODD and name.endswith(("png", "tif")):
+        plain = build_transform(encoder.preprocessing)(image=PHOTO)["image"]
+        assert torch.equal(trained, plain)
+    layout = build_layout("dolos", root)
+    report = check_data(layout, ["ldm"], "black", progress=False)
+    assert not [line for line in report.errors if "valid photo" not in line and "test" not in line]
+
+
+FAKE = np.zeros((40, 24), bool)
+FAKE[5:20, 3:12] = True
+MASK = np.where(FAKE, 0, 255).astype(np.uint8)  # black is fake
+COLUMBIA = np.where(FAKE[..., None], (0, 200, 0), (200, 0, 0)).astype(np.uint8)
+STROKE = np.dstack([np.zeros((40, 24, 3), np.uint8), 255 - MASK])
+
+MASKS = {
+    "plain.png": _file(MASK, "PNG"),
+    "one bit.png": _file(MASK > 0, "PNG"),
+    "colour.png": _file(MASK, "PNG", mode="RGB"),
+    "palette.gif": _file(MASK, "GIF"),
+    "opaque.png": _file(MASK, "PNG", mode="RGBA"),
+    "lossy.jfif": _file(MASK, "JPEG", mode="RGB", quality=90),
+    "turned.png": _turned("PNG", 6, np.rot90(MASK)),
+    "short EXIF.png": _file(MASK, "PNG", exif=SHORT_EXIF),
+}
+"""One mask, stored in several ways."""
+
+NO_MASKS = {
+    "red and green.png": (_file(COLUMBIA, "PNG"), "red and green channels differ by up to 200"),
+    "blue.png": (_file(np.dstack([MASK, MASK, GREY]), "PNG"), "green and blue channels differ"),
+    "alpha over a photo.png": (
+        _file(np.dstack([PHOTO, MASK]), "PNG"),
+        "its alpha channel goes from 0 to 255; save it without transparency",
+    ),
+    "stroke on nothing.png": (_file(STROKE, "PNG"), "its alpha channel goes from 0 to 255"),
+    "grey and alpha.png": (_file(STROKE, "PNG", mode="LA"), "its alpha channel goes from 0 to 255"),
+    "deep.png": (_file(DEEP, "PNG"), "expected 8 bits a channel"),
+    "truncated.png": (_file(MASK, "PNG")[:60], DAMAGED),
+}
+"""What says more than grey levels hold, or nothing."""
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_masks_stored_otherwise_read_the_same(tmp_path, name):
+    (tmp_path / name).write_bytes(MASKS[name])
+    found = read_mask(tmp_path / name, "black")
+    assert found.dtype == bool and np.array_equal(found, FAKE)
+    assert np.array_equal(read_mask(tmp_path / name, "white"), ~FAKE)
+
+
+@pytest.mark.parametrize("name", NO_MASKS)
+def test_masks_that_say_it_in_colour_or_transparency_are_refused(odd_tree, name):
+    content, message = NO_MASKS[name]
+    root, photo = odd_tree
+    photo.write_bytes(_file(PHOTO, "PNG"))
+    mask = root / "fake/ldm/masks/train/0.png"
+    mask.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        read_mask(mask, "black")
+    assert message in str(error.value) and str(mask) in str(error.value)
+    report = check_data(build_layout("dolos", root), ["ldm"], "black", progress=False)
+    assert str(error.value) in report.errors

@@ -3,8 +3,8 @@
 The public network is written down a second time, as plain functions of a published state dict.
 """
 
-import inspect
 import re
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,11 +24,12 @@ from transformers import CLIPVisionModel
 from declip_pl import cli
 from declip_pl.data.transforms import build_transform
 from declip_pl.errors import UserError
-from declip_pl.inference import pretrained
 from declip_pl.inference.import_published import VIT, import_published
-from declip_pl.model.encoder import Features, build_encoder
-from declip_pl.model.network import DeCLIP
-from declip_pl.training.task import LocalizationTask, load_decoder
+from declip_pl.inference.recorded_scores import recorded_scores
+from declip_pl.model.checkpoint import TrainedOn, load_decoder, load_network, read_checkpoint
+from declip_pl.model.encoder import build_encoder
+from declip_pl.model.features import Features, Preprocessing
+from declip_pl.training.task import LocalizationTask
 
 TOLERANCE = 1e-4
 WIDTH, BLOCKS, HEADS, PATCH = 1024, 2, 16, 14  # ViT-L/14 but for its depth
@@ -334,11 +335,10 @@ def test_logits_are_those_of_the_public_network(
     assert f"{layer}, 12,345 training steps" in said
     assert f"declip-pl predict PHOTO --model {output}" in said
 
-    checkpoint = pretrained.read(output)
-    frozen = build_encoder(checkpoint["hyper_parameters"]["encoder"], layer, 224)
-    network = DeCLIP(frozen, load_decoder(checkpoint, frozen))
+    checkpoint = read_checkpoint(output)
+    network = load_network(checkpoint)
     with torch.no_grad():
-        found = network(build_transform(224)(image=photo)["image"][None])
+        found = network(build_transform(Preprocessing(224))(image=photo)["image"][None])
     difference = (found - expected).abs().max().item()
     print(f"{decoder} {backbone} {layer}: {difference:.1e} of {expected.std():.2f}")
     assert difference < TOLERANCE
@@ -354,8 +354,8 @@ def test_nothing_but_rounding_differs(decoder, backbone, layer, encoders, featur
     file = write(tmp_path / "best.pth", weights, decoder, layer)
     encoder, rn50 = (encoders.folder, None) if backbone == "ViT" else ("RN50", Path(encoders.file))
     import_published(file, encoder, rn50, tmp_path / "model")
-    checkpoint = pretrained.read(tmp_path / "model")
-    frozen = build_encoder(checkpoint["hyper_parameters"]["encoder"], layer, 224)
+    checkpoint = read_checkpoint(tmp_path / "model")
+    frozen = build_encoder(checkpoint.encoder, layer, 224)
     found = load_decoder(checkpoint, frozen).double()(Features(features.double(), None))
     exact = {name: weight.double() for name, weight in weights.items()}
     expected = decode(features.double(), exact, decoder, backbone, layer, settle=False)
@@ -365,21 +365,38 @@ def test_nothing_but_rounding_differs(decoder, backbone, layer, encoders, featur
 def test_what_is_saved_is_a_task_of_this_package(encoders, tmp_path):
     file = write(tmp_path / "best.pth", with_encoder(linear(), encoders.vit))
     import_published(file, encoders.folder, output=tmp_path / "model")
-    checkpoint = pretrained.read(tmp_path / "model")
-    options = checkpoint["hyper_parameters"]
-    assert list(options) == list(inspect.signature(LocalizationTask).parameters)
-    assert options["pooling"] == "mean"  # of the paper's evaluation
-    assert checkpoint["results"] is None
-    task = LocalizationTask(**options)
-    task.on_load_checkpoint(checkpoint)  # refuses another encoder, decoder or input size
-    task.load_state_dict(checkpoint["state_dict"])
+    checkpoint = read_checkpoint(tmp_path / "model")
+    assert checkpoint.pooling == "mean"  # of the paper's evaluation
+    assert checkpoint.trained_on is None
+    assert recorded_scores(checkpoint) is None
+    task = LocalizationTask(encoders.folder, "layer0", "linear", 224)
+    task.load_weights(checkpoint)  # refuses another encoder, decoder or input size
     assert torch.equal(task.network.decoder.fc[0].weight, linear()["fc.0.weight"])
+
+
+@pytest.mark.parametrize(("named", "expected"), [("ldm", ("ldm",)), ("ldm+lama", ("ldm", "lama"))])
+def test_what_it_was_trained_on_is_what_the_user_says(named, expected, encoders, tmp_path):
+    file, output = write(tmp_path / "best.pth", linear()), tmp_path / "model"
+    options = ["--encoder", encoders.folder, "--output", str(output), "--generator", named]
+    cli.main(["import", str(file), *options])
+    found = read_checkpoint(output).trained_on
+    assert found == TrainedOn(expected, "full", "", "as named at import")
+    generators = ", ".join(f"`{name}`" for name in expected)
+    card = (output / "README.md").read_text()
+    assert f"| trained on | {generators} (as named at import) |" in card
+
+
+def test_a_vits_folder_may_be_called_anything(encoders, tmp_path):
+    vit = shutil.copytree(encoders.folder, tmp_path / "my+RN50_vit")
+    file = write(tmp_path / "best.pth", with_encoder(linear(), encoders.vit))
+    import_published(file, str(vit), output=tmp_path / "model")
+    assert load_network(read_checkpoint(tmp_path / "model")).encoder.name == "my+RN50_vit"
 
 
 def test_the_folder_is_named_after_the_file(encoders, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     import_published(write(tmp_path / "ViT_layer2_linear_ldm.pth", linear()), encoders.folder)
-    assert pretrained.read("outputs/imported/ViT_layer2_linear_ldm")["decoder"] == "linear"
+    assert read_checkpoint("outputs/imported/ViT_layer2_linear_ldm").decoder == "linear"
 
 
 def test_an_encoder_that_is_not_in_the_checkpoint_is_on_trust(encoders, tmp_path, capsys):
@@ -410,7 +427,7 @@ def test_weights_beyond_the_layer_do_not_matter(encoders, tmp_path):
     vit = encoders.vit | {"visual.transformer.resblocks.1.ln_1.bias": torch.zeros(1)}
     file = write(tmp_path / "best.pth", with_encoder(linear(), vit))
     import_published(file, encoders.folder, output=tmp_path / "model")
-    assert pretrained.read(tmp_path / "model")["encoder"]["layer"] == "layer0"
+    assert read_checkpoint(tmp_path / "model").identity.layer == "layer0"
 
 
 def test_rn50_and_the_fusion_look_the_same_at_layer4(encoders, tmp_path):
@@ -421,7 +438,7 @@ def test_rn50_and_the_fusion_look_the_same_at_layer4(encoders, tmp_path):
     ):
         import_published(file, output=tmp_path / "model")
     import_published(file, "RN50", Path(encoders.file), output=tmp_path / "model")
-    assert pretrained.read(tmp_path / "model")["encoder"]["name"] == "rn50"
+    assert read_checkpoint(tmp_path / "model").identity.name == "rn50"
 
 
 # Everything else is refused

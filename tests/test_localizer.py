@@ -1,9 +1,11 @@
 """A photo in; heat map, mask, score and regions out, the same however the localizer was stored."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +14,20 @@ import torch
 from benchmarks import tiles as benchmark
 from conftest import make_clip, make_photo
 from huggingface_hub import HfApi
+from localizer_example import checkpoint_of, write_run
 from PIL import Image
 from scipy import ndimage
 
 import declip_pl
-from declip_pl import Localizer, cli
-from declip_pl.data.layout import samples
+from declip_pl import Localizer, cli, parts
+from declip_pl.data.layout import build_layout, samples
 from declip_pl.data.transforms import build_transform
 from declip_pl.errors import UserError
 from declip_pl.files import sha256
-from declip_pl.inference import localizer, pretrained
+from declip_pl.inference import localizer
+from declip_pl.inference.recorded_scores import recorded_scores
 from declip_pl.model import weights
+from declip_pl.model.features import Preprocessing
 from declip_pl.model.network import image_score
 from declip_pl.training.task import LocalizationTask
 
@@ -40,12 +45,6 @@ def _trained(clip: Path, **options) -> LocalizationTask:
     return task
 
 
-def _checkpoint(task: LocalizationTask) -> dict:
-    checkpoint = {"state_dict": task.state_dict(), "hyper_parameters": dict(task.hparams)}
-    task.on_save_checkpoint(checkpoint)
-    return checkpoint
-
-
 @pytest.fixture(scope="module")
 def task(clip) -> LocalizationTask:
     return _trained(clip)
@@ -54,8 +53,7 @@ def task(clip) -> LocalizationTask:
 @pytest.fixture(scope="module")
 def file(task, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("model") / "model.ckpt"
-    torch.save(_checkpoint(task), path)
-    return path
+    return write_run(checkpoint_of(task), path)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +63,7 @@ def model(file) -> Localizer:
 
 def test_a_photo(task, model):
     photo = PHOTOS[0]
-    pixels = build_transform(64)(image=photo)["image"][None]
+    pixels = build_transform(Preprocessing(64))(image=photo)["image"][None]
     with torch.no_grad():
         logits = task(pixels)
     found = model(photo)
@@ -114,9 +112,9 @@ def test_a_photo_that_is_none_is_named(model, tmp_path):
 @pytest.mark.parametrize("pooling", ["mean", "mean-logit", "max"])
 def test_the_score_is_pooled_as_the_checkpoint_says(clip, tmp_path, pooling):
     task = _trained(clip, pooling=pooling)
-    torch.save(_checkpoint(task), tmp_path / "model.ckpt")
+    write_run(checkpoint_of(task), tmp_path / "model.ckpt")
     with torch.no_grad():
-        logits = task(build_transform(64)(image=PHOTOS[0])["image"][None])
+        logits = task(build_transform(Preprocessing(64))(image=PHOTOS[0])["image"][None])
     found = Localizer.from_pretrained(tmp_path / "model.ckpt")(PHOTOS[0])
     assert found.score == pytest.approx(image_score(logits, pooling).item(), abs=1e-6)
 
@@ -197,7 +195,10 @@ def test_a_run_is_saved_with_its_scores(fit_arguments, tmp_path):
     by_folder.save_pretrained(tmp_path / "saved")
     results = json.loads((run / "test_metrics.json").read_text())
     saved = Localizer.from_pretrained(tmp_path / "saved")
-    assert saved.checkpoint["results"]["scores"] == results["scores"]
+    assert recorded_scores(saved.checkpoint).scores == results["scores"]
+    saved.save_pretrained(tmp_path / "again")
+    again = (tmp_path / "again/config.json").read_text()
+    assert again == (tmp_path / "saved/config.json").read_text()
     card = (tmp_path / "saved" / "README.md").read_text()
     iou, constant = results["scores"]["ldm"]["iou"], results["baselines"]["ldm"]["all fake"]["iou"]
     assert f"| IoU | {iou:.1f} | {constant:.1f} |" in card
@@ -206,12 +207,12 @@ def test_a_run_is_saved_with_its_scores(fit_arguments, tmp_path):
     # The last epoch was not tested, so the scores are not its own.
     last = Localizer.from_pretrained(run / "checkpoints/last.ckpt")
     if sha256(run / "checkpoints/last.ckpt") != sha256(run / "checkpoints/best.ckpt"):
-        assert last.checkpoint["results"] is None
+        assert recorded_scores(last.checkpoint) is None
 
 
 def test_an_encoder_that_is_gone_is_named(tmp_path):
     clip = make_clip(tmp_path / "clip")
-    torch.save(_checkpoint(_trained(clip)), tmp_path / "model.ckpt")
+    write_run(checkpoint_of(_trained(clip)), tmp_path / "model.ckpt")
     shutil.rmtree(clip)
     with pytest.raises(UserError, match=f"trained on {clip} .folder {clip}"):
         Localizer.from_pretrained(tmp_path / "model.ckpt")
@@ -232,7 +233,7 @@ def test_a_decoder_that_does_not_fit_is_refused(file, tmp_path, damage):
     else:
         state[name] = state[name][:1]
     torch.save(checkpoint, tmp_path / "model.ckpt")
-    with pytest.raises(UserError, match=r"model\.ckpt.*decoder"):
+    with pytest.raises(UserError, match=r"model, trained on .*decoder's weights do not fit"):
         Localizer.from_pretrained(tmp_path / "model.ckpt")
 
 
@@ -256,15 +257,19 @@ class Hub(HfApi):
         self.given["files"] = {p.name: p.read_text("latin-1") for p in folder_path.iterdir()}
 
 
+def _on(model: Localizer, monkeypatch, encoder) -> None:
+    """Have a localizer's checkpoint name another encoder."""
+    monkeypatch.setattr(model, "checkpoint", replace(model.checkpoint, encoder=encoder))
+
+
 def test_push_to_hub(model, monkeypatch):
     hub = Hub()
     monkeypatch.setattr(weights.huggingface_hub, "HfApi", lambda: hub)
     monkeypatch.setattr(weights.huggingface_hub, "get_token", lambda: "token")
-    options = model.checkpoint["hyper_parameters"]
     with pytest.raises(UserError, match=r"its config\.json"):  # the tiny encoder is a local folder
         model.push_to_hub("someone/localizer")
     assert not hub.given
-    monkeypatch.setitem(options, "encoder", "openai/clip-vit-base-patch16")
+    _on(model, monkeypatch, "openai/clip-vit-base-patch16")
     assert model.push_to_hub("someone/localizer", private=True) == "https://hub/someone/localizer"
     assert hub.given["private"] and hub.given["repository"] == "someone/localizer"
     files = hub.given["files"]
@@ -274,14 +279,14 @@ def test_push_to_hub(model, monkeypatch):
 
 def test_push_to_hub_without_an_account(model, monkeypatch):
     monkeypatch.setattr(weights.huggingface_hub, "get_token", lambda: None)
-    monkeypatch.setitem(model.checkpoint["hyper_parameters"], "encoder", "openai/clip")
+    _on(model, monkeypatch, "openai/clip")
     with pytest.raises(UserError, match="hf auth login"):
         model.push_to_hub("someone/localizer")
 
 
 def test_push_to_hub_out_of_reach(model, monkeypatch):
     monkeypatch.setattr(weights.huggingface_hub, "get_token", lambda: "token")
-    monkeypatch.setitem(model.checkpoint["hyper_parameters"], "encoder", "openai/clip")
+    _on(model, monkeypatch, "openai/clip")
     for name in ("someone/localizer", "not/a/name"):  # the tests' hub is offline
         with pytest.raises(UserError, match=f"the Hugging Face hub failed for {name}"):
             model.push_to_hub(name)
@@ -295,12 +300,120 @@ def test_an_rn50_of_a_file_is_local(encoder):
     assert not localizer._is_local(encoder.partition(":")[0])
 
 
+def test_a_local_folder_in_a_spec_is_local(clip):
+    def named(name: str) -> dict:
+        return {"class_path": "transformers", "init_args": {"name": name, "init": "random"}}
+
+    assert localizer._is_local(named(str(clip)))
+    assert not localizer._is_local(named("openai/clip-vit-base-patch16"))
+    assert not localizer._is_local({"class_path": "my_parts.Encoder"})
+    assert not localizer._is_local("pixels")
+
+
+ALONE = """
+import socket, sys
+
+def refuse(*call):
+    calls.append(call)
+    raise OSError("no network")
+
+calls = []
+socket.getaddrinfo = socket.socket.connect = refuse
+from declip_pl import Localizer
+Localizer.from_pretrained(sys.argv[1])(sys.argv[2])
+print(calls, *sys.modules)
+"""
+"""Localizes, and says who was called and what was imported."""
+
+
+def test_a_localizer_starts_without_what_trains_it(file, tmp_path):
+    Image.fromarray(PHOTOS[0]).save(tmp_path / "photo.png")
+    ask = {name: value for name, value in os.environ.items() if name != "NO_ALBUMENTATIONS_UPDATE"}
+    command = [sys.executable, "-c", ALONE, str(file), str(tmp_path / "photo.png")]
+    done = subprocess.run(command, check=True, env=ask, capture_output=True, text=True)
+    calls, *modules = done.stdout.split()
+    assert calls == "[]"
+    assert "torch" in modules
+    assert not {"lightning", "wandb", "matplotlib", "onnx", "torchmetrics"} & set(modules)
+
+
+PARTS = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+class Corners(nn.Module):
+    mean, std = (0.1, 0.2, 0.3), (0.9, 0.8, 0.7)
+
+    def __init__(self, width):
+        super().__init__()
+        self.layer = nn.Conv2d(3, width, 16, stride=16)
+
+    def forward(self, pixels):
+        return self.layer(pixels)
+
+class Plane(nn.Module):
+    def __init__(self, shape, gain=1.0):
+        super().__init__()
+        self.gain = gain
+        self.layer = nn.Conv2d(shape.channels, 1, 1)
+
+    def forward(self, features):
+        return F.interpolate(self.gain * self.layer(features.grid), size=(256, 256))
+"""
+"""A user's own encoder and decoder."""
+
+
+@pytest.fixture
+def own_parts(tmp_path, monkeypatch):
+    """A task on a user's own parts, which are forgotten afterwards."""
+    name = "localizer_parts"
+    (tmp_path / f"{name}.py").write_text(PARTS)
+    monkeypatch.setattr(parts, "_loaded", {})
+    monkeypatch.setenv("DECLIP_PARTS", str(tmp_path / f"{name}.py"))
+    encoder = {"class_path": f"{name}.Corners", "init_args": {"width": 8}}
+    decoder = {"class_path": f"{name}.Plane", "init_args": {"gain": 20.0}}
+    yield LocalizationTask(encoder, "none", decoder, image_size=96).eval()
+    sys.modules.pop(name)
+
+
+def test_a_users_own_parts_are_saved_by_name_and_need_the_users_word(
+    own_parts, tmp_path, monkeypatch
+):
+    photo, folder = PHOTOS[0], tmp_path / "saved"
+    pixels = (torch.from_numpy(photo / 255).float() - torch.tensor([0.1, 0.2, 0.3])) / (
+        torch.tensor([0.9, 0.8, 0.7])
+    )
+    with torch.no_grad():
+        expected = own_parts(pixels.permute(2, 0, 1)[None]).sigmoid()
+    write_run(checkpoint_of(own_parts), tmp_path / "model.ckpt")
+    Localizer.from_pretrained(tmp_path / "model.ckpt", "cpu").save_pretrained(folder)
+    found = Localizer.from_pretrained(folder, "cpu")
+    np.testing.assert_allclose(found._look([photo])[0], expected, atol=1e-5)
+    assert "`export DECLIP_PARTS=localizer_parts.py`" in (folder / "README.md").read_text()
+    monkeypatch.setattr(parts, "_loaded", {})
+    monkeypatch.delenv("DECLIP_PARTS")
+    with pytest.raises(UserError, match=r"export DECLIP_PARTS=localizer_parts\.py"):
+        Localizer.from_pretrained(folder)
+
+
+def test_a_users_own_parts_are_exported(own_parts, tmp_path):
+    export = pytest.importorskip("declip_pl.inference.export")
+    session = pytest.importorskip("onnxruntime").InferenceSession
+    pytest.importorskip("onnxscript")
+    write_run(checkpoint_of(own_parts), tmp_path / "model.ckpt")
+    export.export(str(tmp_path / "model.ckpt"), output=tmp_path / "model.onnx")
+    found = session(tmp_path / "model.onnx").run(None, {"pixels": PHOTOS[0][None]})[0]
+    model = Localizer.from_pretrained(tmp_path / "model.ckpt", "cpu")
+    np.testing.assert_allclose(found, model._look([PHOTOS[0]])[0][:, 0], atol=1e-4)
+    assert found.std() > 0.1
+
+
 def test_the_package_starts_quickly():
     code = "import sys, declip_pl; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         declip_pl.nothing  # noqa: B018
-    assert pretrained.name("someone/localizer") == "someone/localizer"
 
 
 def test_the_benchmark_of_tiles(file, tree, monkeypatch, capsys):
@@ -317,11 +430,12 @@ def test_the_benchmark_of_tiles(file, tree, monkeypatch, capsys):
     assert lines[-1].startswith("| coffee, 600 x 400 px | ")
 
 
-def test_a_canvas_holds_one_manipulated_photo_and_its_twin_none(tree):
-    fake = samples(tree, "ldm", "test")[0]
-    reals = {sample.name: sample for sample in samples(tree, "real", "test")}
+def test_a_canvas_holds_one_manipulated_photo_and_its_untouched_pair_none(tree):
+    layout = build_layout("dolos", tree)
+    fake = samples(layout, "test", "ldm")[0]
+    reals = {sample.name: sample for sample in samples(layout, "test", "real")}
     canvas, mask = benchmark.compose(fake, reals, 3, seed=5)
-    twin, nothing = benchmark.compose(reals[fake.name], reals, 3, seed=5)
+    untouched, nothing = benchmark.compose(reals[fake.name], reals, 3, seed=5)
     assert canvas.shape == (288, 288, 3) and mask.shape == (288, 288)
     assert mask.sum() == 40 * 40 and not nothing.any()
-    assert np.array_equal((canvas != twin).any(2), mask)
+    assert np.array_equal((canvas != untouched).any(2), mask)

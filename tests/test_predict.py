@@ -12,41 +12,28 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_photo
+from localizer_example import checkpoint_of
 from PIL import Image
 
 from declip_pl import cli
 from declip_pl.errors import UserError
-from declip_pl.inference import predict, pretrained
+from declip_pl.inference import predict, saved_folder
 from declip_pl.inference.localizer import Localizer
 from declip_pl.inference.predict import find_photos
-from declip_pl.model.encoder import identity
-from declip_pl.model.network import DeCLIP
-from declip_pl.training.task import DECODER_PREFIX
+from declip_pl.training.task import LocalizationTask
 
 SIZES = {"a/x.jpg": (90, 60), "a/x.png": (40, 80), "b/c/🌵 one.png": (1, 1), "b/x.jpg": (64, 64)}
 
 
 def save_localizer(folder: Path, clip: Path, seed: int = 0) -> Path:
-    torch.manual_seed(seed)
-    network = DeCLIP.build(str(clip), "layer1", "linear", 64)
+    task = LocalizationTask(str(clip), "layer1", "linear", 64, seed=seed)
+    network = task.network
     weight, bias = network.decoder.state_dict().values()
     weight *= 20  # so that it finds something in part of a photo
     photo = torch.from_numpy(make_photo(np.random.default_rng(0), 64).copy()).permute(2, 0, 1)
     bias -= network((photo[None] / 255 - 0.45) / 0.27).median()
-    pretrained.save(
-        {
-            "encoder": identity(network.encoder),
-            "decoder": "linear",
-            "image_size": 64,
-            "hyper_parameters": {"encoder": str(clip), "layer": "layer1", "decoder": "linear",
-                                 "image_size": 64, "pooling": "top"},
-            "state_dict": {
-                DECODER_PREFIX + name: tensor
-                for name, tensor in network.decoder.state_dict().items()
-            },
-        },
-        folder,
-    )  # fmt: skip
+    task.network.decoder.load_state_dict({"fc.0.weight": weight, "fc.0.bias": bias})
+    saved_folder.save(checkpoint_of(task), folder)
     return folder
 
 
@@ -361,8 +348,8 @@ class TestJson:
     [
         ([], "no photo to look at: name files, folders or globs"),
         (["nowhere.jpg"], "there is no file or folder nowhere.jpg"),
-        (["empty"], "no photo in .*empty: looked for .apng, .bmp, "),
-        (["texts"], "no photo in .*texts: looked for .apng, .bmp, "),
+        (["empty"], "no photo in .*empty: looked for .apng, .avif, "),
+        (["texts"], "no photo in .*texts: looked for .apng, .avif, "),
         (["photos/*.gif"], r"nothing matches photos/\*.gif"),
         (["photos", "--threshold=50"], "a threshold is a probability, from 0 to 1; found 50"),
         (["photos", "--model=nowhere"], "there is no localizer at nowhere"),

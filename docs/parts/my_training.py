@@ -14,4 +14,5 @@ if __name__ == "__main__":  # the processes that decode photos import this file 
     best = ModelCheckpoint("outputs/mine", "best", monitor="val/score", mode="max")
     trainer = L.Trainer(max_epochs=8, callbacks=[best], logger=False)
     trainer.fit(task, datamodule=data)
-    trainer.test(task, datamodule=data, ckpt_path="best", weights_only=True)
+    trainer.test(task, datamodule=data, ckpt_path="best", weights_only=True, verbose=False)
+    print(task.results)

@@ -6,6 +6,7 @@ LightningCLI). Code outside declip_pl is used only where the user has named its 
 ``DECLIP_PARTS`` or by :func:`load`: what was downloaded can't choose what runs.
 """
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -29,6 +30,9 @@ T = TypeVar("T", bound=Callable[..., Any])
 
 _loaded: dict[str, ModuleType] = {}
 """The modules that the user has named, by name."""
+
+_named: set[str] = set()
+"""What of ``DECLIP_PARTS`` was imported already."""
 
 
 def load(source: str | Path) -> ModuleType:
@@ -65,8 +69,9 @@ def load(source: str | Path) -> ModuleType:
 def load_named() -> None:
     """Import what ``DECLIP_PARTS`` names; again without effect."""
     for source in filter(None, (part.strip() for part in os.environ.get(VARIABLE, "").split(","))):
-        if Path(source).stem not in _loaded and source not in _loaded:
+        if source not in _named:
             load(source)
+            _named.add(source)
 
 
 class Registry(Generic[T]):
@@ -100,7 +105,10 @@ class Registry(Generic[T]):
 
     def knows(self, spec: Spec) -> bool:
         """Whether a spec names a registered part or a class, rather than anything else."""
-        return isinstance(spec, dict) or spec in self.names() or _module_of(spec) in _loaded
+        if isinstance(spec, dict) or spec in self.names():
+            return True
+        module = spec.rpartition(".")[0]
+        return not _loaded.keys().isdisjoint({module, module.split(".")[0]})
 
     def make(self, spec: Spec, *args: Any) -> Any:
         """Return the part that a spec names.
@@ -166,12 +174,23 @@ def read_spec(spec: Any) -> tuple[str, dict[str, Any]]:
 def short(spec: Spec) -> str:
     """Return what a spec is called in folder names and tables: a word, or the class's name."""
     name, _ = read_spec(spec)
-    return name.rpartition(".")[2].lower() if isinstance(spec, dict) else name
+    is_class = isinstance(spec, dict) or _module_of(name) in _loaded
+    return name.rpartition(".")[2].lower() if is_class else name
 
 
 def as_text(spec: Any) -> str:
     """Return a spec, or a list of them, as one canonical line for keys and tables."""
     return spec if isinstance(spec, str) else json.dumps(spec, sort_keys=True)
+
+
+def code_of(part: Any) -> str | None:
+    """Return a hash of the source of a user's own class or function; None for declip-pl's parts.
+
+    What was computed by other code is not taken for what this code computes.
+    """
+    if part.__module__.split(".")[0] not in _loaded:
+        return None
+    return hashlib.sha256(inspect.getsource(part).encode()).hexdigest()[:16]
 
 
 def _remember(module: ModuleType) -> ModuleType:
@@ -184,10 +203,6 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise UserError(f"there is no module {name!r} ({error})") from error
-
-
-def _module_of(name: str) -> str:
-    return name.rpartition(".")[0].split(".")[0]
 
 
 def _arguments(part: Any) -> str:

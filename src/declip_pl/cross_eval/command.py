@@ -44,12 +44,11 @@ from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.feature_cache import FeatureCache
 from declip_pl.data.layout import ALL, REAL, has_reals
 from declip_pl.data.mini import MINI, build_mini
-from declip_pl.data.transforms import Changes, make_changes
+from declip_pl.data.transforms import Changes, key_of, make_changes
 from declip_pl.errors import UserError
 from declip_pl.model.checkpoint import load_decoder
 from declip_pl.model.encoder import Encoder, build_encoder
 from declip_pl.model.network import Pooling
-from declip_pl.parts import as_text
 from declip_pl.training.recipe import (
     Options,
     Recipe,
@@ -267,7 +266,7 @@ def _valid_sets(data: LocalizationDataModule, model: Model) -> list[TestSet]:
 
 def _test_set(data: LocalizationDataModule, name: str, split: Any, *generators: str) -> TestSet:
     photos = data.evaluation_set(name, split, *generators)
-    perturbation = as_text(data.perturbation if split == "test" else UNPERTURBED)
+    perturbation = key_of(data.perturbation if split == "test" else UNPERTURBED)
     return TestSet(name, photos, content_hash(photos.samples, data.polarity), perturbation)
 
 
@@ -282,7 +281,7 @@ def _about(
     return About(
         name=folder.name,
         notice=data.trained_on.notice or None,
-        perturbation=as_text(data.perturbation),
+        perturbation=key_of(data.perturbation),
         data=Data(str(data.root.absolute()), data.root.name, results["tests"]),
         failed=tuple(failures),
         made=Made(
@@ -299,7 +298,7 @@ def _folder_name(data: LocalizationDataModule, models: str) -> str:
     name = f"{data.root.name}-{models}"
     if data.perturbation == UNPERTURBED:
         return name
-    return f"{name}-perturbed-{_short_hash(as_text(data.perturbation))}"
+    return f"{name}-perturbed-{_short_hash(key_of(data.perturbation))}"
 
 
 def _name(models: Sequence[Model]) -> str:

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from declip_pl import parts
 from declip_pl.data.images import read_photo
-from declip_pl.data.transforms import PREPROCESSING, Changes, build_transform
+from declip_pl.data.transforms import PREPROCESSING, Changes, build_transform, key_of
 from declip_pl.errors import UserError
 from declip_pl.files import atomic_path, sha256, write_text
 from declip_pl.model.features import Features
@@ -129,10 +129,10 @@ class FeatureCache:
         }
         name = f"{encoder.name}-{encoder.layer}-{encoder.preprocessing.image_size}px"
         if augmentation != "none":
-            self.meta |= {"augmentation": augmentation, "view": view}
+            self.meta |= {"augmentation": key_of(augmentation), "view": view}
             name += f"-{_word(augmentation)}{view}"
         if perturbation != "none":
-            self.meta |= {"perturbation": perturbation}
+            self.meta |= {"perturbation": key_of(perturbation)}
             name += f"-perturbed-{_word(perturbation)}"
         # Wherever the weights were found, their hash and the arithmetic decide.
         decisive = {k: v for k, v in self.meta["encoder"].items() if k not in ("source", "name")}

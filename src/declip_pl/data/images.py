@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageChops, UnidentifiedImageError
 from torch import Tensor
 
 from declip_pl.errors import UserError
@@ -30,6 +30,10 @@ EIGHT_BIT_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"}
 
 MAX_PIXELS = 175_000_000
 """A file that claims more is refused before it is decoded; just below PIL's own limit."""
+
+COLOURS = ("red", "green", "blue")
+GREY_TOLERANCE = 16
+"""Levels by which the channels of a grey mask may differ after lossy compression."""
 
 _TOO_LARGE = f"more than {MAX_PIXELS:,} pixels; cut it into pieces"
 _EXPECTED = (
@@ -87,8 +91,8 @@ def read_mask(path: Path, polarity: Polarity) -> NDArray[np.bool_]:
         polarity: Which grey value means fake; the cut is half-way.
 
     Raises:
-        UserError: If the file is damaged, truncated, no image, or has more than 8 bits a channel;
-            it is named.
+        UserError: If the file is damaged, truncated, no image, has more than 8 bits a channel, or
+            says something in colour or transparency; it is named.
     """
     return is_fake(read_grey(path), polarity)
 
@@ -99,7 +103,27 @@ def read_grey(path: Path) -> NDArray[np.uint8]:
         upright = _upright(image, path)
         if upright.mode not in EIGHT_BIT_MODES:
             raise UserError(f"{path}: expected 8 bits a channel, found PIL mode {image.mode}")
+        if found := _beside_grey(upright):
+            raise UserError(f"{path}: expected a mask in black and white; {found}")
         return np.asarray(upright.convert("L"))
+
+
+def _beside_grey(mask: Image.Image) -> str:
+    """Return in words what a mask says in colour or transparency, which grey levels would lose."""
+    if mask.mode in ("1", "L"):
+        return ""
+    *colours, alpha = mask.convert("RGB").convert("RGBA").split()
+    if mask.has_transparency_data:
+        alpha = mask.convert("RGBA").getchannel("A")
+    low, high = alpha.getextrema()
+    if low != high:
+        return f"its alpha channel goes from {low} to {high}; save it without transparency"
+    for first, second in ((0, 1), (1, 2), (0, 2)):
+        _, most = ImageChops.difference(colours[first], colours[second]).getextrema()
+        if most > GREY_TOLERANCE:
+            names = f"{COLOURS[first]} and {COLOURS[second]}"
+            return f"its {names} channels differ by up to {most} levels; save it as grey"
+    return ""
 
 
 def is_fake(grey: NDArray[np.uint8], polarity: Polarity) -> NDArray[np.bool_]:
@@ -155,7 +179,9 @@ def _upright(image: Image.Image, name: object) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 (upright) where the optional EXIF block is damaged."""
     try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Corrupt EXIF data")
+            return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # struct.error, ValueError, SyntaxError, ...: the pixels are intact
         return 1
 

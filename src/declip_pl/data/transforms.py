@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from declip_pl import parts
 from declip_pl.errors import UserError
 from declip_pl.model.features import Preprocessing
-from declip_pl.parts import Registry
+from declip_pl.parts import Registry, Spec
 
 _asks = "NO_ALBUMENTATIONS_UPDATE" not in os.environ
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network for news on import
@@ -20,7 +21,7 @@ from albumentations.pytorch import ToTensorV2  # noqa: E402
 if _asks:
     del os.environ["NO_ALBUMENTATIONS_UPDATE"]
 
-Changes = str | list[Any]
+Changes = str | list[Spec]
 """Random changes of a photo: ``none``, one of the paper's words, or a list of words and of
 ``class_path`` / ``init_args`` of albumentations."""
 
@@ -84,8 +85,17 @@ def make_changes(changes: Changes) -> list[A.ImageOnlyTransform]:
         UserError: If one is not known, takes other arguments, or moves pixels.
     """
     if isinstance(changes, str):
-        changes = {"none": [], "all": ["jitter", "jpeg", "blur"]}.get(changes, [changes])
+        changes = list({"none": (), "all": ("jitter", "jpeg", "blur")}.get(changes, (changes,)))
     return [_make_change(spec) for spec in changes]
+
+
+def key_of(changes: Changes) -> str:
+    """Return one line that tells changes apart, for keys: the code of a user's own included."""
+    if isinstance(changes, str):
+        return changes
+    codes = [parts.code_of(CHANGES.find(parts.read_spec(spec)[0])) for spec in changes]
+    own = [code for code in codes if code]
+    return parts.as_text(changes) + (f" code {' '.join(own)}" if own else "")
 
 
 def resize_mask(mask: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:

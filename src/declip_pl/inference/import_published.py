@@ -102,7 +102,8 @@ def _frozen_encoder(
 
 def _encoder_kind(published: Published, encoder: str | None) -> str:
     """Deduce what a decoder was trained on: ``ViT``, ``RN50`` or ``ViT+RN50``."""
-    if encoder and (encoder.startswith("RN50:") or "+RN50" in encoder):
+    joined = encoder and (encoder.startswith("RN50:") or "+RN50" in encoder)
+    if encoder and joined and not Path(encoder).expanduser().is_dir():
         raise UserError(f"--encoder {encoder}: give the ViT or RN50 alone; RN50's file is --rn50")
     where = f"{published.path}: {published.decoder} on {published.layer}"
     beside = own_encoder(published)

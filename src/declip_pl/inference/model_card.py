@@ -1,23 +1,17 @@
 """The model card of a saved localizer, filled in from what its checkpoint says of it."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from huggingface_hub import ModelCardData
 
+from declip_pl.cross_eval.matrix import UNPERTURBED, ChosenThresholds, Score
 from declip_pl.inference.recorded_scores import CrossEvaluation, RecordedScores
-from declip_pl.metrics import THRESHOLD
+from declip_pl.metrics import THRESHOLD, all_metrics
 from declip_pl.model.checkpoint import Checkpoint
 from declip_pl.model.decoder import DECODERS
 from declip_pl.model.encoder import ENCODERS
 from declip_pl.parts import VARIABLE, as_text, read_spec
-
-METRICS = {
-    "iou": "IoU",
-    "f1_fixed": "F1",
-    "ap": "pixel AP",
-    "image_auroc": "image AUROC",
-}
-"""What a card shows of the scores; how they are computed stands in the README of declip-pl."""
 
 _CARD = """---
 {header}
@@ -122,22 +116,22 @@ def _training(checkpoint: Checkpoint, scores: RecordedScores | None) -> str:
     generators = ", ".join(f"`{name}`" for name in data.generators)
     if not data.files_sha256:
         return f"{generators} ({data.data})"
-    name = data.data or (scores.data["root"] if scores else "")
+    name = data.data or (scores.data.root if scores else "")
     place = f" of `{name}`" if name else ""
     labels = {"full": "masks", "weak": "image labels"}[checkpoint.supervision]
     return f"{generators}{place}, with {labels}; files' SHA-256 `{data.files_sha256}`"
 
 
 def _threshold(scores: RecordedScores | None) -> str:
-    chosen = _chosen_thresholds(scores) if scores else {}
+    chosen = vars(_chosen(scores)) if scores else {}
     found = [f"{value:.2f} for {kind}s" for kind, value in chosen.items() if value is not None]
     return f"{THRESHOLD}" + (f"; best on validation photos: {', '.join(found)}" if found else "")
 
 
-def _chosen_thresholds(scores: RecordedScores) -> Mapping[str, float | None]:
+def _chosen(scores: RecordedScores) -> ChosenThresholds:
     if scores.cross_evaluation:
         return scores.cross_evaluation.thresholds
-    return {"image": image_threshold(scores)}
+    return ChosenThresholds(pixel=None, image=image_threshold(scores))
 
 
 def image_threshold(scores: RecordedScores) -> float | None:
@@ -149,13 +143,13 @@ def image_threshold(scores: RecordedScores) -> float | None:
 def _scores(found: RecordedScores) -> Iterator[str]:
     if found.notice:
         yield f"**{found.notice}.**"
-    if (changed := found.data.get("perturbation", "none")) != "none":
-        yield f"The test photos were changed before: `{changed}`."
+    if found.data.perturbation != UNPERTURBED:
+        yield f"The test photos were changed before: `{found.data.perturbation}`."
     for generator, scores in found.scores.items():
         columns = {"this model": scores, **found.baselines[generator]}
         rows = {
             title: [_number(column.get(name)) for column in columns.values()]
-            for name, title in METRICS.items()
+            for name, title in _metrics().items()
         }
         yield f"On the {scores['iou_n']:.0f} test photos of `{generator}`, percent:"
         yield _table(list(columns), rows)
@@ -170,9 +164,14 @@ def _intervals(row: CrossEvaluation) -> Iterator[str]:
     tests = dict.fromkeys(test for cells in row.scores.values() for test in cells)
     yield "On each generator, percent with 95 % bootstrap intervals over photos (one training):"
     yield _table(
-        list(METRICS.values()),
-        {f"`{test}`": [_interval(row, name, test) for name in METRICS] for test in tests},
+        list(_metrics().values()),
+        {f"`{test}`": [_interval(row, name, test) for name in _metrics()] for test in tests},
     )
+
+
+def _metrics() -> dict[str, str]:
+    """Return the titles of the metrics that a card shows, by name."""
+    return {metric.name: metric.title for metric in all_metrics() if metric.key}
 
 
 def _table(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
@@ -182,11 +181,10 @@ def _table(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
 
 
 def _interval(row: CrossEvaluation, name: str, test: str) -> str:
-    cell = row.scores.get(name, {}).get(test, {})
-    low, high = cell.get("low"), cell.get("high")
-    interval = "" if low is None or high is None else f" ({low:.1f} to {high:.1f})"
-    return _number(cell.get("value")) + interval
+    cell = row.scores.get(name, {}).get(test, Score(None, None, None, 0))
+    known = cell.low is not None and cell.high is not None
+    return _number(cell.value) + (f" ({cell.low:.1f} to {cell.high:.1f})" if known else "")
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
+    return "" if value is None or math.isnan(value) else f"{value:.1f}"

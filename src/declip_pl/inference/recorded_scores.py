@@ -4,11 +4,18 @@ They are looked up where a model card is written or shown, never to load a local
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from declip_pl.cross_eval.matrix import (
+    UNPERTURBED,
+    ChosenThresholds,
+    Matrix,
+    Score,
+    readable_matrices,
+)
+from declip_pl.cross_eval.records import from_json, to_json
 from declip_pl.errors import UserError
 from declip_pl.model.checkpoint import CONFIG_FILE, Checkpoint, run_of
 from declip_pl.training.run_folder import RESULTS
@@ -16,8 +23,8 @@ from declip_pl.training.run_folder import RESULTS
 KEY = "results"
 """Where a saved folder's ``config.json`` keeps them."""
 
-Scores = Mapping[str, Mapping[str, float]]
-"""Percentages by generator and metric."""
+Scores = dict[str, float]
+"""Percentages by metric, without those that are not defined."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +32,25 @@ class CrossEvaluation:
     """A localizer's row of a cross-evaluation.
 
     Attributes:
-        thresholds: Best ones on validation photos, for ``pixel`` and ``image``; None where unknown.
-        scores: By metric and test set: ``value`` in percent and ``low``, ``high`` of its interval.
+        thresholds: Best ones on validation photos.
+        scores: By metric and test set.
     """
 
-    thresholds: Mapping[str, float | None]
-    scores: Mapping[str, Mapping[str, Mapping[str, float | None]]]
+    thresholds: ChosenThresholds
+    scores: dict[str, dict[str, Score]]
+
+
+@dataclass(frozen=True)
+class ScoredOn:
+    """The photos of a test.
+
+    Attributes:
+        root: Name of the data set.
+        perturbation: How the photos were changed before.
+    """
+
+    root: str
+    perturbation: str = UNPERTURBED
 
 
 @dataclass(frozen=True)
@@ -38,18 +58,17 @@ class RecordedScores:
     """What is known of how well a localizer does.
 
     Attributes:
+        scores: Of its test, by generator.
+        baselines: Of constant answers, by generator and name.
+        data: What it was tested on.
         notice: What everybody who sees the scores has to know, or None.
-        scores: Of its test.
-        baselines: Of constant answers, by generator, name and metric.
-        data: ``root``, the name of the data set that it was tested on, and ``perturbation``, how
-            the photos were changed before.
         cross_evaluation: None where it took part in none.
     """
 
-    notice: str | None
-    scores: Scores
-    baselines: Mapping[str, Scores]
-    data: Mapping[str, str]
+    scores: dict[str, Scores]
+    baselines: dict[str, dict[str, Scores]]
+    data: ScoredOn
+    notice: str | None = None
     cross_evaluation: CrossEvaluation | None = None
 
 
@@ -65,24 +84,15 @@ def recorded_scores(checkpoint: Checkpoint) -> RecordedScores | None:
 
 def add_to_config(config: str, scores: RecordedScores) -> str:
     """Return the text of a ``config.json`` with scores added; :func:`recorded_scores` reads it."""
-    return json.dumps(json.loads(config) | {KEY: asdict(scores)}, indent=2) + "\n"
+    return json.dumps(json.loads(config) | {KEY: to_json(scores)}, indent=2) + "\n"
 
 
 def _of_saved(config: Path) -> RecordedScores | None:
     try:
         said = json.loads(config.read_text(encoding="utf-8")).get(KEY)
-        if not said:
-            return None
-        row = said.get("cross_evaluation")
-        return RecordedScores(
-            notice=said["notice"],
-            scores=said["scores"],
-            baselines=said["baselines"],
-            data=said["data"],
-            cross_evaluation=CrossEvaluation(row["thresholds"], row["scores"]) if row else None,
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{config}: its entry {KEY!r} is damaged ({error!r}); delete it") from error
+        return None if said is None else from_json(RecordedScores, said, KEY)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{config}: its scores are damaged ({error}); delete {KEY!r}") from error
 
 
 def _of_run(checkpoint: Checkpoint) -> RecordedScores | None:
@@ -94,33 +104,34 @@ def _of_run(checkpoint: Checkpoint) -> RecordedScores | None:
     results = read_results(run / RESULTS)
     if results.checkpoint["sha256"] != checkpoint.sha256:  # last.ckpt, say: it was not tested
         return None
-    data = {
-        "root": Path(results.data["root"]).name,  # the folders above it are private
-        "perturbation": results.data.get("perturbation", "none"),
-    }
+    root = Path(results.data["root"]).name  # the folders above it are private
+    tested = ScoredOn(root, results.data.get("perturbation", UNPERTURBED))
     row = _cross_evaluation(run.parent.parent / "cross_eval", checkpoint.sha256)
-    return RecordedScores(results.notice, results.scores, results.baselines, data, row)
+    scores = {name: _defined(found) for name, found in results.scores.items()}
+    baselines = {
+        generator: {name: _defined(found) for name, found in answers.items()}
+        for generator, answers in results.baselines.items()
+    }
+    return RecordedScores(scores, baselines, tested, results.notice, row)
+
+
+def _defined(scores: Scores) -> Scores:
+    return {name: value for name, value in scores.items() if not math.isnan(value)}
 
 
 def _cross_evaluation(folder: Path, digest: str) -> CrossEvaluation | None:
-    """Return a checkpoint's row of the latest matrix that has one for it alone."""
-    files = folder.glob("*/matrix.json")
-    for file in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
-        try:
-            row = _row(json.loads(file.read_text(encoding="utf-8")), digest)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue  # a damaged matrix tells nothing of this checkpoint; others may
-        if row:
-            return row
-    return None
+    """Return a checkpoint's row of the latest readable matrix that has one for it alone."""
+    rows = (_row(matrix, digest) for _, matrix in readable_matrices(folder))
+    return next(filter(None, rows), None)
 
 
-def _row(matrix: Any, digest: str) -> CrossEvaluation | None:
-    rows = [model["row"] for model in matrix["models"]]
-    for model in matrix["models"]:
-        row = model["row"]
-        alone = rows.count(row) == 1  # seeds share a row, and its figures
-        if alone and model["checkpoint_sha256"] == digest:
-            scores = {metric: table[row] for metric, table in matrix["matrix"].items()}
-            return CrossEvaluation(model["thresholds"], scores)
+def _row(matrix: Matrix, digest: str) -> CrossEvaluation | None:
+    if matrix.perturbation != UNPERTURBED:
+        return None
+    rows = [model.row for model in matrix.models]
+    for model in matrix.models:
+        # Seeds share a row, and its figures.
+        if rows.count(model.row) == 1 and model.checkpoint_sha256 == digest:
+            scores = {metric: table.get(model.row, {}) for metric, table in matrix.matrix.items()}
+            return CrossEvaluation(model.thresholds, scores)
     return None

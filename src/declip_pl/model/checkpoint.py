@@ -248,8 +248,8 @@ def describe(said: Any, path: Path | str) -> Description:
         raise UserError(f"{path} describes no localizer of declip-pl")
     if said["format"] > FORMAT:
         raise UserError(f"{path} was written by a newer declip-pl; update this one")
-    said = _from_first_format(said) if said["format"] == 1 else said
     try:
+        said = _from_first_format(said) if said["format"] == 1 else said
         trained_on = said["trained_on"]
         if trained_on:
             trained_on = TrainedOn(**trained_on | {"generators": tuple(trained_on["generators"])})

@@ -75,7 +75,7 @@ class LightDecoder(nn.Module):
 
     The features are projected to 128 channels; each stage has two convolutions and a bilinear x2
     upsampling; the logits are resized bilinearly to 256 x 256. The wide maps at high resolution
-    that make ``conv-20`` expensive are left out (README, speed: what each decoder finds).
+    that make ``conv-20`` expensive are left out (docs/results.md: what each decoder finds).
 
     Args:
         shape: Of the features.

@@ -22,6 +22,9 @@ ENCODERS: Registry[Any] = Registry("encoder")
 ENCODERS.register("transformers")(TransformersEncoder)
 ENCODERS.register("pixels")(Pixels)
 
+_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+"""A class path; hub ids have an organisation before a slash."""
+
 _RN50 = re.compile(r"\+(?=RN50(?::|$))")
 
 
@@ -37,12 +40,12 @@ def build_encoder(encoder: Spec, layer: str, image_size: int | None = None) -> E
     Raises:
         UserError: If the encoder, its weights or the layer can't be found.
     """
-    if ENCODERS.knows(encoder):
-        return _from_class(encoder, layer, image_size)
     if not isinstance(encoder, str):
-        raise UserError(f"expected an encoder's name or class, found {encoder!r}")
+        return _from_class(encoder, layer, image_size)
     if Path(encoder).expanduser().is_dir():  # whatever it is called
         return TransformersEncoder(layer, image_size, encoder)
+    if ENCODERS.knows(encoder) or _CLASS.fullmatch(encoder):
+        return _from_class(encoder, layer, image_size)
     if encoder == "RN50" or encoder.startswith("RN50:"):
         return ResNetEncoder(layer, image_size, encoder)
     if len(names := _RN50.split(encoder, maxsplit=1)) > 1:
@@ -53,8 +56,8 @@ def build_encoder(encoder: Spec, layer: str, image_size: int | None = None) -> E
 def short_name(encoder: Spec) -> str:
     """Return an encoder's name without organisation or path: ``clip-vit-large-patch14+rn50``."""
     if not isinstance(encoder, str):
-        name, init_args = parts.read_spec(encoder)
-        named = Path(str(init_args["name"])).name if "name" in init_args else parts.short(name)
+        init_args = parts.read_spec(encoder)[1]
+        named = Path(str(init_args["name"])).name if "name" in init_args else parts.short(encoder)
         return f"{named}-random" if init_args.get("init") == "random" else named
     if encoder == "RN50" or encoder.startswith("RN50:"):
         return "rn50"
@@ -73,5 +76,7 @@ def _from_class(encoder: Spec, layer: str, image_size: int | None) -> Encoder:
     if not (isinstance(part, type) and issubclass(part, nn.Module)):
         raise UserError(f"the encoder {name} is no torch.nn.Module")
     settings = {"class": name, "init_args": init_args}
+    if code := parts.code_of(part):
+        settings["code"] = code
     make = partial(ENCODERS.make, encoder)
     return ModuleEncoder(layer, image_size, parts.short(encoder), make, settings)

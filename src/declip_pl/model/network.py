@@ -13,7 +13,7 @@ from declip_pl.parts import Spec
 Pooling = Literal["mean", "mean-logit", "max", "top"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 """Ways from a logit map to one score for the image. ``top`` is the default: on validation photos it
-told fakes from reals better than the paper's ``mean`` (README, image-level detection)."""
+told fakes from reals better than the paper's ``mean`` (docs/metrics.md, the score of a photo)."""
 
 TOP = 0.03
 """Share of the pixels that ``top`` averages: the smallest masks of the data sets in use."""

@@ -100,7 +100,7 @@ class TransformersEncoder(Encoder):
         del blocks[_block_number(self._id, self.layer, len(blocks)) + 1 :]
         for name in FINAL:
             if hasattr(model, name):
-                setattr(model, name, nn.Identity())
+                setattr(model, name, _Skip())
         return model
 
     @torch.no_grad()
@@ -148,10 +148,19 @@ class TransformersEncoder(Encoder):
         return FeatureShape(features.grid.shape[1], features.grid.shape[2])
 
 
+class _Skip(nn.Identity):
+    """Stands where a layer is left out; SigLIP 2's head is called with a mask too."""
+
+    def forward(self, x: Tensor, *_: Any) -> Tensor:
+        return x
+
+
 def _preprocessing(weights: Weights, config: Any, image_size: int | None) -> Preprocessing:
-    size = image_size or getattr(config, "image_size", None) or 224
-    size = size[0] if isinstance(size, (list, tuple)) else size
     patch = getattr(config, "patch_size", None)
+    size = image_size or getattr(config, "image_size", None)
+    if size is None and hasattr(config, "num_patches"):  # SigLIP 2 takes photos of any size
+        size = math.isqrt(config.num_patches) * config.patch_size
+    size = size[0] if isinstance(size, (list, tuple)) else size or 224
     if isinstance(patch, int) and size % patch:
         raise UserError(f"image size {size} is no multiple of the {patch} px patches")
     try:
@@ -212,10 +221,11 @@ def _class_of(config: Any) -> Any:
 def _random(weights: Weights) -> nn.Module:
     config = _config_of(weights)
     tower = _class_of(config)
-    config = getattr(config, "vision_config", config)
-    return seeded(
-        lambda: tower.from_config(config) if hasattr(tower, "from_config") else tower(config)
-    )
+    if tower is transformers.AutoModel:
+        return seeded(lambda: tower.from_config(config))
+    # The tower's part of the file, in its own terms (ViT's of an MAE).
+    own = tower.config_class.from_pretrained(weights.path)
+    return seeded(lambda: tower(own))
 
 
 def _load(weights: Weights) -> nn.Module:

@@ -15,6 +15,7 @@ from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.images import Polarity
 from declip_pl.data.layout import SOURCES, source_root
 from declip_pl.data.mini import MINI
+from declip_pl.data.transforms import Changes
 from declip_pl.errors import UserError
 from declip_pl.model.checkpoint import Supervision, read_checkpoint
 from declip_pl.parts import Spec
@@ -60,7 +61,7 @@ class Options:
     source: str | None = None
     layout: Spec | None = None
     polarity: Polarity | None = None
-    augmentation: str | list[Any] | None = None
+    augmentation: Changes | None = None
     encoder: Spec | None = None
     layer: str | None = None
     decoder: Spec | None = None

@@ -1,0 +1,347 @@
+"""What is saved is what is read, with the scores on record; all else is refused by name."""
+
+import json
+import os
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from localizer_example import content_of, write_run
+
+from declip_pl.cross_eval.matrix import (
+    ChosenThresholds,
+    Data,
+    Made,
+    Matrix,
+    Score,
+    ScoredModel,
+    write_matrix,
+)
+from declip_pl.errors import UserError
+from declip_pl.files import sha256
+from declip_pl.inference import localizer, saved_folder
+from declip_pl.inference.localizer import Localizer
+from declip_pl.inference.model_card import model_card
+from declip_pl.inference.recorded_scores import RecordedScores, ScoredOn, recorded_scores
+from declip_pl.model import checkpoint as checkpoints
+from declip_pl.model import weights
+from declip_pl.model.checkpoint import Checkpoint, Description, TrainedOn, read_checkpoint
+from declip_pl.model.features import Identity
+
+CHECKPOINT = Checkpoint(
+    encoder="org/clip",
+    layer="layer1",
+    decoder={"class_path": "linear", "init_args": {}},
+    image_size=224,
+    identity=Identity("clip", "layer1", "nowhere", "0" * 64, {"hidden_act": "quick_gelu"}),
+    trained_on=TrainedOn(("ldm",), "full", "f" * 64, "dolos"),
+    weights={"fc.0.weight": torch.randn(1, 4), "fc.0.bias": torch.randn(1)},
+)
+
+SCORES = RecordedScores(
+    notice=None,
+    scores={"ldm": {"iou": 61.25, "iou_n": 200, "f1_fixed": 70.0, "image_threshold": 0.4321}},
+    baselines={"ldm": {"all fake": {"iou": 12.34}, "all real": {"iou": 0.0}}},
+    data=ScoredOn("dolos"),
+)
+
+FIRST_VERSION = {
+    "format": 1,
+    "encoder": {"name": "clip", "layer": "layer1", "source": "nowhere", "sha256": "0" * 64},
+    "decoder": "linear",
+    "image_size": 224,
+    "hyper_parameters": {"encoder": "org/clip", "layer": "layer1", "pooling": "mean"},
+    "DolosDataModule": {"generators": ["ldm"], "supervision": "full", "files_sha256": "f" * 64},
+    "results": {
+        "notice": "made of nothing",
+        "scores": SCORES.scores,
+        "baselines": SCORES.baselines,
+        "data": {"root": "dolos", "generators": ["ldm"], "files_sha256": "f" * 64},
+        "date": "2026-01-01",
+        "cross_evaluation": None,
+    },
+}
+"""A ``config.json`` of version 0.1."""
+
+
+def test_a_saved_localizer_is_read_as_it_was(tmp_path):
+    saved_folder.save(CHECKPOINT, tmp_path / "model")
+    found = read_checkpoint(tmp_path / "model")
+    for field in fields(Description):
+        assert getattr(found, field.name) == getattr(CHECKPOINT, field.name)
+    assert found.weights.keys() == CHECKPOINT.weights.keys()
+    for name, weight in CHECKPOINT.weights.items():
+        assert torch.equal(found.weights[name], weight)
+    assert (found.name, found.path) == ("model", tmp_path / "model")
+    assert recorded_scores(found) is None
+
+
+def test_scores_are_passed_on(tmp_path):
+    saved_folder.save(CHECKPOINT, tmp_path / "one", SCORES)
+    found = read_checkpoint(tmp_path / "one")
+    assert recorded_scores(found) == SCORES
+    saved_folder.save(found, tmp_path / "two", recorded_scores(found), "someone/localizer")
+    assert recorded_scores(read_checkpoint(tmp_path / "two")) == SCORES
+    assert "| IoU | 61.2 | 12.3 | 0.0 |" in (tmp_path / "two/README.md").read_text()
+
+
+def test_a_folder_of_the_first_version_is_saved_again(tmp_path):
+    saved_folder.save(CHECKPOINT, tmp_path / "old")
+    (tmp_path / "old/config.json").write_text(json.dumps(FIRST_VERSION))
+    found = read_checkpoint(tmp_path / "old")
+    scores = recorded_scores(found)
+    assert scores.scores == SCORES.scores and scores.notice == "made of nothing"
+    saved_folder.save(found, tmp_path / "new", scores)
+    assert recorded_scores(read_checkpoint(tmp_path / "new")) == scores
+    card = (tmp_path / "new/README.md").read_text()
+    assert "`ldm` of `dolos`, with masks" in card and "`mean` of the map" in card
+
+
+@pytest.mark.parametrize("file", ["README.md", "config.json", "model.safetensors"])
+def test_nothing_is_overwritten(tmp_path, file):
+    (tmp_path / file).write_text("mine")
+    with pytest.raises(UserError, match=rf"a {file} stands in .*; name another folder"):
+        saved_folder.save(CHECKPOINT, tmp_path)
+    assert (tmp_path / file).read_text() == "mine"
+
+
+@pytest.mark.parametrize("damage", ["weights", "config", "no weights", "another config"])
+def test_damaged_folders_are_named(tmp_path, damage):
+    saved_folder.save(CHECKPOINT, tmp_path)
+    if damage == "weights":
+        content = (tmp_path / "model.safetensors").read_bytes()
+        (tmp_path / "model.safetensors").write_bytes(content[: len(content) // 2])
+    elif damage == "no weights":
+        (tmp_path / "model.safetensors").unlink()
+    else:
+        text = "{" if damage == "config" else json.dumps({"model_type": "clip"})
+        (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=str(tmp_path)):
+        read_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("damaged", [5, {"scores": {}}, SCORES.scores])
+def test_damaged_scores_are_named_and_stop_no_one_from_loading(tmp_path, damaged):
+    saved_folder.save(CHECKPOINT, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"results": damaged}))
+    found = read_checkpoint(tmp_path)
+    with pytest.raises(UserError, match=r"config\.json: its scores are damaged"):
+        recorded_scores(found)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "./nowhere/model", "/nowhere/model.ckpt"])
+def test_a_localizer_that_is_nowhere(name):
+    with pytest.raises(UserError, match=r"there is no localizer at .*nowhere"):
+        read_checkpoint(name)
+
+
+def test_an_empty_folder_is_no_localizer(tmp_path):
+    with pytest.raises(UserError, match="expected a run's folder, a checkpoint, a saved folder"):
+        read_checkpoint(tmp_path)
+
+
+def test_the_hub_is_asked_for_an_id(tmp_path, monkeypatch):
+    asked = []
+
+    def snapshot(repository, *files):
+        asked.append((repository, *files))
+        return tmp_path
+
+    saved_folder.save(CHECKPOINT, tmp_path)
+    monkeypatch.setattr(checkpoints, "snapshot", snapshot)
+    assert read_checkpoint("someone/localizer").name == "someone/localizer"
+    assert asked == [("someone/localizer", "config.json", "model.safetensors")]
+
+
+def test_a_mistyped_path_is_named_as_a_path_too():
+    with pytest.raises(UserError, match=r"at outputs/rum, and cannot reach .* for outputs/rum"):
+        read_checkpoint("outputs/rum")
+
+
+def test_out_of_reach_the_hubs_cache_will_do(tmp_path, monkeypatch):
+    saved_folder.save(CHECKPOINT, tmp_path)
+    monkeypatch.setattr(weights, "hub_reachable", lambda: False)
+    monkeypatch.setattr(weights, "_cached", lambda _, file: tmp_path / file)
+    assert read_checkpoint("someone/localizer").layer == "layer1"
+    monkeypatch.setattr(weights, "_cached", lambda *_: None)
+    with pytest.raises(UserError, match="cannot reach the Hugging Face hub for someone/local"):
+        read_checkpoint("someone/localizer")
+
+
+def test_the_hubs_latest_comes_before_its_cache(tmp_path, monkeypatch):
+    saved_folder.save(CHECKPOINT, tmp_path)
+    monkeypatch.setattr(weights, "hub_reachable", lambda: True)
+    monkeypatch.setattr(weights, "download", lambda _, file: tmp_path / file)
+    monkeypatch.setattr(weights, "_cached", lambda *_: pytest.fail("the cache was asked"))
+    assert read_checkpoint("someone/localizer").layer == "layer1"
+
+
+def test_a_checkpoint_that_lacks_something_is_named(tmp_path):
+    torch.save({"encoder": {}, "state_dict": {}}, tmp_path / "model.ckpt")
+    with pytest.raises(UserError, match=r"model\.ckpt: its description is damaged"):
+        read_checkpoint(tmp_path / "model.ckpt")
+
+
+# The card
+
+
+def _card(scores: RecordedScores | None = SCORES, **changes) -> str:
+    return model_card(replace(CHECKPOINT, **changes), "someone/localizer", scores)
+
+
+def test_the_card_has_the_hubs_header():
+    _, header, text = _card().split("---\n", 2)
+    found = yaml.safe_load(header)
+    assert found["license"] == "apache-2.0" and found["library_name"] == "declip-pl"
+    assert found["pipeline_tag"] == "image-segmentation" and "declip" in found["tags"]
+    assert 'Localizer.from_pretrained("someone/localizer")' in text
+    assert "`org/clip`, layer1" in text and "nowhere; SHA-256 `0000" in text
+    assert "`ldm` of `dolos`, with masks" in text
+    assert "0.5; best on validation photos: 0.43 for images" in text
+    assert "None" not in text and "DECLIP_PARTS" not in text
+
+
+def test_the_card_has_constant_answers_beside_the_scores():
+    lines = _card().splitlines()
+    assert "|  | this model | all fake | all real |" in lines
+    assert "| IoU | 61.2 | 12.3 | 0.0 |" in lines
+    assert "| F1 without border | 70.0 |  |  |" in lines  # not scored
+    assert "**made of nothing.**" in _card(replace(SCORES, notice="made of nothing"))
+    changed = replace(SCORES, data=ScoredOn("dolos", "jpeg"))
+    assert "The test photos were changed before: `jpeg`." in _card(changed)
+
+
+def test_the_card_of_an_imported_localizer_claims_nothing():
+    named = TrainedOn(("ldm", "lama"), "full", "", "as named at import")
+    for trained_on, said in (
+        (None, "not on record"),
+        (named, "`ldm`, `lama` (as named at import)"),
+    ):
+        card = _card(None, trained_on=trained_on)
+        assert "license: other" in card and "the licence of where they came from" in card
+        assert f"| trained on | {said} |" in card and "None are on record." in card
+
+
+# The scores of runs
+
+
+def _cell(value: float, **changes) -> Score:
+    return replace(Score(value, value - 1, value + 2, 200), **changes)
+
+
+def _run(root: Path, name: str = "run") -> Path:
+    """Write a run that was tested."""
+    best = write_run(CHECKPOINT, root / "train" / name / "checkpoints/best.ckpt")
+    results = {
+        "format": 2,
+        "notice": SCORES.notice,
+        "scores": SCORES.scores,
+        "baselines": SCORES.baselines,
+        "data": {"root": "/home/me/dolos", "generators": ["ldm"], "perturbation": "none"},
+        "checkpoint": {"path": "best.ckpt", "sha256": sha256(best)},
+        "model": {},
+        "encoder": {},
+        "made": {},
+    }
+    (best.parents[1] / "test_metrics.json").write_text(json.dumps(results))
+    return best
+
+
+def _matrix(root: Path, name: str, *models: tuple[str, str], value=50.0, perturbation="none"):
+    """Write a matrix of models, each a row and its checkpoint's hash."""
+    chosen, text = ChosenThresholds(pixel=0.6, image=None), {}
+    for field in fields(ScoredModel):
+        text[field.name] = ""
+    text |= {"trained_on": ("ldm",), "seed": 0, "image_size": 224, "thresholds": chosen}
+    scored = [ScoredModel(**text | {"row": r, "checkpoint_sha256": sha}) for r, sha in models]
+    empty = {"curves": {}, "reliability": {}, "panels": {}, "summary": {}, "in_domain": {}}
+    found = Matrix(
+        **{**empty, "name": name, "notice": None, "perturbation": perturbation, "failed": ()},
+        **{"format": 2, "pooling": "top", "columns": ("lama", "ldm"), "leave_one_out": ()},
+        data=Data("", "", {}),
+        made=Made("", 0.0, "", "", None, "", {}),
+        models=tuple(scored),
+        rows=tuple(dict.fromkeys(row for row, _ in models)),
+        seeds=(0,),
+        metrics=("iou", "image_auroc"),
+        matrix={
+            "iou": {row: {"lama": _cell(value), "ldm": _cell(60)} for row, _ in models},
+            "image_auroc": {row: {"ldm": _cell(90, low=None)} for row, _ in models},
+        },
+    )
+    write_matrix(root / "cross_eval" / name, found)
+
+
+def test_intervals_come_from_a_cross_evaluation_of_this_checkpoint(tmp_path):
+    best = _run(tmp_path)
+    checkpoint = read_checkpoint(best)
+    _matrix(tmp_path, "other", ("ldm", "another checkpoint"))
+    assert recorded_scores(checkpoint).cross_evaluation is None
+    _matrix(tmp_path, "seeds", ("ldm", sha256(best)), ("ldm", "another seed"))
+    assert recorded_scores(checkpoint).cross_evaluation is None
+    _matrix(tmp_path, "perturbed", ("ldm", sha256(best)), perturbation="jpeg")
+    assert recorded_scores(checkpoint).cross_evaluation is None
+    _matrix(tmp_path, "old", ("ldm", sha256(best)), value=40.0)
+    os.utime(tmp_path / "cross_eval/old/matrix.json", (0, 0))
+    _matrix(tmp_path, "new", ("lama", "another checkpoint"), ("ldm", sha256(best)))
+    found = recorded_scores(checkpoint)
+    card = model_card(checkpoint, "run", found)
+    assert "| `lama` | 50.0 (49.0 to 52.0) |  |  |  |  |" in card
+    assert "| `ldm` | 60.0 (59.0 to 62.0) |  |  |  | 90.0 |" in card
+    assert "best on validation photos: 0.60 for pixels" in card
+    assert "95 % bootstrap intervals" in card and "Intervals are unknown" not in card
+    assert found.data.root == "dolos"  # not where it lay
+    saved_folder.save(checkpoint, tmp_path / "saved", found)
+    assert recorded_scores(read_checkpoint(tmp_path / "saved")) == found
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"models": 3}', '{"models": [{"row": "ldm"}]}'])
+def test_a_damaged_matrix_is_passed_over(tmp_path, text):
+    best = _run(tmp_path)
+    _matrix(tmp_path, "whole", ("ldm", sha256(best)))
+    os.utime(tmp_path / "cross_eval/whole/matrix.json", (0, 0))
+    _matrix(tmp_path, "damaged")
+    (tmp_path / "cross_eval/damaged/matrix.json").write_text(text)
+    found = recorded_scores(read_checkpoint(best)).cross_evaluation
+    assert found.scores["iou"]["lama"] == _cell(50.0)
+
+
+def test_scores_of_another_checkpoint_are_not_taken(tmp_path):
+    best = _run(tmp_path)
+    assert recorded_scores(read_checkpoint(best)) == SCORES
+    write_run(replace(CHECKPOINT, pooling="max"), best.with_name("last.ckpt"))
+    assert recorded_scores(read_checkpoint(best.with_name("last.ckpt"))) is None
+    assert recorded_scores(read_checkpoint(best.parents[1])) == SCORES
+    assert read_checkpoint(best).name == read_checkpoint(best.parents[1]).name == "run"
+
+
+def test_a_file_outside_a_run_has_no_scores(tmp_path):
+    torch.save(content_of(CHECKPOINT), tmp_path / "model.ckpt")
+    assert recorded_scores(read_checkpoint(tmp_path / "model.ckpt")) is None
+
+
+def test_damaged_results_of_a_test_are_named(tmp_path):
+    best = _run(tmp_path)
+    (best.parents[1] / "test_metrics.json").write_text("{")
+    with pytest.raises(UserError, match=r"test_metrics\.json holds no results"):
+        recorded_scores(read_checkpoint(best))
+
+
+def test_loading_looks_for_no_scores(fit_arguments, tmp_path, monkeypatch):
+    """A run's scores were once read, and its checkpoint hashed, whenever it was loaded."""
+    from declip_pl import cli
+
+    cli.main(fit_arguments(**{"run.name": "run", "run.root": tmp_path / "outputs/train"}))
+    damaged = tmp_path / "outputs/cross_eval/damaged/matrix.json"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("{")
+    run = tmp_path / "outputs/train/run"
+    Localizer.from_pretrained(run).save_pretrained(tmp_path / "saved")
+    (run / "test_metrics.json").write_text("{")
+    monkeypatch.setattr(localizer, "recorded_scores", lambda _: pytest.fail("scores were read"))
+    monkeypatch.setattr(checkpoints, "sha256", lambda _: pytest.fail("a file was hashed"))
+    Localizer.from_pretrained(run)
+    Localizer.from_pretrained(tmp_path / "saved")
