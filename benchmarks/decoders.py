@@ -8,16 +8,17 @@ matrix.
 """
 
 import argparse
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib
 import torch
 
 from benchmarks.costs import multiply_adds
-from declip_pl import Localizer, parts
+from declip_pl import Localizer
+from declip_pl.cross_eval.matrix import Matrix, Score, read_matrix
+from declip_pl.errors import UserError
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
@@ -54,22 +55,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decoders", description=__doc__)
     parser.add_argument("folder", type=Path, help="a cross-evaluation")
     folder = parser.parse_args().folder
-    matrix = json.loads((folder / "matrix.json").read_text(encoding="utf-8"))
-    found = sorted(decoders(matrix), key=lambda decoder: decoder.multiply_adds)
+    found = sorted(decoders(read_matrix(folder)), key=lambda decoder: decoder.multiply_adds)
     print(HEADER, *map(row, found), sep="\n")
     plot(found, folder / "decoders.png")
     print(f"\n{folder / 'decoders.png'}")
 
 
-def decoders(matrix: Mapping[str, Any]) -> list[Decoder]:
-    """Return the decoders that a matrix is about, each trained on one generator."""
-    found, iou, means = [], matrix["matrix"]["iou"], matrix["summary"]["iou"]["by_train"]
-    for model in matrix["models"]:
-        name = model["row"]
-        (own,) = matrix["in_domain"][name]
-        cost = _cost(model["checkpoint"])
-        scores = _interval(iou[name][own]), _interval(means[name])
-        found.append(Decoder(parts.short(model["decoder"]), *cost, *scores))
+def decoders(matrix: Matrix) -> list[Decoder]:
+    """Return the decoders that a matrix is about, each trained on one generator.
+
+    Raises:
+        UserError: If a model was trained on several, or a score or its interval is missing.
+    """
+    found = []
+    for model in matrix.models:
+        if len(model.trained_on) != 1:
+            trained_on = ", ".join(model.trained_on) or "nothing on record"
+            raise UserError(f"{model.name}: expected one training generator, found {trained_on}")
+        inside = _interval(matrix.score("iou", model.row, model.trained_on[0]), model.row)
+        outside = _interval(matrix.summary["iou"].by_train.get(model.row), model.row)
+        found.append(Decoder(model.decoder, *_cost(model.checkpoint), inside, outside))
     return found
 
 
@@ -113,8 +118,10 @@ def _cost(checkpoint: str) -> tuple[float, int]:
     return multiply_adds(lambda: network.decoder(features)), parameters
 
 
-def _interval(estimate: Mapping[str, float]) -> Interval:
-    return Interval(*(estimate[key] for key in Interval._fields))
+def _interval(score: Score | None, row: str) -> Interval:
+    if score is None or score.value is None or score.low is None or score.high is None:
+        raise UserError(f"{row}: the matrix holds no IoU with an interval; repeat what failed")
+    return Interval(score.value, score.low, score.high)
 
 
 if __name__ == "__main__":

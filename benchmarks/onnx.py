@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from declip_pl import Localizer
 from declip_pl.data.images import read_mask, read_photo
-from declip_pl.data.layout import DolosLayout, Sample, build_layout, samples
+from declip_pl.data.layout import Sample, build_layout, samples
 from declip_pl.inference.export import INPUT, export
 from declip_pl.metrics import iou, resize_to
 
@@ -50,7 +50,7 @@ def _row(
     localize(read_photo(photos[0].image))  # the first run prepares memory
     for sample in tqdm(photos, name, leave=False):
         assert sample.mask is not None
-        photo, mask = read_photo(sample.image), read_mask(sample.mask, DolosLayout.polarity)
+        photo, mask = read_photo(sample.image), read_mask(sample.mask, "black")
         start = time.process_time()  # of this process alone, whatever else the machine does
         heatmap = localize(photo)
         seconds += time.process_time() - start

@@ -2,9 +2,9 @@
 
     python -m benchmarks.tiles --data DIR --model RUN
 
-A manipulated test photo stands somewhere in a canvas of real test photos side by side; image-level
-detection tells it from the same canvas with the untouched photo in that place. A second table says
-how much is marked in untouched photos of other cameras, those of scikit-image.
+A manipulated test photo stands somewhere in a canvas of real test photos side by side; for
+image-level detection it is compared with the same canvas and the untouched photo in that place.
+A second table says how much is marked in untouched photos of other cameras, those of scikit-image.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from declip_pl import Localizer
 from declip_pl.data.images import read_mask, read_photo
-from declip_pl.data.layout import REAL, DolosLayout, Sample, build_layout, samples
+from declip_pl.data.layout import REAL, Sample, build_layout, samples
 from declip_pl.metrics import average_precision, iou
 
 UNTOUCHED = ("chelsea.png", "coffee.png", "astronaut.png", "rocket.jpg", "retina.jpg")
@@ -46,7 +46,7 @@ def main() -> None:
             print(row(localizer, fakes, reals, times, tiles), flush=True)
     print(UNTOUCHED_HEADER)
     for name in UNTOUCHED:
-        print(untouched_row(localizer, Path(skimage.__file__).parent / "data" / name))
+        print(untouched(localizer, Path(skimage.__file__).parent / "data" / name))
 
 
 def row(
@@ -62,8 +62,8 @@ def row(
         heatmap, truth = torch.from_numpy(found.heatmap)[None], torch.from_numpy(mask)[None]
         overlaps.append(iou(heatmap, truth).item())
         precisions.append(average_precision(heatmap, truth).item())
-        untouched, _ = compose(reals[fake.name], reals, times, seed)
-        scores.append([localizer(untouched, tiles=tiles).score, found.score])
+        real, _ = compose(reals[fake.name], reals, times, seed)
+        scores.append([localizer(real, tiles=tiles).score, found.score])
     labels = torch.tensor([[0, 1]] * len(fakes))
     side, way = canvas.shape[0], "tiles" if tiles else "whole"
     auroc = 100 * binary_auroc(torch.tensor(scores).flatten(), labels.flatten()).item()
@@ -71,7 +71,7 @@ def row(
     return f"| {side} | {way} | " + " | ".join(f"{mean:.1f}" for mean in means) + " |"
 
 
-def untouched_row(localizer: Localizer, photo: Path) -> str:
+def untouched(localizer: Localizer, photo: Path) -> str:
     """Localize in a photo that nobody touched and return a row of the second table."""
     found = [localizer(photo, tiles=tiles) for tiles in (False, True)]
     height, width = found[0].mask.shape
@@ -95,7 +95,7 @@ def compose(
     mask = np.zeros(canvas.shape[:2], np.bool_)
     canvas[place] = pixels
     if photo.mask is not None:
-        mask[place] = read_mask(photo.mask, DolosLayout.polarity)
+        mask[place] = read_mask(photo.mask, "black")
     return canvas, mask
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -12,7 +13,18 @@ from benchmarks.ours import Ours
 from benchmarks.published import StandIn
 from benchmarks.settings import Settings, write_photos
 
+from declip_pl.cross_eval.matrix import (
+    ChosenThresholds,
+    Data,
+    Made,
+    Matrix,
+    Score,
+    ScoredModel,
+    Summary,
+    write_matrix,
+)
 from declip_pl.data.layout import build_layout, samples
+from declip_pl.errors import UserError
 from declip_pl.model.encoder import build_encoder
 
 TINY = {
@@ -88,16 +100,30 @@ def test_quality_gives_no_ratio_where_the_goal_was_missed():
     assert missed == "| a | 60.0 | 10 | 59.9 | 200 | 50 | not reached |"
 
 
+def _matrix(checkpoint):
+    """A cross-evaluation of one model, 60 % in and 40 % out of its domain."""
+    thresholds = ChosenThresholds(None, None)
+    model = ScoredModel(
+        "m", "a", ("a",), 0, "clip", "", "layer1", "linear", "full", 224, str(checkpoint), "",
+        thresholds,
+    )  # fmt: skip
+    inside, outside = (Score(value, value - 1, value + 2, 2) for value in (60.0, 40.0))
+    parts = {field.name: {} for field in fields(Matrix)}
+    parts |= {"name": "m", "notice": None, "perturbation": "none", "failed": (), "format": 2}
+    parts |= {"pooling": "top", "leave_one_out": (), "seeds": (0,), "metrics": ("iou",)}
+    parts |= {"data": Data("", "", {}), "made": Made("", 0.0, "", "", None, "", {})}
+    parts |= {"models": (model,), "rows": ("a",), "columns": ("a",), "in_domain": {"a": ("a",)}}
+    parts |= {"matrix": {"iou": {"a": {"a": inside}}}}
+    parts |= {"summary": {"iou": Summary({"a": outside}, {}, {})}}
+    return Matrix(**parts)
+
+
 def test_decoders_are_told_by_cost_and_iou(settings, tmp_path, monkeypatch, capsys):
     ours = Ours(NETWORK.save_tower(settings.temporary), "layer1", "linear", settings.work)
     checkpoint = tmp_path / "run/checkpoints/best.ckpt"
     checkpoint.parent.mkdir(parents=True)
     ours.train(1, checkpoint)
-    inside, outside = ({"value": v, "low": v - 1, "high": v + 2} for v in (60.0, 40.0))
-    model = {"row": "m", "decoder": "linear", "checkpoint": str(checkpoint), "image_size": 224}
-    matrix = {"models": [model], "in_domain": {"m": ["a"]}, "matrix": {"iou": {"m": {"a": inside}}}}
-    matrix["summary"] = {"iou": {"by_train": {"m": outside}}}
-    (tmp_path / "matrix.json").write_text(json.dumps(matrix))
+    write_matrix(tmp_path, _matrix(checkpoint))
     monkeypatch.setattr("sys.argv", ["decoders", str(tmp_path)])
     decoders.main()
     line = next(x for x in capsys.readouterr().out.splitlines() if "linear" in x)
@@ -105,6 +131,15 @@ def test_decoders_are_told_by_cost_and_iou(settings, tmp_path, monkeypatch, caps
     assert line.startswith("| `linear` | 1e-06 G | 6.5e-05 M |")
     assert line.endswith("| 60.0 (59.0 to 62.0) | 40.0 (39.0 to 42.0) |")
     assert (tmp_path / "decoders.png").stat().st_size > 1000
+
+
+def test_decoders_need_one_generator_and_its_score():
+    matrix = _matrix("unread")
+    several = replace(matrix.models[0], trained_on=("a", "b"))
+    with pytest.raises(UserError, match="m: expected one training generator, found a, b"):
+        decoders.decoders(replace(matrix, models=(several,)))
+    with pytest.raises(UserError, match="a: the matrix holds no IoU with an interval"):
+        decoders.decoders(replace(matrix, matrix={}))
 
 
 def test_multiply_adds_are_counted():

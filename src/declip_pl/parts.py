@@ -107,8 +107,7 @@ class Registry(Generic[T]):
         """Whether a spec names a registered part or a class, rather than anything else."""
         if isinstance(spec, dict) or spec in self.names():
             return True
-        module = spec.rpartition(".")[0]
-        return not _loaded.keys().isdisjoint({module, module.split(".")[0]})
+        return _is_named(spec.rpartition(".")[0])
 
     def make(self, spec: Spec, *args: Any) -> Any:
         """Return the part that a spec names.
@@ -144,7 +143,7 @@ class Registry(Generic[T]):
                 "class of your own (class_path: FILE.CLASS)"
             )
         package = module.split(".")[0]
-        if not {module, package} & {*_loaded, *self.trusted}:
+        if not (_is_named(module) or package in self.trusted):
             raise UserError(
                 f"{self.kind} {name} is code outside declip-pl; if you trust it, name its file: "
                 f"export {VARIABLE}={package}.py"
@@ -174,7 +173,7 @@ def read_spec(spec: Any) -> tuple[str, dict[str, Any]]:
 def short(spec: Spec) -> str:
     """Return what a spec is called in folder names and tables: a word, or the class's name."""
     name, _ = read_spec(spec)
-    is_class = isinstance(spec, dict) or _module_of(name) in _loaded
+    is_class = isinstance(spec, dict) or _is_named(name.rpartition(".")[0])
     return name.rpartition(".")[2].lower() if is_class else name
 
 
@@ -188,9 +187,14 @@ def code_of(part: Any) -> str | None:
 
     What was computed by other code is not taken for what this code computes.
     """
-    if part.__module__.split(".")[0] not in _loaded:
+    if not _is_named(part.__module__):
         return None
     return hashlib.sha256(inspect.getsource(part).encode()).hexdigest()[:16]
+
+
+def _is_named(module: str) -> bool:
+    """Whether the user has named a module, or the package that it lies in."""
+    return any(module == name or module.startswith(f"{name}.") for name in _loaded)
 
 
 def _remember(module: ModuleType) -> ModuleType:

@@ -119,7 +119,8 @@ def _beside_grey(mask: Image.Image) -> str:
     if low != high:
         return f"its alpha channel goes from {low} to {high}; save it without transparency"
     for first, second in ((0, 1), (1, 2), (0, 2)):
-        _, most = ImageChops.difference(colours[first], colours[second]).getextrema()
+        difference: Any = ImageChops.difference(colours[first], colours[second])
+        most = difference.getextrema()[1]
         if most > GREY_TOLERANCE:
             names = f"{COLOURS[first]} and {COLOURS[second]}"
             return f"its {names} channels differ by up to {most} levels; save it as grey"

@@ -220,7 +220,7 @@ def _class_of(config: Any) -> Any:
 
 def _random(weights: Weights) -> nn.Module:
     config = _config_of(weights)
-    tower = _class_of(config)
+    tower: Any = _class_of(config)
     if tower is transformers.AutoModel:
         return seeded(lambda: tower.from_config(config))
     # The tower's part of the file, in its own terms (ViT's of an MAE).
