@@ -276,7 +276,7 @@ def test_a_damaged_cell_is_made_anew(place, here):
         assert result(here)[1]["matrix"] == expected["matrix"]
 
 
-def test_stale_cells_are_nobodys_results(place, here, monkeypatch, error_of):
+def test_stale_cells_are_not_read(place, here, monkeypatch, error_of):
     """A model was trained anew and one of its cells fails: the old one is not taken for it."""
     cross_eval(place)
     folder, _ = result(here)
@@ -380,6 +380,9 @@ def test_cells_written_before_a_metric_was_added_are_scored_anew(place, here, ow
     again = cell_files(here)
     cross_eval(place, run)
     assert cell_files(here) == again
+    own_metric("false_alarms", threshold=0.6)  # the same name, other code
+    cross_eval(place, run)
+    assert all(when != again[name] for name, when in cell_files(here).items())
 
 
 def test_the_recipes_polarity_holds_for_scoring(place, here):
@@ -504,7 +507,7 @@ def test_interrupted_three_times_it_ends_with_the_same_numbers(place, here, monk
     assert numbers(here) == expected
 
 
-def test_missing_models_are_trained_and_kills_cost_nothing(place, tmp_path):
+def test_missing_models_are_trained_also_after_the_command_was_killed(place, tmp_path):
     """The real command, killed with its training, then run to the end."""
     environment = os.environ | {"DECLIP_FEATURES": str(tmp_path / "features")}
     command = [sys.executable, "-m", "declip_pl", "cross-eval", f"--data={place}/dolos",
@@ -614,7 +617,7 @@ def test_thresholds_are_chosen_on_validation_photos(place, here):
     assert changed["matrix"]["iou_tuned"] != matrix["matrix"]["iou_tuned"]
 
 
-def test_two_at_once_are_one_too_many(place, here, error_of):
+def test_a_second_process_in_the_same_folder_is_refused(place, here, error_of):
     folder = here / "outputs/cross_eval/x"
     folder.mkdir(parents=True)
     script = (
