@@ -153,7 +153,7 @@ from declip_pl.metrics import Ranking, metric
 @metric({name!r}, title="False alarms", definition="share of real pixels over 0.5",
         less_is_better=True)
 def false_alarms(image: Ranking) -> float:
-    counts = image.above(0.5)
+    counts = image.above({threshold})
     return 100 * (counts.predicted - counts.hits) / (counts.pixels - counts.fakes)
 """
 
@@ -164,11 +164,12 @@ def own_metric(tmp_path, monkeypatch):
     monkeypatch.setattr(table, "_of_maps", dict(table._of_maps))
     monkeypatch.setattr(parts, "_loaded", dict(parts._loaded))
 
-    def add(name: str) -> None:
-        file = tmp_path / f"file_of_{name}.py"
-        file.write_text(OWN_METRIC.format(name=name))
+    def add(name: str, threshold: float = 0.5) -> None:
+        file = tmp_path / f"file_of_{name}_{threshold}.py"
+        file.write_text(OWN_METRIC.format(name=name, threshold=threshold))
+        table._of_maps.pop(name, None)
         parts.load(file)
-        monkeypatch.delitem(sys.modules, file.stem)
+        del sys.modules[file.stem]
 
     return add
 

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,8 @@ from declip_pl.cross_eval import cells, command, models
 from declip_pl.cross_eval.cell import finished_cell
 from declip_pl.cross_eval.matrix import read_matrix
 from declip_pl.cross_eval.models import read_models, row_name
+from declip_pl.cross_eval.views import heat_map, wandb_run
+from declip_pl.cross_eval.views.wandb_dashboard import plan
 from declip_pl.errors import UserError
 from declip_pl.model.checkpoint import BEST, save
 from declip_pl.model.checkpoint import read_checkpoint as read_model
@@ -273,7 +276,7 @@ def test_a_damaged_cell_is_made_anew(place, here):
         assert result(here)[1]["matrix"] == expected["matrix"]
 
 
-def test_stale_cells_are_nobodys_results(place, here, monkeypatch, error_of):
+def test_stale_cells_are_not_read(place, here, monkeypatch, error_of):
     """A model was trained anew and one of its cells fails: the old one is not taken for it."""
     cross_eval(place)
     folder, _ = result(here)
@@ -329,6 +332,42 @@ def test_a_model_whose_training_data_are_not_on_record_has_a_row_outside_all_mea
     assert "not on record" in (folder / "report.html").read_text()
 
 
+def test_a_metric_from_a_file_outside_appears_everywhere(
+    place, here, own_metric, capsys, monkeypatch
+):
+    own_metric("false_alarms")
+    runs = sorted((here / "outputs/train").iterdir())
+    drawn = []
+    monkeypatch.setattr(
+        heat_map, "_heat_map", lambda axes, matrix, name, placed: drawn.append(name)
+    )
+    cross_eval(place, *runs)
+    folder, _ = result(here)
+    matrix = read_matrix(folder)
+    table = matrix.matrix["false_alarms"]
+    assert list(table) == list(GENERATORS) and drawn.count("false_alarms") == 1
+    worst = matrix.summary["false_alarms"].worst_out_of_domain
+    outside = [table["lama"]["ldm"].value, table["ldm"]["lama"].value]
+    assert worst.value == max(outside)  # less is better
+    assert "lama,ldm,false_alarms," in (folder / "matrix.csv").read_text()
+    page = (folder / "report.html").read_text()
+    assert "False alarms" in page and "share of real pixels over 0.5" in page
+    assert any(row[2] == "false_alarms" for row in wandb_run.matrix_rows(matrix))
+    assert "false_alarms" in wandb_run.photo_table(wandb_run._cells(folder, matrix))[0]
+    assert "false_alarms/by_train/lama" in wandb_run.summary_figures(matrix)
+    keys = [key for panels in plan(matrix).values() for panel in panels for key in panel.keys]
+    assert "test/ldm/false_alarms" in keys
+    capsys.readouterr()
+    cli.main(["test", str(runs[1])])
+    printed = capsys.readouterr().out
+    assert "  false_alarms " in printed
+    (file,) = re.findall(r"^results: (.*)$", printed, re.MULTILINE)
+    scores = json.loads(Path(file).read_text())["scores"]["ldm"]
+    assert scores["false_alarms"] == pytest.approx(table["ldm"]["ldm"].value, abs=1e-3)
+    cli.main(["compare", *map(str, runs), "--metric=false_alarms"])
+    assert "false_alarms in percent" in capsys.readouterr().out
+
+
 def test_cells_written_before_a_metric_was_added_are_scored_anew(place, here, own_metric):
     run = here / "outputs/train/tiny-clip-layer1-linear-ldm"
     cross_eval(place, run)
@@ -341,6 +380,9 @@ def test_cells_written_before_a_metric_was_added_are_scored_anew(place, here, ow
     again = cell_files(here)
     cross_eval(place, run)
     assert cell_files(here) == again
+    own_metric("false_alarms", threshold=0.6)  # the same name, other code
+    cross_eval(place, run)
+    assert all(when != again[name] for name, when in cell_files(here).items())
 
 
 def test_the_recipes_polarity_holds_for_scoring(place, here):
@@ -465,7 +507,7 @@ def test_interrupted_three_times_it_ends_with_the_same_numbers(place, here, monk
     assert numbers(here) == expected
 
 
-def test_missing_models_are_trained_and_kills_cost_nothing(place, tmp_path):
+def test_missing_models_are_trained_also_after_the_command_was_killed(place, tmp_path):
     """The real command, killed with its training, then run to the end."""
     environment = os.environ | {"DECLIP_FEATURES": str(tmp_path / "features")}
     command = [sys.executable, "-m", "declip_pl", "cross-eval", f"--data={place}/dolos",
@@ -575,7 +617,7 @@ def test_thresholds_are_chosen_on_validation_photos(place, here):
     assert changed["matrix"]["iou_tuned"] != matrix["matrix"]["iou_tuned"]
 
 
-def test_two_at_once_are_one_too_many(place, here, error_of):
+def test_a_second_process_in_the_same_folder_is_refused(place, here, error_of):
     folder = here / "outputs/cross_eval/x"
     folder.mkdir(parents=True)
     script = (

@@ -1,5 +1,8 @@
 """Each metric on hand-made cases and against an independent implementation."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +16,10 @@ from sklearn.metrics import (
 )
 
 from declip_pl import metrics as m
-from declip_pl.metrics import LOCALIZATION, DetectionMetrics, LocalizationMetrics
+from declip_pl.metrics import ranking, sizes, table
+from declip_pl.metrics.accumulate import DetectionMetrics, LocalizationMetrics
+
+LOCALIZATION = [entry.name for entry in m.map_metrics(tuned=False)]
 
 
 def box(size=64, top=10, left=10, side=30):
@@ -168,10 +174,127 @@ def test_metric_without_a_defined_image_reports_zero_and_no_mean():
     assert metric.compute()["ap_n"] == 0 and "ap" not in metric.compute()
 
 
-@pytest.mark.parametrize("value", [float("nan"), -0.1, 1.1])
-def test_nan_and_logits_are_refused(value):
-    with pytest.raises(ValueError, match=r"\[0, 1\]"):
-        m.localization_scores(torch.full((1, 4, 4), value), torch.ones(1, 4, 4, dtype=torch.bool))
+MAPS, MASKS = torch.rand(2, 4, 4), torch.rand(2, 4, 4) > 0.5
+OF_MAPS = (
+    *(m.iou, m.f1, m.f1_border, m.best_f1, m.best_f1_border, m.average_precision),
+    *(m.localization_scores, m.threshold_curves, m.calibration_histogram),
+)
+
+
+@pytest.mark.parametrize("function", OF_MAPS, ids=lambda function: function.__name__)
+@pytest.mark.parametrize(
+    ("maps", "masks", "message"),
+    [
+        (MAPS[:, None], MASKS[:, None], r"probabilities \[B, H, W\].* found \[2, 1, 4, 4\]"),
+        (MAPS[0], MASKS[0], r"probabilities \[B, H, W\].* found \[4, 4\]"),
+        (MAPS[:0], MASKS[:0], r"not empty; found \[0, 4, 4\]"),
+        (MAPS, MASKS[:, :3], r"masks of the probabilities' shape \[2, 4, 4\]; found \[2, 3, 4\]"),
+        (MAPS, MASKS.float(), r"masks of torch\.bool.* found torch\.float32"),
+        (MAPS, MASKS.to("meta"), "on one device; found cpu and meta"),
+        ((255 * MAPS).byte(), MASKS, r"floating-point type; found torch\.uint8"),
+        (torch.full((2, 4, 4), float("nan")), MASKS, r"in \[0, 1\]; found NaN"),
+        (MAPS - 1, MASKS, r"in \[0, 1\]; found"),
+        (MAPS + 1, MASKS, r"in \[0, 1\]; found"),
+    ],
+)
+def test_input_of_another_shape_type_or_range_is_refused(function, maps, masks, message):
+    with pytest.raises(ValueError, match=message):
+        function(maps, masks)
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
+@pytest.mark.parametrize("function", [m.iou, m.f1, m.f1_border, m.localization_scores])
+def test_thresholds_outside_the_range_are_refused(function, threshold):
+    with pytest.raises(ValueError, match=r"a threshold in \[0, 1\]; found"):
+        function(MAPS, MASKS, threshold)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: list(m.by_size(MAPS, MASKS)), r"probabilities \[B, 1, h, w\].*\[2, 4, 4\]"),
+        (lambda: list(m.by_size(MAPS[:, None], MASKS[:1])), "a mask for each of 2 .* found 1"),
+        (lambda: list(m.by_size(MAPS[:, None], MASKS[:, None])), r"mask 0 \[H, W\].*\[1, 4, 4\]"),
+        (lambda: list(m.by_size(MAPS[:, None], MASKS.float())), r"torch\.bool.*torch\.float32"),
+        (lambda: m.resize_to(MAPS, torch.Size((8, 8))), r"\[B, 1, h, w\].*\[2, 4, 4\]"),
+        (lambda: m.resize_to(MAPS[:, None] + 1, torch.Size((8, 8))), r"in \[0, 1\]"),
+        (lambda: LocalizationMetrics().update(MAPS, MASKS), r"\[B, 1, h, w\].*\[2, 4, 4\]"),
+        (lambda: DetectionMetrics().update(MAPS[0, 0] - 1, MASKS[0, 0]), r"scores in \[0, 1\]"),
+        (lambda: m.best_accuracy_threshold(MAPS, MASKS), r"scores \[N\].*\[2, 4, 4\]"),
+        (lambda: m.best_accuracy_threshold(MAPS[0, 0] + 1, MASKS[0, 0]), r"scores in \[0, 1\]"),
+        (lambda: m.best_accuracy_threshold(MAPS[0, 0], MASKS[0, 0, :3]), "4 labels"),
+        (lambda: m.best_accuracy_threshold(MAPS[0, 0], torch.full((4,), 2)), "1 = fake and 0 ="),
+    ],
+)
+def test_input_of_another_kind_is_refused_by_the_others(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_all_scores_of_a_map_take_one_sort(monkeypatch, case):
+    sorted_ = []
+    in_order = ranking._in_order
+    monkeypatch.setattr(ranking, "_in_order", lambda keys: sorted_.append(1) or in_order(keys))
+    maps, masks = case
+    m.localization_scores(maps, masks, tuned=0.3)
+    assert len(sorted_) == len(maps)
+
+
+def test_each_entry_of_the_table_is_its_function(case):
+    maps, masks = case
+    functions = {
+        **{"iou": m.iou, "f1_plain": m.f1, "f1_plain_best": m.best_f1, "f1_fixed": m.f1_border},
+        **{"f1_best": m.best_f1_border, "ap": m.average_precision},
+        "iou_tuned": lambda *given: m.iou(*given, 0.3),
+        "f1_tuned": lambda *given: m.f1_border(*given, 0.3),
+    }
+    scores = m.localization_scores(maps, masks, tuned=0.3)
+    assert scores.keys() == functions.keys()
+    for name, function in functions.items():
+        assert torch.equal(scores[name], function(maps, masks)), name
+
+
+def test_without_a_tuned_threshold_the_metrics_that_need_one_are_left_out():
+    names = set(m.localization_scores(MAPS, MASKS))
+    assert names == {"iou", "f1_plain", "f1_plain_best", "f1_fixed", "f1_best", "ap"}
+
+
+def test_every_entry_of_the_table_says_what_it_is():
+    entries = m.all_metrics()
+    assert len({entry.name for entry in entries}) == len({entry.title for entry in entries}) == 14
+    for entry in entries:
+        assert entry.title and entry.definition and not entry.definition.endswith(".")
+        assert (entry.score is None) == (entry.level != "map")
+    assert [e.name for e in entries if e.less_is_better] == ["pixel_ece", "image_ece"]
+    assert m.find_metric("unheard_of").title == "unheard_of"
+
+
+@pytest.mark.parametrize("name", ["iou", "", "Iou", "my-metric", "image_x", "pixel_x", "iou_n"])
+def test_names_that_are_taken_or_mean_something_else_are_refused(name, monkeypatch):
+    monkeypatch.setattr(table, "_of_maps", dict(table._of_maps))
+    with pytest.raises(ValueError, match=r"two metrics called 'iou'|expected a metric's name"):
+        m.metric(name, title="T", definition="d")(lambda image: 1.0)
+
+
+def test_counts_are_of_the_pixels_that_count():
+    image = m.Ranking(np.full((64, 64), 0.7, np.float32), box().numpy())
+    whole, inner = image.above(0.5), image.above(0.5, border=False)
+    assert whole == (900, 64 * 64, 900, 64 * 64)
+    fake, counted = without_border(box())
+    assert inner == (fake.sum(), counted.sum(), fake.sum(), counted.sum())
+    assert image.above(0.7) == (0, 0, 900, 64 * 64)  # equal is not above
+    ranked = image.at_fakes(border=False)
+    assert ranked.fakes == inner.fakes and ranked.pixels == inner.pixels
+    assert set(ranked.predicted) == {inner.predicted}
+
+
+def test_nothing_that_trains_or_draws_is_imported():
+    code = (
+        "import sys\n"
+        "for name in ('torchmetrics', 'lightning', 'matplotlib'): sys.modules[name] = None\n"
+        "import declip_pl.metrics"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_detection_equals_scikit_learn():
@@ -235,7 +358,7 @@ def test_best_threshold_equals_trying_all_of_them():
 
 
 def test_large_masks_are_taken_a_few_at_a_time(monkeypatch):
-    monkeypatch.setattr(m, "PIXELS_AT_ONCE", 2 * 8 * 8)
+    monkeypatch.setattr(sizes, "PIXELS_AT_ONCE", 2 * 8 * 8)
     masks = [torch.zeros(8, 8, dtype=torch.bool)] * 5 + [torch.zeros(20, 20, dtype=torch.bool)]
     found = [chosen for chosen, _, _ in m.by_size(torch.rand(6, 1, 4, 4), masks)]
     assert found == [[0, 1], [2, 3], [4], [5]]

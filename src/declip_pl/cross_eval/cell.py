@@ -23,7 +23,7 @@ class CellKey:
         test: Hash of the photos and masks.
         perturbation: What the photos went through, ``none`` if nothing.
         pixel: The threshold that tuned metrics were measured at.
-        metrics: Names of the metrics that score maps.
+        metrics: Names of the metrics that score maps; a user's own with a hash of its code.
     """
 
     format: int

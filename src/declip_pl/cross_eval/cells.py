@@ -34,6 +34,7 @@ from declip_pl.data.layout import REAL, Sample
 from declip_pl.files import atomic_path, sha256
 from declip_pl.metrics import (
     THRESHOLDS,
+    Metric,
     best_accuracy_threshold,
     by_size,
     calibration_histogram,
@@ -44,6 +45,7 @@ from declip_pl.metrics import (
 from declip_pl.model.features import Features
 from declip_pl.model.network import POOLINGS, image_score
 from declip_pl.panels import panel
+from declip_pl.parts import code_of
 
 PANELS = ("best", "median", "worst")
 
@@ -104,7 +106,7 @@ class Cells:
         self, model: Model, decoder: nn.Module, test: TestSet, thresholds: Thresholds
     ) -> Cell:
         """Return a cell: every photo's scores, curves, and which photos were drawn."""
-        names = tuple(entry.name for entry in map_metrics(thresholds.pixel is not None))
+        names = tuple(map(_identity, map_metrics(thresholds.pixel is not None)))
         key = CellKey(
             FORMAT, model.checkpoint.sha256, test.sha256, test.perturbation, thresholds.pixel, names
         )
@@ -174,6 +176,11 @@ def content_hash(files: Sequence[Sample], polarity: Polarity) -> str:
     for sample in files:
         lines += [sample.name, sha256(sample.image), sha256(sample.mask) if sample.mask else REAL]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _identity(entry: Metric) -> str:
+    """Return a metric's name, and a hash of its code if that is a user's own."""
+    return ":".join(filter(None, (entry.name, code_of(entry.score))))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torchmetrics
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
-from declip_pl.metrics.detection import best_accuracy_threshold
+from declip_pl.metrics.detection import best_accuracy_threshold, check_scores
 from declip_pl.metrics.localization import THRESHOLD, localization_scores
 from declip_pl.metrics.sizes import by_size
 from declip_pl.metrics.table import map_metrics
@@ -40,6 +40,9 @@ class LocalizationMetrics(torchmetrics.Metric):
         Args:
             probabilities: ``[B, 1, h, w]`` in [0, 1].
             masks: B bool masks ``[H, W]``, True = fake, each of its own size.
+
+        Raises:
+            ValueError: If an argument is anything else.
         """
         for _, resized, stacked in by_size(probabilities, masks):
             scores = localization_scores(resized, stacked)
@@ -77,7 +80,12 @@ class DetectionMetrics(torchmetrics.Metric):
         self.add_state("labels", [], dist_reduce_fx="cat")
 
     def update(self, scores: Tensor, labels: Tensor) -> None:
-        """Add ``[B]`` image scores in [0, 1] and their ``[B]`` labels (1 = fake, 0 = real)."""
+        """Add ``[B]`` image scores in [0, 1] and their ``[B]`` labels (1 = fake, 0 = real).
+
+        Raises:
+            ValueError: If they are anything else.
+        """
+        check_scores(scores, labels)
         assert isinstance(self.scores, list) and isinstance(self.labels, list)
         self.scores.append(scores)
         self.labels.append(labels.long())

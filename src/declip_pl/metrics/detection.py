@@ -19,10 +19,7 @@ def best_accuracy_threshold(scores: Tensor, labels: Tensor) -> float:
     Raises:
         ValueError: If an argument is anything else.
     """
-    check_shape("scores", scores, "[N]")
-    check_range("scores", scores)
-    if labels.shape != scores.shape or not ((labels == 0) | (labels == 1)).all():
-        raise ValueError(f"expected {len(scores)} labels, 1 = fake and 0 = real; found {labels}")
+    check_scores(scores, labels)
     ends = scores.new_tensor([0.0, 1.0])
     levels = torch.unique(torch.cat([scores, ends]))
     candidates = torch.cat([ends[:1], (levels[:-1] + levels[1:]) / 2, ends[1:]])
@@ -30,3 +27,19 @@ def best_accuracy_threshold(scores: Tensor, labels: Tensor) -> float:
     fakes_below = torch.searchsorted(fakes, candidates, right=True)
     reals_below = torch.searchsorted(reals, candidates, right=True)
     return float(candidates[(reals_below - fakes_below).argmax()])
+
+
+def check_scores(scores: Tensor, labels: Tensor) -> None:
+    """Check image scores and their labels.
+
+    Args:
+        scores: ``[N]`` float in [0, 1].
+        labels: ``[N]`` 1 = fake, 0 = real.
+
+    Raises:
+        ValueError: If they are anything else.
+    """
+    check_shape("scores", scores, "[N]")
+    check_range("scores", scores)
+    if labels.shape != scores.shape or not ((labels == 0) | (labels == 1)).all():
+        raise ValueError(f"expected {len(scores)} labels, 1 = fake and 0 = real; found {labels}")

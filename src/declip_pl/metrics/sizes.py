@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from declip_pl.metrics.batches import check_range, check_shape
+from declip_pl.metrics.batches import check_bool, check_range, check_shape
 
 PIXELS_AT_ONCE = 2**22
 """64 maps of 256 x 256."""
@@ -37,6 +37,7 @@ def by_size(
     positions: dict[torch.Size, list[int]] = defaultdict(list)
     for index, mask in enumerate(masks):
         check_shape(f"mask {index}", mask, "[H, W]")
+        check_bool(mask)
         positions[mask.shape].append(index)
     for size, same in positions.items():
         step = max(1, PIXELS_AT_ONCE // size.numel())
