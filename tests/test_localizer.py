@@ -20,7 +20,8 @@ from scipy import ndimage
 
 import declip_pl
 from declip_pl import Localizer, cli, parts
-from declip_pl.data.layout import build_layout, samples
+from declip_pl.data.dataset import LocalizationDataset
+from declip_pl.data.layout import Sample, build_layout, samples
 from declip_pl.data.transforms import build_transform
 from declip_pl.errors import UserError
 from declip_pl.files import sha256
@@ -439,3 +440,22 @@ def test_a_canvas_holds_one_manipulated_photo_and_its_untouched_pair_none(tree):
     assert canvas.shape == (288, 288, 3) and mask.shape == (288, 288)
     assert mask.sum() == 40 * 40 and not nothing.any()
     assert np.array_equal((canvas != untouched).any(2), mask)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_photo_gives_the_network_what_it_gave_in_training(model, tmp_path, orientation):
+    """Whatever a camera wrote into EXIF: one reader, in training as here."""
+    path = tmp_path / "photo.png"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(LARGE[:120, :90]).save(path, exif=exif)
+    transform = build_transform(model.network.encoder.preprocessing)
+    sample = Sample("photo", path, None, "real")
+    trained_on = LocalizationDataset("train", [sample], transform, "black")[0]["image"]
+    seen = []
+    hook = model.network.encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    try:
+        model(path)
+    finally:
+        hook.remove()
+    assert torch.equal(seen[0][0], trained_on)
