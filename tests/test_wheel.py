@@ -1,6 +1,7 @@
-"""The wheel, installed outside the checkout: it trains and predicts from any folder."""
+"""The wheel, installed outside the checkout: it trains, evaluates and predicts from any folder."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -11,11 +12,12 @@ import pytest
 from conftest import make_clip, make_tree
 
 ROOT = Path(__file__).parents[1]
+METADATA = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 
 pytestmark = pytest.mark.slow
 
 
-def run(*command, **options):
+def run(*command, **options) -> str:
     done = subprocess.run(
         list(map(str, command)), check=False, capture_output=True, text=True, **options
     )
@@ -23,44 +25,66 @@ def run(*command, **options):
     return done.stdout
 
 
+def environment_without(*prefixes: str) -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if not key.startswith(prefixes)}
+
+
+def pip(*arguments) -> None:
+    # A source tree on PYTHONPATH would count as installed.
+    command = (sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments)
+    run(*command, env=environment_without("PYTHONPATH"))
+
+
+def git(*arguments) -> None:
+    # Tests that run inside a hook of git must not work on its repository.
+    author = ("-c", "user.name=A", "-c", "user.email=a@example.org")
+    run("git", *author, *arguments, env=environment_without("GIT_"))
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder]
-    run(*build, "--config-setting=--quiet", ROOT)
+    # Built from a copy: setuptools also packs what earlier builds left beside the sources.
+    source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    left = shutil.ignore_patterns("*.egg-info", "__pycache__")
+    for name in ("src", "experiments"):
+        shutil.copytree(ROOT / name, source / name, ignore=left)
+    for name in METADATA:
+        shutil.copy(ROOT / name, source)
+    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, source)
     (path,) = folder.glob("*.whl")
     return path
 
 
 @pytest.fixture(scope="module")
-def program(wheel, tmp_path_factory) -> Path:
-    """The command in a new environment that has declip-pl from the wheel and nothing editable."""
-    folder = tmp_path_factory.mktemp("environment") / "venv"
-    run(sys.executable, "-m", "venv", folder)
-    (packages,) = folder.glob("lib/python*/site-packages")
-    run(folder / "bin/python", "-m", "pip", "install", "--quiet", "--no-deps", wheel)
+def python(wheel, tmp_path_factory) -> Path:
+    """A new environment's Python: declip-pl from the wheel, in a repository of something else."""
+    project = tmp_path_factory.mktemp("project")
+    git("init", "--quiet", project)
+    git("-C", project, "commit", "--quiet", "--allow-empty", "--message=other")
+    run(sys.executable, "-m", "venv", "--without-pip", project / "venv")
+    program = project / "venv/bin/python"
+    pip("--python", program, "install", "--no-deps", "--no-index", wheel)
+    (packages,) = (project / "venv").glob("lib/python*/site-packages")
     # Its requirements are those of this environment; a plain path leaves out editable installs.
-    (packages / "requirements.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    return folder / "bin/declip-pl"
+    paths = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    (packages / "requirements.pth").write_text("".join(f"{path}\n" for path in sorted(paths)))
+    return program
 
 
-def test_the_wheel_holds_recipes_templates_and_types(wheel):
+def test_the_wheel_holds_all_sources_recipes_templates_and_types(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    recipes = {f"declip_pl/experiments/{p.name}" for p in (ROOT / "experiments").glob("*.yaml")}
-    templates = {
-        f"declip_pl/cross_eval/views/{p.name}"
-        for p in (ROOT / "src/declip_pl/cross_eval/views").glob("*.j2")
-    }
-    assert recipes and templates and recipes | templates | {"declip_pl/py.typed"} <= names
-    sources = {p.relative_to(ROOT / "src").as_posix() for p in (ROOT / "src").rglob("*.py")}
-    assert sources <= names
+    recipes = {f"declip_pl/experiments/{path.name}" for path in (ROOT / "experiments").iterdir()}
+    templates = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.j2")}
+    sources = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.py")}
+    assert recipes and templates and sources
+    expected = recipes | templates | sources | {"declip_pl/py.typed"}
+    assert {name for name in names if name.startswith("declip_pl/")} == expected
 
 
-def test_the_wheel_trains_and_predicts_from_any_folder(program, tmp_path):
+def test_the_wheel_trains_evaluates_and_predicts_from_any_folder(python, tmp_path):
     tree, clip = make_tree(tmp_path / "dolos"), make_clip(tmp_path / "tiny-clip")
     place = tmp_path / "elsewhere"
     place.mkdir()
-    run("git", "init", "--quiet", place)  # a repository that is not the package's
     environment = {
         "PATH": "/usr/bin:/bin",
         "HOME": str(tmp_path),
@@ -68,14 +92,23 @@ def test_the_wheel_trains_and_predicts_from_any_folder(program, tmp_path):
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
-    options = {"cwd": place, "env": environment}
-    assert str(place) not in run(program, "--version", **options)
-    arguments = ["--data", tree, "--encoder", clip, "--layer", "layer1", "--decoder", "linear"]
-    arguments += ["--trainer.max_epochs", "1", "--data.num_workers", "0"]
-    printed = run(program, "train", *arguments, **options)
-    assert "quickstart.yaml (the quick recipe" in printed
-    results = (place / "outputs/train/tiny-clip-layer1-linear-ldm/test_metrics.json").read_text()
-    assert '"git_commit": null' in results
+
+    def declip_pl(*arguments) -> str:
+        return run(python.with_name("declip-pl"), *arguments, cwd=place, env=environment)
+
+    place_of = "import declip_pl; print(declip_pl.__file__)"
+    assert run(python, "-c", place_of, cwd=place, env=environment).startswith(
+        str(python.parents[1])
+    )
+    options = ["--data", tree, "--encoder", clip, "--layer", "layer1", "--decoder", "linear"]
+    printed = declip_pl("train", *options, "--trainer.max_epochs", "1", "--data.num_workers", "0")
+    assert "declip_pl/experiments/quickstart.yaml (the quick recipe" in printed
+    trained = place / "outputs/train/tiny-clip-layer1-linear-ldm"
+    # Not the commit of the repository that the environment lies in.
+    assert '"git_commit": null' in (trained / "test_metrics.json").read_text()
+    declip_pl("cross-eval", trained, "--data", tree)
+    (report,) = place.glob("outputs/cross_eval/*/report.html")
+    assert "tiny-clip" in report.read_text()
     photo = tree / "fake/ldm/images/test/0.png"
-    assert "1 photos" in run(program, "predict", photo, **options)
+    assert "1 photos" in declip_pl("predict", photo)
     assert (place / "outputs/predict/masks/0.png.png").is_file()

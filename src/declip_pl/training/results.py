@@ -192,15 +192,27 @@ def git_commit() -> str | None:
     None where it was installed without its repository; one around a virtual environment is not it.
     """
     checkout = Path(__file__).resolve().parents[3]
-    if not ((checkout / ".git").exists() and (checkout / "src/declip_pl").is_dir()):
+    if not _is_own(checkout):
         return None
-    describe = ["git", "-C", str(checkout), "describe", "--always", "--dirty",
-                "--abbrev=40", "--exclude=*"]  # fmt: skip
+    # Named outright: a variable such as GIT_DIR, set inside git's hooks, would come before -C.
+    git = ["git", f"--git-dir={checkout / '.git'}", f"--work-tree={checkout}"]
+    describe = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(describe, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
+
+
+def _is_own(checkout: Path) -> bool:
+    """Return whether a folder is a clone of declip-pl, and not of what holds a copy of it."""
+    metadata = checkout / "setup.cfg"
+    return (
+        (checkout / ".git").exists()
+        and (checkout / "src/declip_pl").is_dir()
+        and metadata.is_file()
+        and b"name = declip-pl" in metadata.read_bytes().splitlines()
+    )
 
 
 def _centred(masks: torch.Tensor) -> torch.Tensor:
