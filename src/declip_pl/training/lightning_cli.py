@@ -289,7 +289,7 @@ def _with_read_recipes(args: list[str]) -> list[str]:
         for word in named if index == recipes[-1] else []:
             name, _, value = word.removeprefix("--").partition("=")
             section, _, key = name.partition(".")
-            sections.setdefault(section, {})[key] = yaml.safe_load(value)
+            sections[section] = (sections.get(section) or {}) | {key: yaml.safe_load(value)}
         words[index] = f"--config={as_argument(sections)}"
     return [word for word in words if word not in named]
 
