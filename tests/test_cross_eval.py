@@ -463,6 +463,9 @@ def test_another_data_sets_results_are_not_replaced(place, here, error_of):
     data = shutil.copytree(place / "dolos", here / "dolos")
     message = error_of("cross-eval", *map(str, runs), f"--data={data}", "--name=x")
     assert "is of the data" in message and "RUN=" in message
+    message = error_of("cross-eval", *map(str, runs), f"--data={place}/dolos", "--name=x",
+                       "--perturbation=jpeg")  # fmt: skip
+    assert "with the perturbation none, not jpeg" in message
     assert (here / "outputs/cross_eval/x/matrix.json").read_bytes() == before
 
 

@@ -239,11 +239,17 @@ def _encode(cache: FeatureCache, test: TestSet, device: torch.device) -> bool:
 
 
 def _check_folder(folder: Path, data: LocalizationDataModule) -> None:
-    """Refuse to replace the cross-evaluation of another data set."""
-    if (folder / FILE).exists():
-        there = read_matrix(folder).data.root
-        if there != str(data.root.absolute()):
-            raise UserError(f"{folder} is of the data {there}; name another folder (RUN=...)")
+    """Refuse to replace the cross-evaluation of another data set or perturbation."""
+    if not (folder / FILE).exists():
+        return
+    there = read_matrix(folder)
+    if there.data.root != str(data.root.absolute()):
+        raise UserError(f"{folder} is of the data {there.data.root}; name another folder (RUN=...)")
+    if there.perturbation != key_of(data.perturbation):
+        raise UserError(
+            f"{folder} is of photos with the perturbation {there.perturbation}, not "
+            f"{key_of(data.perturbation)}; name another folder (RUN=...)"
+        )
 
 
 def _by_encoder(models: Sequence[Model]) -> list[list[Model]]:

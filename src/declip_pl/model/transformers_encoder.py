@@ -126,8 +126,9 @@ class TransformersEncoder(Encoder):
 
     @property
     def _patch(self) -> int | None:
+        """Side of a token's patch in pixels; None where tokens grow coarser from stage to stage."""
         patch = getattr(self._config, "patch_size", None)
-        return patch if isinstance(patch, int) else None
+        return patch if isinstance(patch, int) and not hasattr(self._config, "depths") else None
 
     def _side(self, tokens: int, size: int) -> int:
         """Return the side of the grid in a row of tokens, some of which come before it."""

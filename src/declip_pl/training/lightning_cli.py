@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 import wandb
+import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -35,6 +36,12 @@ MEANT = (
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # inside Lightning
 )
 """Warnings about what is meant to be so."""
+
+PARTS = (
+    *("--model.encoder", "--model.decoder", "--model.loss"),
+    *("--data.layout", "--data.augmentation", "--data.perturbation"),
+)
+"""Options that may name a class."""
 
 TESTS = "outputs/test"
 """Results of tests of models that lie in no run."""
@@ -267,14 +274,32 @@ def _check_resumable(checkpoint: Path) -> None:
 
 
 def _with_read_recipes(args: list[str]) -> list[str]:
-    """Put the content of recipes in place of their files' names, as our one reader reads them."""
-    read: list[str] = []
-    for index, word in enumerate(args):
-        name, is_pair, value = word.partition("=")
-        if name == "--config" and is_pair:
-            read.append(f"--config={as_argument(read_recipe(Path(value).expanduser()))}")
-        elif index and args[index - 1] == "--config":
-            read.append(as_argument(read_recipe(Path(word).expanduser())))
+    """Put the content of recipes in place of their files' names, as our one reader reads them.
+
+    Parts that are named on the command line go into the last recipe: jsonargparse can't put one
+    class in the place of another.
+    """
+    words = _joined(args)
+    recipes = [index for index, word in enumerate(words) if word.startswith("--config=")]
+    if not recipes:
+        return words
+    named = [word for word in words if word.partition("=")[0] in PARTS]
+    for index in recipes:
+        sections = read_recipe(Path(words[index].removeprefix("--config=")).expanduser())
+        for word in named if index == recipes[-1] else []:
+            name, _, value = word.removeprefix("--").partition("=")
+            section, _, key = name.partition(".")
+            sections[section] = (sections.get(section) or {}) | {key: yaml.safe_load(value)}
+        words[index] = f"--config={as_argument(sections)}"
+    return [word for word in words if word not in named]
+
+
+def _joined(args: list[str]) -> list[str]:
+    """Write ``--config FILE`` as ``--config=FILE``, and named parts likewise."""
+    words: list[str] = []
+    for word in args:
+        if words and words[-1] in ("--config", *PARTS):
+            words[-1] += f"={word}"
         else:
-            read.append(word)
-    return read
+            words.append(word)
+    return words
