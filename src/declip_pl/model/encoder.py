@@ -9,14 +9,13 @@ from torch import nn
 
 from declip_pl import parts
 from declip_pl.errors import UserError
-from declip_pl.model.features import Features
 from declip_pl.model.frozen import Encoder
 from declip_pl.model.own_encoder import ModuleEncoder, Pixels
 from declip_pl.model.resnet_encoder import FusionEncoder, ResNetEncoder
 from declip_pl.model.transformers_encoder import TransformersEncoder
 from declip_pl.parts import Registry, Spec
 
-__all__ = ["ENCODERS", "Encoder", "Features", "build_encoder", "short_name"]
+__all__ = ["ENCODERS", "Encoder", "build_encoder", "short_name"]
 
 ENCODERS: Registry[Any] = Registry("encoder")
 ENCODERS.register("transformers")(TransformersEncoder)

@@ -6,7 +6,6 @@ from typing import Any
 
 import lightning as L
 import wandb
-import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -21,7 +20,7 @@ from declip_pl.files import relative, write_text
 from declip_pl.model.checkpoint import BEST, load_lightning, name_of, read_checkpoint, run_of
 from declip_pl.model.encoder import short_name
 from declip_pl.training.callbacks import PANELS, History, Panels
-from declip_pl.training.recipe import as_argument, read_recipe
+from declip_pl.training.recipe import as_argument, parse_yaml, read_recipe
 from declip_pl.training.results import describe_results, summary
 from declip_pl.training.run_folder import CONFIG, RESULTS, Run, run_name
 from declip_pl.training.schedules import Schedule
@@ -289,7 +288,7 @@ def _with_read_recipes(args: list[str]) -> list[str]:
         for word in named if index == recipes[-1] else []:
             name, _, value = word.removeprefix("--").partition("=")
             section, _, key = name.partition(".")
-            sections[section] = (sections.get(section) or {}) | {key: yaml.safe_load(value)}
+            sections[section] = (sections.get(section) or {}) | {key: parse_yaml(value)}
         words[index] = f"--config={as_argument(sections)}"
     return [word for word in words if word not in named]
 

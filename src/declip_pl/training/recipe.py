@@ -256,6 +256,11 @@ _Loader.add_implicit_resolver(
 )
 
 
+def parse_yaml(text: str) -> Any:
+    """Return what YAML says, in a file or as an option's value: the inverse of ``as_argument``."""
+    return yaml.load(text, _Loader)
+
+
 def as_argument(value: Any) -> str:
     """Return an option's value as it is typed: words as they are, specs and lists as YAML."""
     if isinstance(value, (dict, list)):
@@ -265,7 +270,7 @@ def as_argument(value: Any) -> str:
 
 def _read(path: Path) -> Any:
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        return parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"there is no file {path}; recipes are in {experiments()}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
