@@ -16,6 +16,7 @@ os.environ["DECLIP_FEATURES"] = tempfile.mkdtemp(prefix="declip-features-")
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
@@ -24,6 +25,14 @@ from declip_pl.data.layout import Sample, build_layout, samples
 from declip_pl.metrics import table
 
 torch.set_num_threads(1)  # tests run in parallel processes
+# The same examples each time, and however long a busy machine takes for one.
+settings.register_profile(
+    "declip",
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("declip")
 
 GENERATORS = ("lama", "ldm")
 COUNTS = {"train": 8, "valid": 4, "test": 4}
