@@ -151,7 +151,7 @@ def test_damaged_files_are_reported_and_do_not_stop_the_rest(photos, model, caps
     assert by_name["cmyk.jpg"]["width"] == 30 and len(pictures()) == 15
     said = capsys.readouterr()
     assert "2 of 7 photos failed" in said.err and "a/half.jpg: " in said.err
-    assert "left out 1 files" in said.out and ".svg" in said.out
+    assert "left out what is no photo by its name: 1 .svg (a/drawing.svg)" in said.out
     assert "Traceback" not in said.err
     assert {row["name"] for row in table() if row["error"]} == failed
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
 from declip_pl.data.feature_cache import CachedFeatures
-from declip_pl.data.images import Polarity, read_mask, read_photo, size_of
+from declip_pl.data.images import read_photo, size_of
 from declip_pl.data.layout import Sample
+from declip_pl.data.masks import MaskRule, read_mask
 from declip_pl.data.transforms import resize_mask
 from declip_pl.model.features import OUTPUT_SIZE, Features
 
@@ -56,7 +57,7 @@ class LocalizationDataset(Dataset[Item]):
         name: What the set is called in results, for example ``test/ldm``.
         samples: Files of the set.
         transform: From uint8 arrays to tensors.
-        polarity: Which grey value means fake in the masks.
+        mask_rule: Which pixels of a mask are fake (:func:`declip_pl.data.layout.mask_rule`).
         mask_size: Side of the masks in pixels, or None to leave them at their own size.
         seed: Seed of the transform's random part.
 
@@ -71,14 +72,14 @@ class LocalizationDataset(Dataset[Item]):
         name: str,
         samples: Sequence[Sample],
         transform: A.Compose,
-        polarity: Polarity,
+        mask_rule: MaskRule,
         mask_size: int | None = None,
         seed: int = 0,
     ) -> None:
         self.name = name
         self.samples = list(samples)
         self.transform = transform
-        self.polarity: Polarity = polarity
+        self.mask_rule = mask_rule
         self.mask_size = mask_size
         self.seed = seed
         self.epoch = 0
@@ -144,7 +145,7 @@ class LocalizationDataset(Dataset[Item]):
     def _mask(self, sample: Sample) -> Tensor:
         if sample.mask is None:  # nothing is fake, at any size
             return torch.zeros(OUTPUT_SIZE, OUTPUT_SIZE, dtype=torch.bool)
-        mask = read_mask(sample.mask, self.polarity)
+        mask = read_mask(sample.mask, self.mask_rule)
         mask = resize_mask(mask, self.mask_size) if self.mask_size else mask
         return torch.from_numpy(mask)
 
@@ -167,7 +168,7 @@ class LocalizationDataset(Dataset[Item]):
         """Yield each photo's mask ``[H, W]`` bool at its own size; the photos are not decoded."""
         for sample in self.samples:
             assert sample.mask is not None
-            yield torch.from_numpy(read_mask(sample.mask, self.polarity))
+            yield torch.from_numpy(read_mask(sample.mask, self.mask_rule))
 
 
 class EpochSampler(DistributedSampler[Item]):
