@@ -152,4 +152,5 @@ def _beside_black_and_white(grey: NDArray[np.uint8]) -> str:
     if not third.any():
         return ""
     y, x = np.argwhere(third)[0]
-    return f"{_EXPECTED}; found the grey value {grey[y, x]} at column {x}, row {y} and around; {_ADVICE}"
+    where = f"{grey[y, x]} at column {x}, row {y} and around"
+    return f"{_EXPECTED}; found the grey value {where}; {_ADVICE}"
