@@ -7,6 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from declip_pl.errors import UserError
+
+UNFINISHED = ".unfinished-"
+"""How the name of a file begins that is being written."""
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -15,7 +20,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     A reader therefore sees the old file or the whole new one, whatever kills the writer.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED, suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -24,6 +29,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what :func:`atomic_path` left below a folder when its process was killed.
+
+    Only for those who hold the folder's lock: others may be writing there.
+    """
+    for leftover in folder.rglob(f"{UNFINISHED}*"):
+        leftover.unlink(missing_ok=True)
 
 
 def relative(path: Path) -> Path:
@@ -38,6 +52,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the hexadecimal SHA-256 of a file's content.
+
+    Raises:
+        UserError: If the file can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({error.strerror or error})") from error
