@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from benchmarks import checksums
 from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -325,7 +326,7 @@ def test_cache_check_names_damaged_shards_and_deletes_them(cache, photos, capsys
     first, second, third = shard_files(cache.folder)
     first.write_bytes(zeroed(first.read_bytes(), -30, 0))
     second.write_bytes(cut(second.read_bytes(), -30, 0))
-    with pytest.raises(SystemExit, match="2 damaged shards; .*: declip-pl cache check --delete"):
+    with pytest.raises(SystemExit, match=r"2 damaged shards; .*: declip-pl cache check --delete"):
         cli.main(["cache", "check"])
     printed = capsys.readouterr().out
     assert f"{first} is damaged (its checksum differs)\n{second} is damaged" in printed
@@ -343,3 +344,8 @@ def test_what_a_killed_build_left_half_written_is_deleted(cache, photos):
     (cache.folder / ".unfinished-abc.json").write_bytes(b"half")
     fetch(cache, photos)
     assert not list(cache.folder.glob(".unfinished-*"))
+
+
+def test_the_benchmark_of_checksums_runs(capsys):
+    checksums.main(["--shards", "1"])
+    assert capsys.readouterr().out.count("photos/s") == 3
