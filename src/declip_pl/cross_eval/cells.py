@@ -29,7 +29,7 @@ from declip_pl.cross_eval.cell import (
 from declip_pl.cross_eval.matrix import UNPERTURBED, Curve, Panel
 from declip_pl.cross_eval.models import Model
 from declip_pl.data.dataset import LocalizationDataset, collate
-from declip_pl.data.images import Polarity, read_photo
+from declip_pl.data.images import Polarity
 from declip_pl.data.layout import REAL, Sample
 from declip_pl.files import atomic_path, sha256
 from declip_pl.metrics import (
@@ -154,7 +154,7 @@ class Cells:
             heat = decoder(features.to(self.device).float()).sigmoid()[0, 0].cpu().numpy()
             file = Path("panels") / model.name / test.name / f"{name}.png"
             with atomic_path(self.folder / file) as temporary:
-                panel(read_photo(Path(item["path"])), item["mask"].numpy(), heat).save(temporary)
+                panel(test.data.photo(item["path"]), item["mask"].numpy(), heat).save(temporary)
             drawn[name] = Panel(str(file), item["name"], scores[index])
         return drawn
 

@@ -235,6 +235,7 @@ def _score_model(
 def _encode(cache: FeatureCache, test: TestSet, device: torch.device) -> bool:
     """Give a set its photos' features."""
     test.data.views = [cache.fetch([sample.image for sample in test.data.samples], device)]
+    test.data.check_photos()
     return True
 
 

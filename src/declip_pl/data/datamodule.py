@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from declip_pl.data.check import check_data
-from declip_pl.data.dataset import EpochSampler, Item, LocalizationDataset, collate
+from declip_pl.data.dataset import EpochSampler, Item, LocalizationDataset, collate, files_of
 from declip_pl.data.feature_cache import CachedFeatures
 from declip_pl.data.images import Polarity, read_mask
 from declip_pl.data.layout import (
@@ -29,6 +29,7 @@ from declip_pl.data.layout import (
     samples,
     select_generators,
 )
+from declip_pl.data.stamps import Stamps
 from declip_pl.data.transforms import Changes, build_transform, make_changes, resize_mask
 from declip_pl.errors import UserError
 from declip_pl.model.checkpoint import Supervision, TrainedOn
@@ -144,6 +145,7 @@ class LocalizationDataModule(L.LightningDataModule):
         """
         if self.check:  # once: Lightning calls this before training and again before testing
             self.check = False
+            _ = self.stamps  # before the files are read
             names = [*self.generators, *([REAL] if self.has_reals else [])]
             report = check_data(self.layout, names, self.polarity)
             report.raise_errors()
@@ -173,7 +175,9 @@ class LocalizationDataModule(L.LightningDataModule):
         """Return the training photos, with masks at the size of the network's output."""
         transform = build_transform(self.preprocessing, self.augmentation)
         files = self.files("train", *self.generators, *([REAL] if self.weak else []))
-        return LocalizationDataset("train", files, transform, self.polarity, OUTPUT_SIZE, self.seed)
+        return LocalizationDataset(
+            "train", files, transform, self.polarity, OUTPUT_SIZE, self.seed, self.stamps
+        )
 
     def valid_sets(self, with_reals: bool) -> list[LocalizationDataset]:
         """Return the valid splits of the chosen generators as one set, and the real photos."""
@@ -192,11 +196,18 @@ class LocalizationDataModule(L.LightningDataModule):
         """Return photos with masks at their own size, without augmentation."""
         files = self.files(split, *generators)
         transform = build_transform(self.preprocessing, perturbation=self.perturbation)
-        return LocalizationDataset(name, files, transform, self.polarity)
+        return LocalizationDataset(name, files, transform, self.polarity, stamps=self.stamps)
 
     def files(self, split: Split, *generators: str) -> list[Sample]:
         """List the samples of some generators (or ``real``) in a split."""
         return samples(self.layout, split, *generators)
+
+    @cached_property
+    def stamps(self) -> Stamps:
+        """What the generators' files and the real ones are when they are first asked for."""
+        names = (*self.generators, REAL)
+        splits = (find_samples(self.layout, split, *names)[0] for split in SPLITS)
+        return Stamps(files_of(chain.from_iterable(splits)))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -225,6 +236,8 @@ class LocalizationDataModule(L.LightningDataModule):
             for sample in files
             if sample.mask
         ]
+        for path in files_of(files):
+            self.stamps.check(path)
         return torch.from_numpy(np.stack(masks))
 
     def train_dataloader(self) -> DataLoader[Item]:
