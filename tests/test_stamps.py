@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from declip_pl.data import datamodule
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.dataset import LocalizationDataset
 from declip_pl.data.feature_cache import FeatureCache
-from declip_pl.data.stamps import Stamps
+from declip_pl.data.stamps import Stamps, content_hash
 from declip_pl.data.transforms import build_transform
 from declip_pl.errors import UserError
 from declip_pl.model.features import Preprocessing
@@ -195,3 +196,43 @@ def test_cross_evaluation_notices_what_changes_behind_its_hash(
             cli.main(command)
     mask.write_bytes(before)
     cli.main(command)
+
+
+def test_a_run_does_not_go_on_with_other_contents(fit_arguments, own_tree, tmp_path, error_of):
+    """Even of the same names and sizes."""
+    options = {"data.root": own_tree, "run.name": "run", "data.cache": "false"}
+    cli.main(fit_arguments(**options))
+    folder = tmp_path / "outputs" / "run"
+    (folder / "test_metrics.json").unlink()  # as if it had been killed before
+    masks = own_tree / "fake" / "ldm" / "masks"
+    resumed = fit_arguments(**options, **{"run.resume": "true"})
+    for split in ("train", "valid"):
+        mask = masks / split / "0.png"
+        before = mask.read_bytes()
+        mask.write_bytes(before[:-1] + b"x")  # behind the image's end
+        assert f"photos or masks in {own_tree} are others" in error_of(*resumed)
+        mask.write_bytes(before)
+    (masks / "test" / "0.png").touch()
+    cli.main(resumed)
+    assert (folder / "test_metrics.json").exists()
+
+
+def test_contents_decide_whatever_the_names_are_called(own_tree, tmp_path):
+    def digest(samples, polarity="black"):
+        return content_hash(samples, polarity)
+
+    samples = [*find(own_tree, "ldm", "valid"), *find(own_tree, "real", "valid")]
+    first = digest(samples)
+    shutil.copytree(own_tree, tmp_path / "elsewhere")
+    moved = [
+        *find(tmp_path / "elsewhere", "ldm", "valid"),
+        *find(tmp_path / "elsewhere", "real", "valid"),
+    ]
+    assert digest(moved) == first
+    assert len({first, digest(samples, "white"), digest(samples[::-1]), digest(samples[1:])}) == 4
+    for path in (samples[0].image, samples[0].mask, samples[-1].image):
+        before = path.read_bytes()
+        path.write_bytes(before[:-1] + b"x")
+        assert digest(samples) != first
+        path.write_bytes(before)
+    assert digest(samples) == first

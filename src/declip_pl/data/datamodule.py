@@ -9,11 +9,12 @@ import lightning as L
 import numpy as np
 import psutil
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from declip_pl.data.check import check_data
-from declip_pl.data.dataset import EpochSampler, Item, LocalizationDataset, collate, files_of
+from declip_pl.data.dataset import EpochSampler, Item, LocalizationDataset, collate
 from declip_pl.data.feature_cache import CachedFeatures
 from declip_pl.data.images import Polarity, read_mask
 from declip_pl.data.layout import (
@@ -29,7 +30,7 @@ from declip_pl.data.layout import (
     samples,
     select_generators,
 )
-from declip_pl.data.stamps import Stamps
+from declip_pl.data.stamps import Stamps, check_contents, content_hash, files_of
 from declip_pl.data.transforms import Changes, build_transform, make_changes, resize_mask
 from declip_pl.errors import UserError
 from declip_pl.model.checkpoint import Supervision, TrainedOn
@@ -215,6 +216,28 @@ class LocalizationDataModule(L.LightningDataModule):
         splits = (find_samples(self.layout, split, *self.generators)[0] for split in SPLITS)
         return file_list_hash(self.root, list(chain.from_iterable(splits)))
 
+    @cached_property
+    def content_sha256(self) -> str:
+        """A hash of the contents of all photos and masks that training and validation see."""
+        sets = [self.train_set(), *self.valid_sets(self.weak)]
+        files = [sample for data in sets for sample in data.samples]
+        found = content_hash(files, self.polarity)
+        self.stamps.check(*files_of(files))
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps, to resume from: which files it was trained on."""
+        return {"files_sha256": self.fingerprint, "content_sha256": self.content_sha256}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to resume a run with files of other contents.
+
+        Raises:
+            UserError: If they differ under the same names.
+        """
+        if self.trainer and self.trainer.state.fn == TrainerFn.FITTING:
+            check_contents(state_dict, self.state_dict(), self.root)
+
     @property
     def trained_on(self) -> TrainedOn:
         """What a model that trains on these data is trained on."""
@@ -236,8 +259,7 @@ class LocalizationDataModule(L.LightningDataModule):
             for sample in files
             if sample.mask
         ]
-        for path in files_of(files):
-            self.stamps.check(path)
+        self.stamps.check(*files_of(files))
         return torch.from_numpy(np.stack(masks))
 
     def train_dataloader(self) -> DataLoader[Item]:

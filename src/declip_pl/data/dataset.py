@@ -1,7 +1,7 @@
 """Samples as tensors, and batches of them."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, DistributedSampler
 from declip_pl.data.feature_cache import CachedFeatures
 from declip_pl.data.images import Polarity, read_mask, read_photo, size_of
 from declip_pl.data.layout import Sample
-from declip_pl.data.stamps import Stamps
+from declip_pl.data.stamps import Stamps, files_of
 from declip_pl.data.transforms import resize_mask
 from declip_pl.model.features import OUTPUT_SIZE, Features
 
@@ -187,22 +187,13 @@ class LocalizationDataset(Dataset[Item]):
         Raises:
             UserError: If one has changed.
         """
-        for sample in self.samples:
-            self.stamps.check(sample.image)
+        self.stamps.check(*(sample.image for sample in self.samples))
 
     def masks(self) -> Iterator[Tensor]:
         """Yield each photo's mask ``[H, W]`` bool at its own size; the photos are not decoded."""
         for sample in self.samples:
             assert sample.mask is not None
             yield torch.from_numpy(self._read_mask(sample.mask))
-
-
-def files_of(samples: Iterable[Sample]) -> Iterator[Path]:
-    """Yield the photos and masks of samples."""
-    for sample in samples:
-        yield sample.image
-        if sample.mask is not None:
-            yield sample.mask
 
 
 class EpochSampler(DistributedSampler[Item]):
