@@ -24,6 +24,7 @@ from declip_pl.data.feature_cache import CachedFeatures, FeatureCache
 from declip_pl.data.shards import shard_files
 from declip_pl.data.transforms import build_transform
 from declip_pl.errors import UserError
+from declip_pl.files import LOCK
 from declip_pl.model.encoder import build_encoder
 from declip_pl.model.features import Features, FeatureShape, Preprocessing
 from declip_pl.model.frozen import Encoder
@@ -438,7 +439,7 @@ def test_size_of_masks_is_known_before_they_are_decoded(own_tree):
 
 def test_cache_prune_knows_its_caches(in_folder, error_of):
     assert "no features are cached under 'typo'" in error_of("cache", "prune", "typo")
-    with FileLock(in_folder / cache_folders.LOCK):
+    with FileLock(in_folder / LOCK):
         assert "is being written by another process" in error_of("cache", "prune", "all")
     assert in_folder.is_dir()
 

@@ -19,12 +19,12 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from declip_pl import cli
 from declip_pl.data import cache_folders, feature_cache
-from declip_pl.data.cache_folders import LOCK, META
+from declip_pl.data.cache_folders import META
 from declip_pl.data.feature_cache import FeatureCache
 from declip_pl.data.shards import inspect, shard_files, write_shard
 from declip_pl.data.transforms import build_transform
 from declip_pl.errors import UserError
-from declip_pl.files import sha256
+from declip_pl.files import LOCK, sha256
 from declip_pl.model.features import Features, FeatureShape, Preprocessing
 from declip_pl.model.frozen import Encoder
 

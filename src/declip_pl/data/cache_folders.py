@@ -14,8 +14,9 @@ from filelock import FileLock, Timeout
 
 from declip_pl.data.shards import FORMAT, Shard, inspect, shard_files
 from declip_pl.errors import UserError
+from declip_pl.files import LOCK
 
-META, LOCK = "meta.json", ".lock"
+META = "meta.json"
 GIB = 2**30
 
 

@@ -16,20 +16,19 @@ import json
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm
 
 from declip_pl import parts
-from declip_pl.data.cache_folders import GIB, LOCK, META, features_folder
+from declip_pl.data.cache_folders import GIB, META, features_folder
 from declip_pl.data.images import read_photo
 from declip_pl.data.shards import (
     FORMAT,
@@ -41,7 +40,7 @@ from declip_pl.data.shards import (
 )
 from declip_pl.data.transforms import PREPROCESSING, Changes, build_transform, key_of
 from declip_pl.errors import UserError
-from declip_pl.files import remove_leftovers, sha256, write_text
+from declip_pl.files import LOCK, locked, remove_leftovers, sha256, write_text
 from declip_pl.model.features import Features
 from declip_pl.model.frozen import Encoder
 
@@ -270,18 +269,11 @@ def _word(changes: Changes) -> str:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Make a cache's folder and keep other processes from writing there."""
-    lock = FileLock(folder / LOCK)
-    with _writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            print(f"another process is encoding photos ({lock.lock_file}); waiting for it")
-            lock.acquire()
-    try:
+    with ExitStack() as stack:
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder / LOCK, "encoding photos"))
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager

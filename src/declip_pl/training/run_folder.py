@@ -13,12 +13,12 @@ from filelock import FileLock, Timeout
 from declip_pl import parts
 from declip_pl.data.transforms import Changes
 from declip_pl.errors import UserError
-from declip_pl.files import remove_leftovers
+from declip_pl.files import LOCK, remove_leftovers
 from declip_pl.model.encoder import short_name
 from declip_pl.model.own_encoder import NO_LAYER
 from declip_pl.parts import Spec
 
-CONFIG, LOCK = "config.yaml", ".lock"
+CONFIG = "config.yaml"
 RESULTS = "test_metrics.json"
 LAST = "checkpoints/last.ckpt"
 
