@@ -23,6 +23,8 @@ FORMAT = 2
 
 Supervision = Literal["full", "weak"]
 
+MAX_TEXT = 4096
+"""Characters of an entry: as many as a path may have."""
 MAX_SEED = 2**32 - 1
 """The largest that NumPy takes."""
 
@@ -144,8 +146,12 @@ def _is_rate(value: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    """Whether it is text that a terminal shows as it is."""
-    return isinstance(value, str) and not any(unicodedata.category(c) == "Cc" for c in value)
+    """Whether it is text of a path's length at most that a terminal shows as it is."""
+    return (
+        isinstance(value, str)
+        and len(value) <= MAX_TEXT
+        and not any(unicodedata.category(c) == "Cc" for c in value)
+    )
 
 
 def _is_word(value: Any) -> bool:

@@ -50,7 +50,7 @@ class Options:
         polarity: Which grey value of the masks means fake, black or white, in place of the
             layout's.
         augmentation: Changes of training photos, in place of the recipe's.
-        encoder: Frozen encoder, in place of the recipe's.
+        encoder: Frozen encoder, in place of the recipe's; of given models, where theirs is.
         layer: Feature layer, in place of the recipe's.
         decoder: Decoder, in place of the recipe's.
         loss: Loss, in place of the recipe's.
