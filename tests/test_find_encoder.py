@@ -155,6 +155,7 @@ def test_the_user_names_another_place(clip, tmp_path, capsys):
     moved = gone.rename(tmp_path / "moved")
     assert source_of(Localizer.from_pretrained(model, encoder=str(moved))) == f"folder {moved}"
     other = make_clip(tmp_path / "other", seed=1)
+    moved.rename(gone)  # the place on record, which the user did not ask for
     with pytest.raises(UserError, match=f"belongs to another encoder.*folder {other}, SHA-256"):
         Localizer.from_pretrained(model, encoder=str(other))
 

@@ -174,14 +174,15 @@ def load_encoder(checkpoint: Checkpoint, named: Spec | None = None) -> Encoder:
     Raises:
         UserError: If it is not to be had here; what was found, and where, is listed.
     """
-    trusted = named is not None or not is_download(checkpoint.path)
+    own = not is_download(checkpoint.path)
     try:
         return find_encoder(
             named or checkpoint.encoder,
             checkpoint.layer,
             checkpoint.image_size,
             checkpoint.identity,
-            trusted,
+            trusted=own or named is not None,
+            moved=own and named is None,
         )
     except UserError as error:
         raise UserError(f"{checkpoint.name}: {error}") from error

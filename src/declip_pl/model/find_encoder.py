@@ -10,12 +10,17 @@ from pathlib import Path
 from declip_pl.errors import UserError
 from declip_pl.model.encoder import Encoder, plan_encoder
 from declip_pl.model.features import Identity
-from declip_pl.model.weights import FOLDER, Weights, places
+from declip_pl.model.weights import FOLDER, Weights, places, places_of_folder
 from declip_pl.parts import Spec
 
 
 def find_encoder(
-    encoder: Spec, layer: str, image_size: int | None, wanted: Identity, trusted: bool = True
+    encoder: Spec,
+    layer: str,
+    image_size: int | None,
+    wanted: Identity,
+    trusted: bool = True,
+    moved: bool = False,
 ) -> Encoder:
     """Return the encoder of that identity; it is said where it comes from if that is a new place.
 
@@ -25,13 +30,15 @@ def find_encoder(
         image_size: Side of the input in pixels, by default the encoder's own.
         wanted: What it has to be.
         trusted: Whether the name may be a path of this machine.
+        moved: Whether to look as well for the folder on record and where that may have gone; not
+            for an encoder that the user has named.
 
     Raises:
         UserError: If there is none; what was found, and where, is listed.
     """
     plan = plan_encoder(encoder, layer, image_size, trusted)
     found: list[str] = []
-    for weights in _everywhere(plan.names, wanted, trusted):
+    for weights in _everywhere(plan.names, wanted, trusted, moved):
         try:
             if isinstance(weights, UserError):
                 raise weights
@@ -52,13 +59,12 @@ def find_encoder(
 
 
 def _everywhere(
-    names: tuple[str, ...], wanted: Identity, trusted: bool
+    names: tuple[str, ...], wanted: Identity, trusted: bool, moved: bool
 ) -> Iterator[tuple[Weights, ...] | UserError]:
     yield from _combinations(names, trusted)
-    recorded = wanted.source.removeprefix(FOLDER)
-    # A relative name means another folder elsewhere.
-    if trusted and len(names) == 1 and recorded != wanted.source and Path(recorded).is_dir():
-        yield from _combinations((recorded,), trusted)
+    if moved and len(names) == 1 and wanted.source.startswith(FOLDER):
+        for weights in places_of_folder(Path(wanted.source.removeprefix(FOLDER))):
+            yield weights if isinstance(weights, UserError) else (weights,)
 
 
 def _combinations(

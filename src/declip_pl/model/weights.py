@@ -131,6 +131,17 @@ def places(encoder: str, trusted: bool = True) -> Iterator[Weights | UserError]:
         yield from _places_by_id(encoder)
 
 
+def places_of_folder(folder: Path) -> Iterator[Weights | UserError]:
+    """Yield the weights of a folder on record: there, and in the hub's cache by the same name."""
+    if folder.is_dir():
+        yield _attempt(lambda: _from_folder(str(folder)))
+    separator = huggingface_hub.constants.REPO_ID_SEPARATOR
+    pattern = f"models{separator}*{separator}{escape(folder.name)}"
+    for cached in sorted(Path(huggingface_hub.constants.HF_HUB_CACHE).glob(pattern)):
+        encoder = "/".join(cached.name.split(separator)[1:])
+        yield from (_from_snapshot(path, encoder) for path in _cached_snapshots(encoder))
+
+
 def is_download(path: Path) -> bool:
     """Whether a file or folder lies in the hub's cache, so that it came from others."""
     return path.absolute().is_relative_to(Path(huggingface_hub.constants.HF_HUB_CACHE).absolute())
@@ -222,9 +233,8 @@ def _probe() -> bool:
 def _places_by_id(encoder: str) -> Iterator[Weights | UserError]:
     try:
         originals = [_from_snapshot(path, encoder) for path in _cached_snapshots(encoder)]
-    except UserError as error:  # a folder that has gone, it seems
+    except UserError as error:
         yield error
-        yield from _namesakes(Path(encoder).name)
         return
     yield from originals
     has_mirror = encoder == MIRRORED and mirror_folder().is_dir()
@@ -237,15 +247,6 @@ def _places_by_id(encoder: str) -> Iterator[Weights | UserError]:
         yield from _rounded([fetched])
     if encoder == MIRRORED and not has_mirror:
         yield _attempt(_from_mirror)
-
-
-def _namesakes(name: str) -> Iterator[Weights]:
-    """Yield the cached repositories of the hub that are called like a folder was."""
-    separator = huggingface_hub.constants.REPO_ID_SEPARATOR
-    pattern = f"models{separator}*{separator}{escape(name)}"
-    for folder in sorted(Path(huggingface_hub.constants.HF_HUB_CACHE).glob(pattern)):
-        encoder = "/".join(folder.name.split(separator)[1:])
-        yield from (_from_snapshot(path, encoder) for path in _cached_snapshots(encoder))
 
 
 def _rounded(originals: Sequence[Weights | UserError]) -> Iterator[Weights]:
