@@ -20,7 +20,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from declip_pl.errors import UserError
 from declip_pl.model import mirror
-from declip_pl.model.mirror import build_mirror
+from declip_pl.model.frozen import fingerprint
+from declip_pl.model.mirror import build_mirror, round_as_mirror
 
 
 def write_files(folder: Path, *names: str) -> Path:
@@ -153,7 +154,7 @@ def test_a_graph_that_does_not_fit_leaves_nothing(options, message, monkeypatch,
 
 def test_a_folder_with_something_else_is_not_overwritten(tmp_path):
     folder = write_files(tmp_path / "mirror", "thesis.txt")
-    with pytest.raises(UserError, match=r"is no encoder.*found thesis\.txt"):
+    with pytest.raises(UserError, match=r"mirror is no encoder"):
         build_mirror(folder)
     assert (folder / "thesis.txt").is_file()
 
@@ -253,3 +254,25 @@ def test_crops_of_one_photo_are_closer_than_different_photos(tower):
     same = torch.block_diag(*[torch.ones(2, 2)] * 3).bool()
     pairs = same & ~torch.eye(6, dtype=torch.bool)
     assert similarity[pairs].min() > similarity[~same].max() + 0.05
+
+
+def test_the_original_rounded_like_the_mirror_is_the_mirror(tower):
+    """Of each row, the original's largest value is known: OpenAI's weights are half precision.
+
+    The rest may lie anywhere within half an int8 step; they are put at random places there.
+    """
+    start = torch.Generator().manual_seed(0)
+    expected = {name: weight.clone() for name, weight in tower.state_dict().items()}
+    original = CLIPVisionModel(tower.config)
+    original.load_state_dict(expected)
+    for module in original.modules():
+        if isinstance(module, torch.nn.Linear):
+            weight = module.weight.data
+            largest = weight.abs().amax(1, keepdim=True)
+            shift = 0.8 * (torch.rand(weight.shape, generator=start) - 0.5) * largest / 127
+            moved = torch.where(weight.abs() == largest, weight, weight + shift).half().float()
+            limit = largest.half().float()
+            module.weight.data = torch.maximum(torch.minimum(moved, limit), -limit)
+    assert fingerprint(original) != fingerprint(tower)
+    round_as_mirror(original)
+    assert fingerprint(original) == fingerprint(tower)

@@ -33,7 +33,7 @@ from declip_pl.data.layout import (
 from declip_pl.data.stamps import Stamps, check_contents, content_hash, files_of
 from declip_pl.data.transforms import Changes, build_transform, make_changes, resize_mask
 from declip_pl.errors import UserError
-from declip_pl.model.checkpoint import Supervision, TrainedOn
+from declip_pl.model.description import Supervision, TrainedOn
 from declip_pl.model.features import OUTPUT_SIZE, Preprocessing
 from declip_pl.parts import Spec
 
