@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from declip_pl.data.datamodule import LocalizationDataModule
-from declip_pl.data.images import Polarity
 from declip_pl.data.layout import SOURCES, source_root
+from declip_pl.data.masks import Polarity
 from declip_pl.data.mini import MINI
 from declip_pl.data.transforms import Changes
 from declip_pl.errors import UserError
