@@ -49,13 +49,8 @@ from declip_pl.errors import UserError
 from declip_pl.model.checkpoint import load_decoder
 from declip_pl.model.encoder import Encoder, build_encoder
 from declip_pl.model.network import Pooling
-from declip_pl.training.recipe import (
-    Options,
-    Recipe,
-    choose_config,
-    choose_data,
-    read_list,
-)
+from declip_pl.training.recipe import Options, Recipe, choose_config, choose_data
+from declip_pl.training.recipe_file import read_list
 from declip_pl.training.results import circumstances
 from declip_pl.training.run_folder import claim
 
