@@ -16,6 +16,7 @@ from declip_pl.data.dataset import Batch
 from declip_pl.data.images import read_photo
 from declip_pl.files import atomic_path, write_text
 from declip_pl.panels import panel
+from declip_pl.training.kept_epochs import KeptEpoch
 
 PANELS = "panels"
 """Where a run's folder keeps pictures of validation photos."""
@@ -32,7 +33,7 @@ class History(Callback):
         self.rows: list[dict[str, float]] = []
         self._validated = False
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the rows of the run that is being resumed: the file may be damaged or gone."""
         if self.rows:
             self._write(trainer)
@@ -144,11 +145,15 @@ class MovedRun(Callback):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Say in the checkpoint callbacks' states where their files are now."""
-        for callback in trainer.checkpoint_callbacks:
-            state = checkpoint["callbacks"].get(callback.state_key)
-            if isinstance(callback, ModelCheckpoint) and state:
-                checkpoint["callbacks"][callback.state_key] = _moved(state, callback)
+        """Say in the states of the callbacks that keep epochs where their files are now."""
+        states = checkpoint["callbacks"]
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, KeptEpoch):
+                key = callback.state_key
+                if key not in states:  # as version 0.1 called it
+                    before = key.replace(KeptEpoch.__name__, ModelCheckpoint.__name__)
+                    states[key] = states.pop(before)
+                states[key] = _moved(states[key], callback)
 
 
 def _moved(state: dict[str, Any], callback: ModelCheckpoint) -> dict[str, Any]:

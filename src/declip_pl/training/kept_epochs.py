@@ -28,10 +28,18 @@ OPEN = ("best.monitor", "best.mode", "best.verbose", "last.verbose")
 
 WHY = {
     "best": "the best epoch is kept as checkpoints/best.ckpt, which every command reads",
-    "last": "every epoch is kept as checkpoints/last.ckpt, which the run is resumed from",
+    "last": "the last epoch is kept as checkpoints/last.ckpt, which the run is resumed from",
 }
 
 OWN = "a ModelCheckpoint of your own in --trainer.callbacks can keep more"
+
+
+class KeptEpoch(ModelCheckpoint):
+    """Lightning's callback under a name of its own.
+
+    A ModelCheckpoint of the user's may then watch the same figure; Lightning tells callbacks apart
+    by their class and figure.
+    """
 
 
 def check_options(config: Namespace) -> None:

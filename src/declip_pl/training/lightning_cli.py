@@ -8,7 +8,6 @@ from typing import Any
 import lightning as L
 import wandb
 from jsonargparse import Namespace
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -23,6 +22,7 @@ from declip_pl.model.encoder import short_name
 from declip_pl.training import kept_epochs
 from declip_pl.training.callbacks import PANELS, History, MovedRun, Panels, is_trial
 from declip_pl.training.continuation import check_continuation
+from declip_pl.training.kept_epochs import KeptEpoch, check_options
 from declip_pl.training.recipe_file import as_argument, parse_yaml, read_recipe
 from declip_pl.training.results import describe_results, summary
 from declip_pl.training.run_folder import CONFIG, RESULTS, Run, run_name
@@ -80,8 +80,8 @@ class DeclipCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's folder and the callbacks; one value serves data and model alike."""
         parser.add_class_arguments(Run, "run")
-        parser.add_lightning_class_args(ModelCheckpoint, "best")
-        parser.add_lightning_class_args(ModelCheckpoint, "last")
+        parser.add_lightning_class_args(KeptEpoch, "best")
+        parser.add_lightning_class_args(KeptEpoch, "last")
         parser.add_lightning_class_args(Schedule, "schedule", subclass_mode=True)
         parser.add_lightning_class_args(Panels, "panels")
         parser.add_lightning_class_args(History, "history")
@@ -130,7 +130,7 @@ class DeclipCLI(LightningCLI):
         config.best.dirpath = config.last.dirpath = str((self.run.folder / BEST).parent)
 
     def _prepare_fit(self, config: Namespace) -> None:
-        kept_epochs.check_options(config)
+        check_options(config)
         self.run = _named(config)
         last = None if config.trainer.fast_dev_run else self.run.check()
         config.ckpt_path = config.ckpt_path or (str(last) if last else None)
@@ -241,7 +241,7 @@ class _SaveConfig(SaveConfigCallback):
         """Wait until a checkpoint to resume from has proved to fit."""
 
     @rank_zero_only
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the file now."""
         if not is_trial(trainer):
             self.save_config(trainer, pl_module, "fit")
