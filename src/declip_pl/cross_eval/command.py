@@ -54,13 +54,8 @@ from declip_pl.model.checkpoint import load_decoder, load_encoder
 from declip_pl.model.encoder import Encoder
 from declip_pl.model.network import Pooling
 from declip_pl.parts import Spec, as_text
-from declip_pl.training.recipe import (
-    Options,
-    Recipe,
-    choose_config,
-    choose_data,
-    read_list,
-)
+from declip_pl.training.recipe import Options, Recipe, choose_config, choose_data
+from declip_pl.training.recipe_file import read_list
 from declip_pl.training.results import circumstances
 from declip_pl.training.run_folder import claim
 
