@@ -9,9 +9,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Interval
 
 from declip_pl.cross_eval.build import build_matrix
 from declip_pl.cross_eval.cells import Cells, TestSet, content_hash, polarity_warnings
@@ -63,7 +64,7 @@ from declip_pl.training.run_folder import claim
 def cross_eval(
     options: Options,
     models: Sequence[str] = (),
-    seeds: int = 1,
+    seeds: Annotated[int, Interval(ge=1, le=1000)] = 1,
     loo: bool = False,
     pooling: Pooling = "top",
     perturbation: Changes = "none",

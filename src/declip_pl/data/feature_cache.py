@@ -30,7 +30,7 @@ from declip_pl import parts
 from declip_pl.data.images import read_photo
 from declip_pl.data.transforms import PREPROCESSING, Changes, build_transform, key_of
 from declip_pl.errors import UserError
-from declip_pl.files import atomic_path, sha256, write_text
+from declip_pl.files import atomic_path, cache_folder, expanded, sha256, write_text
 from declip_pl.model.features import Features
 from declip_pl.model.frozen import Encoder
 
@@ -244,8 +244,8 @@ class FeatureCache:
 
 def features_folder() -> Path:
     """Return the folder of all feature caches."""
-    cache = os.environ.get("DECLIP_CACHE") or "~/.cache/declip-pl"
-    return Path(os.environ.get("DECLIP_FEATURES") or f"{cache}/features").expanduser()
+    named = os.environ.get("DECLIP_FEATURES")
+    return Path(expanded(named)) if named else cache_folder() / "features"
 
 
 def caches() -> list[Path]:

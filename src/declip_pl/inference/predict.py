@@ -12,10 +12,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
+from annotated_types import Interval
 from numpy.typing import NDArray
 from safetensors.torch import save
 from tqdm import tqdm
@@ -55,7 +56,7 @@ def predict(
     paths: Sequence[str],
     model: str | None = None,
     output: Path | None = None,
-    threshold: float = 0.5,
+    threshold: Annotated[float, Interval(ge=0, le=1)] = 0.5,
     tiles: bool = False,
     resume: bool = False,
     json: bool = False,

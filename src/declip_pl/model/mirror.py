@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from declip_pl.errors import UserError
-from declip_pl.files import sha256
+from declip_pl.files import cache_folder, sha256
 
 MIRRORED = "openai/clip-vit-base-patch16"
 """The one encoder that the package index carries as well."""
@@ -70,8 +70,7 @@ def build_mirror(folder: Path | None = None) -> Path:
 
 def mirror_folder() -> Path:
     """Return where the mirror is, or will be, on this machine."""
-    cache = os.environ.get("DECLIP_CACHE") or "~/.cache/declip-pl"
-    return Path(cache).expanduser() / "clip-vit-base-patch16-mirror"
+    return cache_folder() / "clip-vit-base-patch16-mirror"
 
 
 def checked_folder(folder: Path) -> Path:

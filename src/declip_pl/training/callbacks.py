@@ -4,9 +4,10 @@ import csv
 import io
 import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
+from annotated_types import Interval
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
@@ -60,7 +61,9 @@ class Panels(Callback):
         monitor: Logged figure that should rise.
     """
 
-    def __init__(self, count: int = 8, monitor: str = "val/score") -> None:
+    def __init__(
+        self, count: Annotated[int, Interval(ge=1, le=1000)] = 8, monitor: str = "val/score"
+    ) -> None:
         self.count = count
         self.monitor = monitor
         self.best = -math.inf

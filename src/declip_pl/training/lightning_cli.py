@@ -11,14 +11,17 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from declip_pl import parts
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.layout import build_layout
 from declip_pl.errors import UserError
-from declip_pl.files import relative, write_text
+from declip_pl.files import expanded, relative, write_text
 from declip_pl.model.checkpoint import BEST, load_lightning, name_of, read_checkpoint, run_of
 from declip_pl.model.encoder import short_name
+from declip_pl.one_line import joined
+from declip_pl.training.bounds import check_lightning
 from declip_pl.training.callbacks import PANELS, History, Panels
 from declip_pl.training.recipe import as_argument, parse_yaml, read_recipe
 from declip_pl.training.results import describe_results, summary
@@ -45,6 +48,12 @@ PARTS = (
 TESTS = "outputs/test"
 """Results of tests of models that lie in no run."""
 
+REFUSALS = (
+    *(MisconfigurationException, AssertionError, ImportError, LookupError, OSError),
+    *(RuntimeError, TypeError, ValueError),
+)
+"""What Lightning raises where options of its trainer are wrong."""
+
 CASTING = ("16-true", "bf16-true", "64-true", "64")
 """Lightning's precisions that cast all weights of a network."""
 
@@ -65,7 +74,7 @@ class DeclipCLI(LightningCLI):
             seed_everything_default=0,
             save_config_callback=_SaveConfig,
             save_config_kwargs={"save_to_log_dir": False},
-            parser_kwargs={"prog": "declip-pl"},
+            parser_kwargs={"prog": "declip-pl", "exit_on_error": False},
         )
 
     @staticmethod
@@ -112,6 +121,9 @@ class DeclipCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Name the run, refuse to touch another's, and find what to resume."""
         config = self.config[self.subcommand]
+        for key, value in list(config.items()):
+            config[key] = expanded(value)
+        check_lightning(config.seed_everything, config.trainer.as_dict())
         if str(config.trainer.precision) in CASTING:
             raise UserError(
                 f"trainer.precision {config.trainer.precision} would change the frozen encoder's "
@@ -139,7 +151,12 @@ class DeclipCLI(LightningCLI):
         wanted = self.config[self.subcommand].trainer.logger
         if wanted is None or wanted is True:
             kwargs["logger"] = self._wandb_logger()
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except REFUSALS as error:
+            raise UserError(
+                f"Lightning refuses these --trainer options: {joined(error)}"
+            ) from error
 
     def fit(self, model: LocalizationTask, **kwargs: Any) -> None:
         """Check the data, train, test the best checkpoint and close with a summary."""
@@ -284,7 +301,7 @@ def _with_read_recipes(args: list[str]) -> list[str]:
         return words
     named = [word for word in words if word.partition("=")[0] in PARTS]
     for index in recipes:
-        sections = read_recipe(Path(words[index].removeprefix("--config=")).expanduser())
+        sections = read_recipe(Path(expanded(words[index].removeprefix("--config="))))
         for word in named if index == recipes[-1] else []:
             name, _, value = word.removeprefix("--").partition("=")
             section, _, key = name.partition(".")

@@ -17,6 +17,7 @@ from declip_pl.data.layout import SOURCES, source_root
 from declip_pl.data.mini import MINI
 from declip_pl.data.transforms import Changes
 from declip_pl.errors import UserError
+from declip_pl.files import expanded
 from declip_pl.model.checkpoint import Supervision, read_checkpoint
 from declip_pl.parts import Spec
 from declip_pl.training import schedules
@@ -125,7 +126,7 @@ def choose_data(data: str | None, source: str | None = None) -> tuple[Path, str]
     named = data or os.environ.get("DECLIP_DATA")
     root, why = MINI, f"no DATA, no DECLIP_DATA and no {DOLOS}; a stand-in, not Dolos"
     if named:
-        root, why = Path(named).expanduser(), "DATA names it" if data else "DECLIP_DATA names it"
+        root, why = Path(expanded(named)), "DATA names it" if data else "DECLIP_DATA names it"
     elif DOLOS.is_dir():
         root, why = DOLOS, f"{DOLOS} exists"
     return (source_root(root, source) if source else root), why
@@ -142,7 +143,7 @@ def choose_config(config: str | None, root: Path) -> tuple[Path, str]:
         root: The chosen data.
     """
     if config:
-        return Path(config).expanduser(), "CONFIG names it"
+        return Path(expanded(config)), "CONFIG names it"
     if root.name in SOURCES or any((root / name / "fake").is_dir() for name in SOURCES):
         return experiments() / "paper.yaml", "the paper's recipe for Dolos"
     return experiments() / "quickstart.yaml", "the quick recipe, as this is not Dolos"
