@@ -27,7 +27,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        start = short_name(f".{path.stem}", 100) + "-"
+        start = shortened(f".{path.stem}", 100) + "-"
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=start, suffix=path.suffix)
         os.close(handle)
         temporary = Path(name)
@@ -64,7 +64,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def short_name(name: str, limit: int = NAME_BYTES) -> str:
+def shortened(name: str, limit: int) -> str:
     """Return a name for a file or folder of at most ``limit`` bytes.
 
     One that is too long keeps its beginning; a hash stands for the rest, so that names differ where
@@ -87,6 +87,11 @@ def cache_folder() -> Path:
         return Path(expanded(os.environ.get("DECLIP_CACHE") or "~/.cache/declip-pl"))
     except UserError as error:
         raise UserError(f"{error}, or name a folder for the cache (DECLIP_CACHE=...)") from error
+
+
+def file_name(stem: str, suffix: str) -> str:
+    """Return the name of a file of ours about something, whatever length its name has."""
+    return f"{shortened(stem, NAME_BYTES - len(suffix))}{suffix}"
 
 
 def expanded(value: Any) -> Any:

@@ -62,9 +62,11 @@ def of_system(error: OSError) -> str:
 
 
 def of_library(error: Exception) -> str | None:
-    """Return the refusal of Lightning, or that memory is short; None of any other exception."""
+    """Return the refusal of Lightning or W&B, or that memory is short; None of all others."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     text = joined(error)
+    if "Error" in kinds and type(error).__module__.startswith("wandb."):
+        return f"W&B: {text}; WANDB_MODE=offline logs without it"
     if kinds & set(MEMORY) or "can't allocate memory" in text:
         return f"not enough memory: take smaller batches (--data.batch_size) ({text[:200]})"
     return text if kinds & set(LIGHTNING) else None

@@ -1,6 +1,7 @@
 """Scoring: what each model makes of each test set, reused as long as nothing changed."""
 
 import hashlib
+import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -31,7 +32,7 @@ from declip_pl.cross_eval.models import Model
 from declip_pl.data.dataset import LocalizationDataset, collate
 from declip_pl.data.images import Polarity, read_photo
 from declip_pl.data.layout import REAL, Sample
-from declip_pl.files import atomic_path, sha256
+from declip_pl.files import atomic_path, file_name, sha256
 from declip_pl.metrics import (
     THRESHOLDS,
     Metric,
@@ -92,7 +93,7 @@ class Cells:
         key = ThresholdsKey(
             FORMAT, model.checkpoint.sha256, hashes, tuple(p.perturbation for p in valid)
         )
-        path = self.folder / "thresholds" / f"{model.name}.json"
+        path = self.folder / "thresholds" / file_name(model.name, ".json")
         kept = read_record(path, ThresholdsFile)
         if not kept or kept.key != key:
             start = time.monotonic()
@@ -175,7 +176,7 @@ def content_hash(files: Sequence[Sample], polarity: Polarity) -> str:
     lines = [f"{polarity} is fake"]
     for sample in files:
         lines += [sample.name, sha256(sample.image), sha256(sample.mask) if sample.mask else REAL]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
 
 
 def _identity(entry: Metric) -> str:

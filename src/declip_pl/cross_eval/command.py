@@ -1,6 +1,7 @@
 """``declip-pl cross-eval``: every trained model against every generator."""
 
 import hashlib
+import os
 import platform
 import shlex
 import sys
@@ -47,6 +48,7 @@ from declip_pl.data.layout import ALL, REAL, has_reals
 from declip_pl.data.mini import MINI, build_mini
 from declip_pl.data.transforms import Changes, key_of, make_changes
 from declip_pl.errors import UserError
+from declip_pl.files import shortened
 from declip_pl.model.checkpoint import load_decoder
 from declip_pl.model.encoder import Encoder, build_encoder
 from declip_pl.model.network import Pooling
@@ -58,7 +60,7 @@ from declip_pl.training.recipe import (
     read_list,
 )
 from declip_pl.training.results import circumstances
-from declip_pl.training.run_folder import claim
+from declip_pl.training.run_folder import MOST, claim
 
 
 def cross_eval(
@@ -100,7 +102,7 @@ def cross_eval(
     failures += unread
     if not described:
         raise UserError(_failed(failures))
-    folder = ROOT / (name or _folder_name(test_data, label or _name(described)))
+    folder = ROOT / shortened(name or _folder_name(test_data, label or _name(described)), MOST)
     with claim(folder, "cross-evaluating into"):
         _check_folder(folder, test_data)
         results, failed = _score(described, test_data, folder)
@@ -314,7 +316,7 @@ def _name(models: Sequence[Model]) -> str:
 
 
 def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:6]
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:6]
 
 
 def _failed(failures: Sequence[Failure]) -> str:

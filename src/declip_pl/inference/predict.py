@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import cv2
@@ -187,7 +188,7 @@ def _only_run() -> Path:
             "localizer with --model"
         )
     if len(runs) > 1:
-        names = "".join(f"\n  --model {run}" for run in runs)
+        names = "".join(f"\n  --model {quote(str(run))}" for run in runs)
         raise UserError(f"{root} holds {len(runs)} finished runs, name one:{names}")
     print(f"model: {runs[0]} (the only finished run)")
     return runs[0]

@@ -15,7 +15,7 @@ from PIL import Image
 
 from declip_pl.data.dataset import Batch
 from declip_pl.data.images import read_photo
-from declip_pl.files import atomic_path, write_text
+from declip_pl.files import atomic_path, file_name, write_text
 from declip_pl.panels import panel
 
 PANELS = "panels"
@@ -97,7 +97,7 @@ class Panels(Callback):
             return
         self.best = score
         for name, picture in drawn.items():
-            path = Path(trainer.default_root_dir) / PANELS / f"{name}.png"
+            path = Path(trainer.default_root_dir) / PANELS / file_name(name, ".png")
             with atomic_path(path) as temporary:
                 picture.save(temporary)
         log_images(trainer, PANELS, drawn)

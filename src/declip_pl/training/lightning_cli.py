@@ -7,17 +7,17 @@ from typing import Any
 import lightning as L
 import wandb
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from declip_pl import parts
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.layout import build_layout
 from declip_pl.errors import UserError
-from declip_pl.files import expanded, relative, write_text
+from declip_pl.files import expanded, file_name, relative, write_text
 from declip_pl.model.checkpoint import BEST, load_lightning, name_of, read_checkpoint, run_of
 from declip_pl.model.encoder import short_name
 from declip_pl.one_line import joined
@@ -28,7 +28,13 @@ from declip_pl.training.results import describe_results, summary
 from declip_pl.training.run_folder import CONFIG, RESULTS, Run, run_name
 from declip_pl.training.schedules import Schedule
 from declip_pl.training.task import LocalizationTask
-from declip_pl.training.wandb_runs import PROJECT, wandb_hints, wandb_id, wandb_mode
+from declip_pl.training.wandb_runs import (
+    wandb_hints,
+    wandb_id,
+    wandb_mode,
+    wandb_options,
+    wandb_place,
+)
 
 MEANT = (
     "LightningCLI's args parameter",  # `train` hands over other arguments than those typed
@@ -186,7 +192,7 @@ class DeclipCLI(LightningCLI):
 
     def test(self, model: LocalizationTask, ckpt_path: str, **kwargs: Any) -> None:
         """Test a trained localizer; its scores go to a file of their own beside the run's."""
-        target = self.run.folder / f"test_metrics_{self.datamodule.generator}.json"
+        target = self.run.folder / file_name(f"test_metrics_{self.datamodule.generator}", ".json")
         if target.exists() and not self.run.overwrite:
             raise UserError(f"{target} exists; replace it with --overwrite (--run.overwrite true)")
         model.load_weights(self.checkpoint)
@@ -219,16 +225,14 @@ class DeclipCLI(LightningCLI):
         }
         # It starts with the first thing that is logged, which is after the run has begun.
         logger = WandbLogger(
-            project=PROJECT,
-            name=self.run.name,
+            **wandb_options(
+                str(self.run.name), str(facts["dataset"]), str(self.subcommand), facts.values()
+            ),
             id=None if self.run.overwrite else wandb_id(self.run.folder),
             resume="allow",
-            save_dir=self.run.folder,
+            save_dir=wandb_place(self.run.folder),
             mode=wandb_mode(),
             settings=wandb.Settings(quiet=True),
-            group=str(facts["dataset"]),
-            job_type=self.subcommand,
-            tags=[str(fact) for fact in facts.values()],
             config=facts,
         )
         logger._wandb_init.pop("anonymous", None)  # Lightning sets it, and wandb warns of it
