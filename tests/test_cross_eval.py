@@ -444,6 +444,26 @@ def test_models_that_differ_in_more_than_the_seed_have_rows_of_their_own(place, 
     assert result(here)[1]["rows"] == ["ldm (faster)", f"ldm ({run.name})"]
 
 
+def test_models_find_their_encoder_where_any_of_them_or_the_user_says(place, here, error_of):
+    """One model names a folder that has gone, then both do."""
+    runs = sorted((here / "outputs/train").glob("*/"))
+    names = [here / "there", here / "gone"]
+    shutil.copytree(place / "tiny-clip", names[0])
+    for index, run in enumerate(runs):
+        content = torch.load(run / BEST, weights_only=True)
+        content["declip_pl"]["encoder"] = str(names[index])
+        content["declip_pl"]["identity"]["source"] = f"folder {names[index]}"
+        torch.save(content, run / BEST)
+    cross_eval(place, *reversed(runs))
+    expected = numbers(here)
+    shutil.rmtree(here / "outputs/cross_eval")
+    names[0].rename(here / "moved")
+    message = error_of("cross-eval", *map(str, runs), f"--data={place}/dolos")
+    assert "gone is neither a folder" in message
+    cross_eval(place, *runs, f"--encoder={here}/moved")
+    assert numbers(here) == expected
+
+
 def test_given_models_are_not_trained(place, here, error_of):
     run = here / "outputs/train/tiny-clip-layer1-linear-ldm"
     message = error_of("cross-eval", str(run), f"--data={place}/dolos", "--seeds=2")

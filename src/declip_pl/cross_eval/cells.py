@@ -1,7 +1,5 @@
 """Scoring: what each model makes of each test set, reused as long as nothing changed."""
 
-import hashlib
-import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -30,9 +28,8 @@ from declip_pl.cross_eval.cell import (
 from declip_pl.cross_eval.matrix import UNPERTURBED, Curve, Panel
 from declip_pl.cross_eval.models import Model
 from declip_pl.data.dataset import LocalizationDataset, collate
-from declip_pl.data.images import Polarity, read_photo
-from declip_pl.data.layout import REAL, Sample
-from declip_pl.files import atomic_path, file_name, sha256
+from declip_pl.data.layout import REAL
+from declip_pl.files import atomic_path, file_name
 from declip_pl.metrics import (
     THRESHOLDS,
     Metric,
@@ -155,7 +152,7 @@ class Cells:
             heat = decoder(features.to(self.device).float()).sigmoid()[0, 0].cpu().numpy()
             file = Path("panels") / model.name / test.name / f"{name}.png"
             with atomic_path(self.folder / file) as temporary:
-                panel(read_photo(Path(item["path"])), item["mask"].numpy(), heat).save(temporary)
+                panel(test.data.photo(item["path"]), item["mask"].numpy(), heat).save(temporary)
             drawn[name] = Panel(str(file), item["name"], scores[index])
         return drawn
 
@@ -169,14 +166,6 @@ def polarity_warnings(cells: Iterable[Cell]) -> list[str]:
         for test, share in shares.items()
         if share > 0.5  # noqa: PLR2004
     ]
-
-
-def content_hash(files: Sequence[Sample], polarity: Polarity) -> str:
-    """Return a SHA-256 over names and contents of photos and masks, and the masks' polarity."""
-    lines = [f"{polarity} is fake"]
-    for sample in files:
-        lines += [sample.name, sha256(sample.image), sha256(sample.mask) if sample.mask else REAL]
-    return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
 
 
 def _identity(entry: Metric) -> str:
