@@ -1,6 +1,7 @@
 """``declip-pl cross-eval``: every trained model against every generator."""
 
 import hashlib
+import os
 import platform
 import shlex
 import sys
@@ -11,9 +12,10 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Interval
 
 from declip_pl.cross_eval.build import build_matrix
 from declip_pl.cross_eval.cell import Cell
@@ -50,6 +52,7 @@ from declip_pl.data.mini import MINI, build_mini
 from declip_pl.data.stamps import content_hash
 from declip_pl.data.transforms import Changes, key_of, make_changes
 from declip_pl.errors import UserError
+from declip_pl.files import shortened
 from declip_pl.model.checkpoint import load_decoder, load_encoder
 from declip_pl.model.encoder import Encoder
 from declip_pl.model.network import Pooling
@@ -57,13 +60,13 @@ from declip_pl.parts import Spec, as_text
 from declip_pl.training.recipe import Options, Recipe, choose_config, choose_data
 from declip_pl.training.recipe_file import read_list
 from declip_pl.training.results import circumstances
-from declip_pl.training.run_folder import claim
+from declip_pl.training.run_folder import MOST, claim
 
 
 def cross_eval(
     options: Options,
     models: Sequence[str] = (),
-    seeds: int = 1,
+    seeds: Annotated[int, Interval(ge=1, le=1000)] = 1,
     loo: bool = False,
     pooling: Pooling = "top",
     perturbation: Changes = "none",
@@ -99,7 +102,7 @@ def cross_eval(
     failures += unread
     if not described:
         raise UserError(_failed(failures))
-    folder = ROOT / (name or _folder_name(test_data, label or _name(described)))
+    folder = ROOT / shortened(name or _folder_name(test_data, label or _name(described)), MOST)
     with claim(folder, "cross-evaluating into"):
         _check_folder(folder, test_data)
         results, failed = _score(described, test_data, folder, options.encoder)
@@ -328,7 +331,7 @@ def _name(models: Sequence[Model]) -> str:
 
 
 def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:6]
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:6]
 
 
 def _failed(failures: Sequence[Failure]) -> str:

@@ -4,16 +4,17 @@ import csv
 import io
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import lightning as L
+from annotated_types import Interval
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 
 from declip_pl.data.dataset import Batch, LocalizationDataset
-from declip_pl.files import atomic_path, write_text
+from declip_pl.files import atomic_path, file_name, write_text
 from declip_pl.panels import panel
 from declip_pl.training.kept_epochs import KeptEpoch
 
@@ -78,7 +79,10 @@ class Panels(Callback):
     """
 
     def __init__(
-        self, count: int = 8, monitor: str = "val/score", mode: Literal["max", "min"] = "max"
+        self,
+        count: Annotated[int, Interval(ge=1, le=1000)] = 8,
+        monitor: str = "val/score",
+        mode: Literal["max", "min"] = "max",
     ) -> None:
         self.count = count
         self.monitor = monitor
@@ -115,7 +119,7 @@ class Panels(Callback):
             return
         self.best = score
         for name, picture in drawn.items():
-            path = Path(trainer.default_root_dir) / PANELS / f"{name}.png"
+            path = Path(trainer.default_root_dir) / PANELS / file_name(name, ".png")
             with atomic_path(path) as temporary:
                 picture.save(temporary)
         log_images(trainer, PANELS, drawn)

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from declip_pl import parts
 from declip_pl.data.transforms import Changes
 from declip_pl.errors import UserError
-from declip_pl.files import LOCK, atomic_path, remove_leftovers
+from declip_pl.files import LOCK, atomic_path, remove_leftovers, shortened
 from declip_pl.model.checkpoint import BEST, run_of
 from declip_pl.model.encoder import short_name
 from declip_pl.model.own_encoder import NO_LAYER
@@ -22,6 +22,9 @@ from declip_pl.parts import Spec
 
 CONFIG = "config.yaml"
 RESULTS = "test_metrics.json"
+MOST = 200
+"""Bytes of a default name: names of its W&B run and of files about it are longer."""
+
 LAST = "checkpoints/last.ckpt"
 
 
@@ -188,7 +191,7 @@ def run_name(
     words += [f"augmented-{_word(augmentation)}"] if augmentation != "none" else []
     words += [parts.short(loss)] if loss != "bce" else []
     words += [f"seed{seed}"] if seed else []
-    return "-".join(filter(None, words))
+    return shortened("-".join(filter(None, words)), MOST)
 
 
 def _word(changes: Changes) -> str:
