@@ -444,7 +444,7 @@ def test_a_run_of_another_schedule_is_not_taken(place, here, schedule, taken):
     if taken:
         recipe.check(run, "ldm")
     else:
-        with pytest.raises(UserError, match=r"another recipe \(its schedule is .*'patience': 5"):
+        with pytest.raises(UserError, match=r"another recipe \(schedule(.patience is 5| is Paper)"):
             recipe.check(run, "ldm")
 
 
@@ -454,6 +454,26 @@ def test_models_that_differ_in_more_than_the_seed_have_rows_of_their_own(place, 
     cross_eval_models = [run, here / "faster"]
     cli.main(["cross-eval", *map(str, cross_eval_models), f"--data={place}/dolos"])
     assert result(here)[1]["rows"] == ["ldm (faster)", f"ldm ({run.name})"]
+
+
+def test_models_find_their_encoder_where_any_of_them_or_the_user_says(place, here, error_of):
+    """One model names a folder that has gone, then both do."""
+    runs = sorted((here / "outputs/train").glob("*/"))
+    names = [here / "there", here / "gone"]
+    shutil.copytree(place / "tiny-clip", names[0])
+    for index, run in enumerate(runs):
+        content = torch.load(run / BEST, weights_only=True)
+        content["declip_pl"]["encoder"] = str(names[index])
+        content["declip_pl"]["identity"]["source"] = f"folder {names[index]}"
+        torch.save(content, run / BEST)
+    cross_eval(place, *reversed(runs))
+    expected = numbers(here)
+    shutil.rmtree(here / "outputs/cross_eval")
+    names[0].rename(here / "moved")
+    message = error_of("cross-eval", *map(str, runs), f"--data={place}/dolos")
+    assert "gone is neither a folder" in message
+    cross_eval(place, *runs, f"--encoder={here}/moved")
+    assert numbers(here) == expected
 
 
 def test_given_models_are_not_trained(place, here, error_of):

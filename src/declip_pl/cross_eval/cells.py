@@ -1,6 +1,5 @@
 """Scoring: what each model makes of each test set, reused as long as nothing changed."""
 
-import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -29,10 +28,9 @@ from declip_pl.cross_eval.cell import (
 from declip_pl.cross_eval.matrix import UNPERTURBED, Curve, Panel
 from declip_pl.cross_eval.models import Model
 from declip_pl.data.dataset import LocalizationDataset, collate
-from declip_pl.data.images import read_photo
-from declip_pl.data.layout import REAL, Sample
+from declip_pl.data.layout import REAL
 from declip_pl.data.masks import MaskRule, mostly_fake
-from declip_pl.files import atomic_path, sha256
+from declip_pl.files import atomic_path, file_name
 from declip_pl.metrics import (
     THRESHOLDS,
     Metric,
@@ -93,7 +91,7 @@ class Cells:
         key = ThresholdsKey(
             FORMAT, model.checkpoint.sha256, hashes, tuple(p.perturbation for p in valid)
         )
-        path = self.folder / "thresholds" / f"{model.name}.json"
+        path = self.folder / "thresholds" / file_name(model.name, ".json")
         kept = read_record(path, ThresholdsFile)
         if not kept or kept.key != key:
             start = time.monotonic()
@@ -155,7 +153,7 @@ class Cells:
             heat = decoder(features.to(self.device).float()).sigmoid()[0, 0].cpu().numpy()
             file = Path("panels") / model.name / test.name / f"{name}.png"
             with atomic_path(self.folder / file) as temporary:
-                panel(read_photo(Path(item["path"])), item["mask"].numpy(), heat).save(temporary)
+                panel(test.data.photo(item["path"]), item["mask"].numpy(), heat).save(temporary)
             drawn[name] = Panel(str(file), item["name"], scores[index])
         return drawn
 
@@ -165,14 +163,6 @@ def polarity_warnings(cells: Iterable[Cell], rule: MaskRule) -> list[str]:
     shares = {cell.test: cell.fake_share for cell in cells}
     found = [mostly_fake(test, share, rule) for test, share in shares.items()]
     return [f"warning: {line}" for line in found if line]
-
-
-def content_hash(files: Sequence[Sample], mask_rule_key: str) -> str:
-    """Return a SHA-256 over names and contents of photos and masks, and how masks are read."""
-    lines = [mask_rule_key]
-    for sample in files:
-        lines += [sample.name, sha256(sample.image), sha256(sample.mask) if sample.mask else REAL]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _identity(entry: Metric) -> str:

@@ -1,21 +1,25 @@
 """``declip-pl cross-eval``: every trained model against every generator."""
 
 import hashlib
+import os
 import platform
 import shlex
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Interval
 
 from declip_pl.cross_eval.build import build_matrix
 from declip_pl.cross_eval.cell import Cell
-from declip_pl.cross_eval.cells import Cells, TestSet, content_hash, polarity_warnings
+from declip_pl.cross_eval.cells import Cells, TestSet, polarity_warnings
 from declip_pl.cross_eval.matrix import (
     FILE,
     ROOT,
@@ -45,26 +49,24 @@ from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.feature_cache import FeatureCache
 from declip_pl.data.layout import ALL, REAL, has_reals, left_out_line
 from declip_pl.data.mini import MINI, build_mini
+from declip_pl.data.stamps import content_hash
 from declip_pl.data.transforms import Changes, key_of, make_changes
 from declip_pl.errors import UserError
-from declip_pl.model.checkpoint import load_decoder
-from declip_pl.model.encoder import Encoder, build_encoder
+from declip_pl.files import shortened
+from declip_pl.model.checkpoint import load_decoder, load_encoder
+from declip_pl.model.encoder import Encoder
 from declip_pl.model.network import Pooling
-from declip_pl.training.recipe import (
-    Options,
-    Recipe,
-    choose_config,
-    choose_data,
-    read_list,
-)
+from declip_pl.parts import Spec, as_text
+from declip_pl.training.recipe import Options, Recipe, choose_config, choose_data
+from declip_pl.training.recipe_file import read_list
 from declip_pl.training.results import circumstances
-from declip_pl.training.run_folder import claim
+from declip_pl.training.run_folder import MOST, claim
 
 
 def cross_eval(
     options: Options,
     models: Sequence[str] = (),
-    seeds: int = 1,
+    seeds: Annotated[int, Interval(ge=1, le=1000)] = 1,
     loo: bool = False,
     pooling: Pooling = "top",
     perturbation: Changes = "none",
@@ -88,7 +90,7 @@ def cross_eval(
         UserError: If there is nothing to score, or a model or cell failed; the rest is written.
     """
     start = time.monotonic()
-    if models and (seeds > 1 or loo or options.trains()):
+    if models and (seeds > 1 or loo or replace(options, encoder=None).trains()):
         raise UserError("given models are scored as they are: leave out all options of training")
     perturbation = read_changes(perturbation)
     root, why = choose_data(options.data, options.source)
@@ -100,10 +102,10 @@ def cross_eval(
     failures += unread
     if not described:
         raise UserError(_failed(failures))
-    folder = ROOT / (name or _folder_name(test_data, label or _name(described)))
+    folder = ROOT / shortened(name or _folder_name(test_data, label or _name(described)), MOST)
     with claim(folder, "cross-evaluating into"):
         _check_folder(folder, test_data)
-        results, failed = _score(described, test_data, folder)
+        results, failed = _score(described, test_data, folder, options.encoder)
         failures += failed
         about = _about(folder, test_data, results, failures, start)
         scored = (results["cells"], results["thresholds"], test_data.generators)
@@ -170,7 +172,7 @@ def _prepared(
 
 
 def _score(
-    models: Sequence[Model], data: LocalizationDataModule, folder: Path
+    models: Sequence[Model], data: LocalizationDataModule, folder: Path, named: Spec | None
 ) -> tuple[dict[str, Any], list[Failure]]:
     """Score every model on every test set; photos pass each encoder once, whatever the models.
 
@@ -194,10 +196,8 @@ def _score(
         "device": str(device),
     }
     for sharing in _by_encoder(models):
-        first = sharing[0].checkpoint
         names = [model.name for model in sharing]
-        build = partial(build_encoder, first.encoder, first.layer, first.image_size)
-        encoder = attempt(failures, ", ".join(names), build)
+        encoder = attempt(failures, ", ".join(names), partial(_shared_encoder, sharing, named))
         if encoder is None:
             continue
         cache = FeatureCache(encoder, perturbation=data.perturbation)
@@ -242,6 +242,7 @@ def _score_model(
 def _encode(cache: FeatureCache, test: TestSet, device: torch.device) -> bool:
     """Give a set its photos' features."""
     test.data.views = [cache.fetch([sample.image for sample in test.data.samples], device)]
+    test.data.check_photos()
     return True
 
 
@@ -264,6 +265,16 @@ def _by_encoder(models: Sequence[Model]) -> list[list[Model]]:
     for model in models:
         groups[model.checkpoint.identity.sha256, model.checkpoint.image_size].append(model)
     return list(groups.values())
+
+
+def _shared_encoder(models: Sequence[Model], named: Spec | None) -> Encoder:
+    """Return the encoder of models that have the same, from wherever one of them says it is."""
+    ways = {as_text(model.checkpoint.encoder): model.checkpoint for model in models}
+    *others, last = ways.values()
+    for checkpoint in others:
+        with suppress(UserError):
+            return load_encoder(checkpoint, named)
+    return load_encoder(last, named)
 
 
 def _valid_sets(data: LocalizationDataModule, model: Model) -> list[TestSet]:
@@ -320,7 +331,7 @@ def _name(models: Sequence[Model]) -> str:
 
 
 def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:6]
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:6]
 
 
 def _failed(failures: Sequence[Failure]) -> str:

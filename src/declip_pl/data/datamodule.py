@@ -3,12 +3,14 @@
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 import numpy as np
 import psutil
 import torch
+from annotated_types import Interval
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -31,14 +33,20 @@ from declip_pl.data.layout import (
     select_generators,
 )
 from declip_pl.data.masks import Polarity, read_mask
+from declip_pl.data.stamps import Stamps, check_contents, content_hash, files_of
 from declip_pl.data.transforms import Changes, build_transform, make_changes, resize_mask
 from declip_pl.errors import UserError
-from declip_pl.model.checkpoint import Supervision, TrainedOn
+from declip_pl.model.description import Supervision, TrainedOn
 from declip_pl.model.features import OUTPUT_SIZE, Preprocessing
 from declip_pl.parts import Spec
 
 PRELOADED_SHARE = 0.25
 """Features and masks are preloaded into a device's memory if they need less than this share."""
+
+SEEDS = Interval(ge=0, le=2**32 - 1)
+"""What NumPy and torch take as a seed."""
+
+Seed = Annotated[int, SEEDS]
 
 STAND_IN_NOTICE = (
     "mini is a stand-in made by simple inpainters from a few photos: "
@@ -92,13 +100,13 @@ class LocalizationDataModule(L.LightningDataModule):
         layout: Spec = "dolos",
         polarity: Polarity | None = None,
         augmentation: Changes = "none",
-        views: int = 0,
+        views: Annotated[int, Interval(ge=0, le=1000)] = 0,
         perturbation: Changes = "none",
-        batch_size: int = 64,
-        num_workers: int = 2,
+        batch_size: Annotated[int, Interval(ge=1, le=65536)] = 64,
+        num_workers: Annotated[int, Interval(ge=0, le=1024)] = 2,
         supervision: Supervision = "full",
         check: bool = True,
-        seed: int = 0,
+        seed: Seed = 0,
         cache: bool = True,
     ) -> None:
         super().__init__()
@@ -149,6 +157,7 @@ class LocalizationDataModule(L.LightningDataModule):
         """
         if self.check:  # once: Lightning calls this before training and again before testing
             self.check = False
+            _ = self.stamps  # before the files are read
             names = [*self.generators, *([REAL] if self.has_reals else [])]
             report = check_data(self.layout, names, self.mask_rule)
             report.raise_errors()
@@ -179,7 +188,7 @@ class LocalizationDataModule(L.LightningDataModule):
         transform = build_transform(self.preprocessing, self.augmentation)
         files = self.files("train", *self.generators, *([REAL] if self.weak else []))
         return LocalizationDataset(
-            "train", files, transform, self.mask_rule, OUTPUT_SIZE, self.seed
+            "train", files, transform, self.mask_rule, OUTPUT_SIZE, self.seed, self.stamps
         )
 
     def valid_sets(self, with_reals: bool) -> list[LocalizationDataset]:
@@ -199,17 +208,46 @@ class LocalizationDataModule(L.LightningDataModule):
         """Return photos with masks at their own size, without augmentation."""
         files = self.files(split, *generators)
         transform = build_transform(self.preprocessing, perturbation=self.perturbation)
-        return LocalizationDataset(name, files, transform, self.mask_rule)
+        return LocalizationDataset(name, files, transform, self.mask_rule, stamps=self.stamps)
 
     def files(self, split: Split, *generators: str) -> list[Sample]:
         """List the samples of some generators (or ``real``) in a split."""
         return samples(self.layout, split, *generators)
 
     @cached_property
+    def stamps(self) -> Stamps:
+        """What the generators' files and the real ones are when they are first asked for."""
+        names = (*self.generators, REAL)
+        splits = (find_samples(self.layout, split, *names)[0] for split in SPLITS)
+        return Stamps(files_of(chain.from_iterable(splits)))
+
+    @cached_property
     def fingerprint(self) -> str:
         """A hash of the relative paths and sizes of the generators' files."""
         splits = (find_samples(self.layout, split, *self.generators)[0] for split in SPLITS)
         return file_list_hash(self.root, list(chain.from_iterable(splits)))
+
+    @cached_property
+    def content_sha256(self) -> str:
+        """A hash of the contents of all photos and masks that training and validation see."""
+        sets = [self.train_set(), *self.valid_sets(self.weak)]
+        files = [sample for data in sets for sample in data.samples]
+        found = content_hash(files, self.mask_rule_key)
+        self.stamps.check(*files_of(files))
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps, to resume from: which files it was trained on."""
+        return {"files_sha256": self.fingerprint, "content_sha256": self.content_sha256}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to resume a run with files of other contents.
+
+        Raises:
+            UserError: If they differ under the same names.
+        """
+        if self.trainer and self.trainer.state.fn == TrainerFn.FITTING:
+            check_contents(state_dict, self.state_dict(), self.root)
 
     @property
     def trained_on(self) -> TrainedOn:
@@ -232,6 +270,7 @@ class LocalizationDataModule(L.LightningDataModule):
             for sample in files
             if sample.mask
         ]
+        self.stamps.check(*files_of(files))
         return torch.from_numpy(np.stack(masks))
 
     def train_dataloader(self) -> DataLoader[Item]:

@@ -10,7 +10,9 @@ import socket
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Interval
 
 from declip_pl.data.layout import REAL, Sample, build_layout, has_reals, samples
 from declip_pl.errors import UserError
@@ -20,6 +22,8 @@ from declip_pl.training.recipe import choose_data
 from declip_pl.training.run_folder import Run
 
 HOST = "127.0.0.1"
+
+Port = Annotated[int, Interval(ge=0, le=65535)]
 
 SAMPLES = 2
 """Sample photos of each generator."""
@@ -31,7 +35,12 @@ HEADERS = [
 ]
 
 
-def demo(models: str = Run.root, port: int = 7860, data: str | None = None) -> None:
+def demo(
+    models: str = Run.root,
+    port: Port = 7860,
+    data: str | None = None,
+    encoder: str | None = None,
+) -> None:
     """Show in the browser what a localizer finds in a photo (extra: demo).
 
     The page is served on this machine alone and loads nothing from elsewhere. Ctrl-C ends it.
@@ -41,6 +50,8 @@ def demo(models: str = Run.root, port: int = 7860, data: str | None = None) -> N
         port: Of the page's address; 0 takes any that is free.
         data: Data set in Dolos' layout whose test photos are offered to try the page with. By
             default the one that declip-pl train would take, if it is on this machine.
+        encoder: The frozen encoder's folder or hub id, in place of those on record; its weights
+            have to be the same.
 
     Raises:
         UserError: If there is no model, the port is taken, or Gradio is not installed.
@@ -52,7 +63,7 @@ def demo(models: str = Run.root, port: int = 7860, data: str | None = None) -> N
             listen(port) as listener,
             tempfile.TemporaryDirectory(prefix="declip-demo-") as folder,
         ):
-            server = build_server(found, photos, folder)
+            server = build_server(found, photos, folder, encoder)
             print(f"open http://{HOST}:{listener.getsockname()[1]} (Ctrl-C ends it)", flush=True)
             server.run(sockets=[listener])
     except KeyboardInterrupt:
@@ -117,13 +128,16 @@ def listen(port: int) -> socket.socket:
         raise UserError(f"port {port} can't be used ({error}); choose another by --port") from error
 
 
-def build_server(models: dict[str, Path], photos: Sequence[Sample], folder: str) -> Any:
+def build_server(
+    models: dict[str, Path], photos: Sequence[Sample], folder: str, encoder: str | None = None
+) -> Any:
     """Return the ``uvicorn.Server`` of the page.
 
     Args:
         models: What :func:`find_models` returns; the first one is loaded.
         photos: To try the page with.
         folder: Where uploads and pictures are while the page shows them.
+        encoder: Where the user says that the frozen encoder is.
 
     Raises:
         UserError: If Gradio is not installed, or the model can't be loaded.
@@ -143,7 +157,7 @@ def build_server(models: dict[str, Path], photos: Sequence[Sample], folder: str)
     from declip_pl.inference.demo_page import build_page
 
     config = uvicorn.Config(
-        _as_app(build_page(models, photos)),
+        _as_app(build_page(models, photos, encoder)),
         headers=HEADERS,
         log_level="critical",
         timeout_graceful_shutdown=1,  # an open page never lets go of its connection

@@ -4,6 +4,7 @@ It does not name its encoder, which is deduced from the decoder's shapes.
 """
 
 from pathlib import Path
+from shlex import quote
 
 import torch
 from torch import nn
@@ -19,8 +20,9 @@ from declip_pl.inference.published_checkpoint import (
     read_published,
     save_resnet,
 )
-from declip_pl.model.checkpoint import Checkpoint, TrainedOn
+from declip_pl.model.checkpoint import Checkpoint
 from declip_pl.model.decoder import build_decoder
+from declip_pl.model.description import TrainedOn
 from declip_pl.model.encoder import Encoder, build_encoder
 from declip_pl.model.features import FeatureShape
 from declip_pl.model.resnet import BLOCKS
@@ -73,7 +75,7 @@ def import_published(
     print(
         f"{checkpoint}: {published.decoder} on {frozen.name} {frozen.layer}, {steps} training steps"
         f"\nencoder: {frozen.source}, {_evidence(published)}"
-        f"\nsaved in {output}; use it: declip-pl predict PHOTO --model {output}"
+        f"\nsaved in {output}; use it: declip-pl predict PHOTO --model {quote(str(output))}"
     )
 
 

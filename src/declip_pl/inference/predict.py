@@ -12,10 +12,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
-from typing import Any
+from shlex import quote
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
+from annotated_types import Interval
 from numpy.typing import NDArray
 from safetensors.torch import save
 from tqdm import tqdm
@@ -56,10 +58,11 @@ def predict(
     paths: Sequence[str],
     model: str | None = None,
     output: Path | None = None,
-    threshold: float = 0.5,
+    threshold: Annotated[float, Interval(ge=0, le=1)] = 0.5,
     tiles: bool = False,
     resume: bool = False,
     json: bool = False,
+    encoder: str | None = None,
 ) -> None:
     """Find the manipulated pixels of photos.
 
@@ -78,10 +81,10 @@ def predict(
         resume: Go on with what stands in the output folder and leave out the photos that are done
             and have not changed since.
         json: Print what is found in one photo as JSON and write no files.
+        encoder: Folder or hub id of the same frozen encoder, in place of the one on record.
 
     Raises:
-        UserError: If there is no photo, no model, or the folder holds something else; at the end,
-            if a photo failed.
+        UserError: If there is no photo, no model or no folder to use; at the end, if one failed.
     """
     if not 0 <= threshold <= 1:
         raise UserError(f"a threshold is a probability, from 0 to 1; found {threshold}")
@@ -89,12 +92,12 @@ def predict(
     if json:
         if output or resume:
             raise UserError("--json writes no files: leave out --output and --resume")
-        print(_as_json(paths, model, options))
+        print(_as_json(paths, model, encoder, options))
         return
     folder = output or OUTPUT
     photos = find_photos(paths, leave_out=folder)
     check_folder(folder, resume)
-    localizer = Localizer.from_pretrained(model or _only_run())
+    localizer = Localizer.from_pretrained(model or _only_run(), encoder=encoder)
     try:
         with claim(folder, "predicting into"):
             records = _predict_into(folder, localizer, photos, options)
@@ -192,13 +195,15 @@ def _only_run() -> Path:
             "localizer with --model"
         )
     if len(runs) > 1:
-        names = "".join(f"\n  --model {run}" for run in runs)
+        names = "".join(f"\n  --model {quote(str(run))}" for run in runs)
         raise UserError(f"{root} holds {len(runs)} finished runs, name one:{names}")
     print(f"model: {runs[0]} (the only finished run)")
     return runs[0]
 
 
-def _as_json(paths: Sequence[str], model: str | None, options: dict[str, Any]) -> str:
+def _as_json(
+    paths: Sequence[str], model: str | None, encoder: str | None, options: dict[str, Any]
+) -> str:
     with redirect_stdout(sys.stderr):  # what else is said must not stand beside the JSON
         photos = find_photos(paths)
         if len(photos) > 1:
@@ -206,7 +211,7 @@ def _as_json(paths: Sequence[str], model: str | None, options: dict[str, Any]) -
         record, pixels = _read(*next(iter(photos.items())))
         if pixels is None:
             raise UserError(record["error"])
-        localizer = Localizer.from_pretrained(model or _only_run())
+        localizer = Localizer.from_pretrained(model or _only_run(), encoder=encoder)
         start = time.monotonic()
         (found,) = localizer([pixels], **options)
     return json.dumps(record | _describe(found, time.monotonic() - start), indent=2)
