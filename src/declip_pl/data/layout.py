@@ -134,7 +134,8 @@ def build_layout(layout: Spec, root: Path) -> Layout:
         raise UserError(f"there is no folder {root}; {DOLOS_HELP}")
     made: Layout = LAYOUTS.make(layout, root.expanduser())
     for name in made.generators():
-        if name in (REAL, ALL) or name.startswith(ALL_BUT) or "+" in name:
+        reserved = name in (REAL, ALL) or name.startswith(ALL_BUT) or "+" in name
+        if reserved or not name.isprintable():
             raise UserError(f"{root}: {name!r} is no generator's name; rename it")
     return made
 
