@@ -152,11 +152,11 @@ def test_lightnings_bounds_name_options_that_there_are():
         ("trainer.barebones", "true", "barebones"),
         ("trainer.limit_train_batches", "1.5", "limit_train_batches"),
         ("trainer.callbacks", "foo", "expected a list or a class"),
-        ("best.mode", "sideways", "can be min, max"),
+        ("best.mode", "sideways", "mode is sideways"),
         ("best.save_top_k", "-7", "save_top_k"),
         ("last.every_n_epochs", "-7", "every_n_epochs"),
         ("schedule", "foo", "--schedule is foo; expected a class"),
-        ("schedule.monitor", "foo", "expected one of"),
+        ("schedule.monitor", "foo", "schedule.monitor"),
         ("seed_everything", "-1", "--model.seed is -1; expected"),
         ("nonsense", "3", "--nonsense"),
     ],
@@ -437,4 +437,4 @@ def test_names_of_generators_and_photos_may_be_anything(tmp_path, clip, capsys):
         tmp_path / "outputs/cross_eval/mine/matrix.csv",
         tmp_path / "outputs/predict/predictions.csv",
     ):
-        assert table.read_text(encoding="utf-8")
+        assert table.stat().st_size

@@ -29,6 +29,7 @@ from declip_pl.cross_eval.matrix import UNPERTURBED, Curve, Panel
 from declip_pl.cross_eval.models import Model
 from declip_pl.data.dataset import LocalizationDataset, collate
 from declip_pl.data.layout import REAL
+from declip_pl.data.masks import MaskRule, mostly_fake
 from declip_pl.files import atomic_path, file_name
 from declip_pl.metrics import (
     THRESHOLDS,
@@ -55,7 +56,7 @@ class TestSet:
     Attributes:
         name: A generator, or ``real``.
         data: The photos, with cached features.
-        sha256: Hash of their files' contents and of the masks' polarity.
+        sha256: Hash of their files' contents and of how masks are read.
         perturbation: What the photos went through, ``none`` if nothing.
     """
 
@@ -157,15 +158,11 @@ class Cells:
         return drawn
 
 
-def polarity_warnings(cells: Iterable[Cell]) -> list[str]:
+def polarity_warnings(cells: Iterable[Cell], rule: MaskRule) -> list[str]:
     """Return a line for each test set of which most pixels are fake: its masks may be inverted."""
     shares = {cell.test: cell.fake_share for cell in cells}
-    return [
-        f"warning: {100 * share:.0f} % of the pixels of {test} are fake; if its masks are "
-        "inverted, say which value is fake: --polarity white or --polarity black"
-        for test, share in shares.items()
-        if share > 0.5  # noqa: PLR2004
-    ]
+    found = [mostly_fake(test, share, rule) for test, share in shares.items()]
+    return [f"warning: {line}" for line in found if line]
 
 
 def _identity(entry: Metric) -> str:

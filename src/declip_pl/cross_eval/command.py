@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -18,6 +18,7 @@ import torch
 from annotated_types import Interval
 
 from declip_pl.cross_eval.build import build_matrix
+from declip_pl.cross_eval.cell import Cell
 from declip_pl.cross_eval.cells import Cells, TestSet, polarity_warnings
 from declip_pl.cross_eval.matrix import (
     FILE,
@@ -46,7 +47,7 @@ from declip_pl.cross_eval.views.report import write_report
 from declip_pl.cross_eval.views.wandb_run import track
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.feature_cache import FeatureCache
-from declip_pl.data.layout import ALL, REAL, has_reals
+from declip_pl.data.layout import ALL, REAL, has_reals, left_out_line
 from declip_pl.data.mini import MINI, build_mini
 from declip_pl.data.stamps import content_hash
 from declip_pl.data.transforms import Changes, key_of, make_changes
@@ -56,13 +57,8 @@ from declip_pl.model.checkpoint import load_decoder, load_encoder
 from declip_pl.model.encoder import Encoder
 from declip_pl.model.network import Pooling
 from declip_pl.parts import Spec, as_text
-from declip_pl.training.recipe import (
-    Options,
-    Recipe,
-    choose_config,
-    choose_data,
-    read_list,
-)
+from declip_pl.training.recipe import Options, Recipe, choose_config, choose_data
+from declip_pl.training.recipe_file import read_list
 from declip_pl.training.results import circumstances
 from declip_pl.training.run_folder import MOST, claim
 
@@ -114,9 +110,15 @@ def cross_eval(
         about = _about(folder, test_data, results, failures, start)
         scored = (results["cells"], results["thresholds"], test_data.generators)
         matrix = build_matrix(described, *scored, pooling, about)
-        _show(folder, matrix, polarity_warnings(results["cells"].values()))
+        _show(folder, matrix, _warnings(test_data, results["cells"].values()))
     if failures:
         raise UserError(_failed(failures))
+
+
+def _warnings(data: LocalizationDataModule, cells: Iterable[Cell]) -> list[str]:
+    """Return what deserves a look in the data that were scored, one line each."""
+    left_out = left_out_line(data.layout, [*data.generators, REAL])
+    return polarity_warnings(cells, data.mask_rule) + [f"warning: {left_out}"] * bool(left_out)
 
 
 def _show(folder: Path, matrix: Matrix, warnings: Sequence[str]) -> None:
@@ -288,7 +290,7 @@ def _valid_sets(data: LocalizationDataModule, model: Model) -> list[TestSet]:
 def _test_set(data: LocalizationDataModule, name: str, split: Any, *generators: str) -> TestSet:
     photos = data.evaluation_set(name, split, *generators)
     perturbation = key_of(data.perturbation if split == "test" else UNPERTURBED)
-    return TestSet(name, photos, content_hash(photos.samples, data.polarity), perturbation)
+    return TestSet(name, photos, content_hash(photos.samples, data.mask_rule_key), perturbation)
 
 
 def _about(

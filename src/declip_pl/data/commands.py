@@ -4,8 +4,16 @@ from pathlib import Path
 
 from declip_pl.data import cache_folders
 from declip_pl.data.check import check_data
-from declip_pl.data.images import Polarity
-from declip_pl.data.layout import ALL, REAL, build_layout, has_reals, select_generators, source_root
+from declip_pl.data.layout import (
+    ALL,
+    REAL,
+    build_layout,
+    has_reals,
+    mask_rule,
+    select_generators,
+    source_root,
+)
+from declip_pl.data.masks import Polarity
 from declip_pl.data.mini import MINI, build_mini
 from declip_pl.errors import UserError
 from declip_pl.model.weights import resolve
@@ -34,7 +42,7 @@ def check(
     data = build_layout(layout, source_root(root, source) if source else root)
     names = select_generators(data, generator)
     names += [REAL] if has_reals(data, "test") else []
-    report = check_data(data, names, polarity or data.polarity)
+    report = check_data(data, names, mask_rule(data, polarity))
     report.raise_errors()
     print(report)
 

@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader
 from declip_pl.data.check import check_data
 from declip_pl.data.dataset import EpochSampler, Item, LocalizationDataset, collate
 from declip_pl.data.feature_cache import CachedFeatures
-from declip_pl.data.images import Polarity, read_mask
 from declip_pl.data.layout import (
     REAL,
     SPLITS,
@@ -28,9 +27,12 @@ from declip_pl.data.layout import (
     find_samples,
     has_reals,
     is_stand_in,
+    mask_rule,
+    mask_rule_key,
     samples,
     select_generators,
 )
+from declip_pl.data.masks import Polarity, read_mask
 from declip_pl.data.stamps import Stamps, check_contents, content_hash, files_of
 from declip_pl.data.transforms import Changes, build_transform, make_changes, resize_mask
 from declip_pl.errors import UserError
@@ -66,7 +68,7 @@ class LocalizationDataModule(L.LightningDataModule):
             one out).
         layout: How the folder is laid out: ``dolos``, or a class.
         polarity: Which grey value of the masks means fake, ``black`` or ``white``; by default
-            what the layout says (Dolos: black).
+            what the layout says (Dolos: black), which may also read its masks itself.
         augmentation: Changes of training photos: ``none``, ``blur``, ``jitter``, ``jpeg``, ``all``
             (the paper's), or a list of albumentations.
         views: With augmentation and cache: how many random versions of each photo are encoded and
@@ -83,6 +85,8 @@ class LocalizationDataModule(L.LightningDataModule):
             :mod:`declip_pl.data.feature_cache`).
 
     Attributes:
+        mask_rule: Which grey value of a mask means fake, or the layout's own reader of masks.
+        mask_rule_key: The same as a line for keys.
         preprocessing: How photos become the encoder's input; the encoder's is put here before a
             stage begins (:class:`declip_pl.training.encoding.EncodePhotos`).
         train_views: Cached features of the training photos, one for each view.
@@ -118,7 +122,8 @@ class LocalizationDataModule(L.LightningDataModule):
         self.root = self.layout.root
         self.generator = generator
         self.generators = select_generators(self.layout, generator)
-        self.polarity: Polarity = polarity or self.layout.polarity
+        self.mask_rule = mask_rule(self.layout, polarity)
+        self.mask_rule_key = mask_rule_key(self.mask_rule, layout)
         self.augmentation = augmentation
         self.views = views
         self.perturbation = perturbation
@@ -154,7 +159,7 @@ class LocalizationDataModule(L.LightningDataModule):
             self.check = False
             _ = self.stamps  # before the files are read
             names = [*self.generators, *([REAL] if self.has_reals else [])]
-            report = check_data(self.layout, names, self.polarity)
+            report = check_data(self.layout, names, self.mask_rule)
             report.raise_errors()
             print(f"data: {self.root}, {report}")
 
@@ -183,7 +188,7 @@ class LocalizationDataModule(L.LightningDataModule):
         transform = build_transform(self.preprocessing, self.augmentation)
         files = self.files("train", *self.generators, *([REAL] if self.weak else []))
         return LocalizationDataset(
-            "train", files, transform, self.polarity, OUTPUT_SIZE, self.seed, self.stamps
+            "train", files, transform, self.mask_rule, OUTPUT_SIZE, self.seed, self.stamps
         )
 
     def valid_sets(self, with_reals: bool) -> list[LocalizationDataset]:
@@ -203,7 +208,7 @@ class LocalizationDataModule(L.LightningDataModule):
         """Return photos with masks at their own size, without augmentation."""
         files = self.files(split, *generators)
         transform = build_transform(self.preprocessing, perturbation=self.perturbation)
-        return LocalizationDataset(name, files, transform, self.polarity, stamps=self.stamps)
+        return LocalizationDataset(name, files, transform, self.mask_rule, stamps=self.stamps)
 
     def files(self, split: Split, *generators: str) -> list[Sample]:
         """List the samples of some generators (or ``real``) in a split."""
@@ -227,7 +232,7 @@ class LocalizationDataModule(L.LightningDataModule):
         """A hash of the contents of all photos and masks that training and validation see."""
         sets = [self.train_set(), *self.valid_sets(self.weak)]
         files = [sample for data in sets for sample in data.samples]
-        found = content_hash(files, self.polarity)
+        found = content_hash(files, self.mask_rule_key)
         self.stamps.check(*files_of(files))
         return found
 
@@ -261,7 +266,7 @@ class LocalizationDataModule(L.LightningDataModule):
         files = self.files("train", *self.generators)
         files = files[:: -(-len(files) // most)]
         masks = [
-            resize_mask(read_mask(sample.mask, self.polarity), OUTPUT_SIZE)
+            resize_mask(read_mask(sample.mask, self.mask_rule), OUTPUT_SIZE)
             for sample in files
             if sample.mask
         ]

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
 from declip_pl.data.feature_cache import CachedFeatures
-from declip_pl.data.images import Polarity, read_mask, read_photo, size_of
+from declip_pl.data.images import read_photo, size_of
 from declip_pl.data.layout import Sample
+from declip_pl.data.masks import MaskRule, read_mask
 from declip_pl.data.stamps import Stamps, files_of
 from declip_pl.data.transforms import resize_mask
 from declip_pl.model.features import OUTPUT_SIZE, Features
@@ -60,7 +61,7 @@ class LocalizationDataset(Dataset[Item]):
         name: What the set is called in results, for example ``test/ldm``.
         samples: Files of the set.
         transform: From uint8 arrays to tensors.
-        polarity: Which grey value means fake in the masks.
+        mask_rule: Which pixels of a mask are fake (:func:`declip_pl.data.layout.mask_rule`).
         mask_size: Side of the masks in pixels, or None to leave them at their own size.
         seed: Seed of the transform's random part.
         stamps: What the files were when the run began; by default what they are now.
@@ -76,7 +77,7 @@ class LocalizationDataset(Dataset[Item]):
         name: str,
         samples: Sequence[Sample],
         transform: A.Compose,
-        polarity: Polarity,
+        mask_rule: MaskRule,
         mask_size: int | None = None,
         seed: int = 0,
         stamps: Stamps | None = None,
@@ -84,7 +85,7 @@ class LocalizationDataset(Dataset[Item]):
         self.name = name
         self.samples = list(samples)
         self.transform = transform
-        self.polarity: Polarity = polarity
+        self.mask_rule = mask_rule
         self.mask_size = mask_size
         self.seed = seed
         self.stamps = stamps or Stamps(files_of(self.samples))
@@ -156,7 +157,7 @@ class LocalizationDataset(Dataset[Item]):
         return torch.from_numpy(mask)
 
     def _read_mask(self, path: Path) -> NDArray[np.bool_]:
-        mask = read_mask(path, self.polarity)
+        mask = read_mask(path, self.mask_rule)
         self.stamps.check(path)
         return mask
 

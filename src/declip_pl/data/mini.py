@@ -20,6 +20,7 @@ import skimage
 from PIL import Image
 from tqdm import tqdm
 
+from declip_pl.data.folders import walk
 from declip_pl.data.inpainters import (
     Autoencoder,
     Fill,
@@ -225,7 +226,7 @@ def _check_existing(root: Path, counts: dict[str, int]) -> None:
 def _content_hash(folder: Path) -> str:
     """Return the SHA-256 over the names and contents of all images."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.png")):
+    for path in (path for path in walk(folder).photos if path.suffix == ".png"):
         digest.update(f"{path.relative_to(folder).as_posix()} {sha256(path)}\n".encode())
     return digest.hexdigest()
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from declip_pl.data.images import Polarity
 from declip_pl.data.layout import REAL, Sample
 from declip_pl.errors import UserError
 from declip_pl.files import sha256
@@ -49,11 +48,11 @@ def files_of(samples: Iterable[Sample]) -> Iterator[Path]:
             yield sample.mask
 
 
-def content_hash(files: Sequence[Sample], polarity: Polarity) -> str:
-    """Return a SHA-256 over names and contents of photos and masks, and the masks' polarity."""
+def content_hash(files: Sequence[Sample], mask_rule_key: str) -> str:
+    """Return a SHA-256 over names and contents of photos and masks, and how masks are read."""
     with ThreadPoolExecutor() as pool:  # hashes are computed outside the interpreter lock
         hashes = pool.map(sha256, files_of(files))
-        lines = [f"{polarity} is fake"]
+        lines = [mask_rule_key]
         for sample in files:
             lines += [sample.name, next(hashes), next(hashes) if sample.mask else REAL]
     return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()

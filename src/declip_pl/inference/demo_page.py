@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from declip_pl.data.images import Photo
+from declip_pl.data.images import Photo, read_photo
 from declip_pl.data.layout import Sample
 from declip_pl.errors import UserError
 from declip_pl.inference.demo_text import (
@@ -219,9 +219,9 @@ def _connect(events: _Events, inputs: _Inputs, results: _Results) -> None:
 
 
 def _thumbnail(photo: Path) -> Image.Image:
-    with Image.open(photo) as image:
-        image.thumbnail((SAMPLE_SIDE, SAMPLE_SIDE))
-        return image.convert("RGB")
+    image = Image.fromarray(read_photo(photo))
+    image.thumbnail((SAMPLE_SIDE, SAMPLE_SIDE))
+    return image
 
 
 def _visible(visible: bool) -> dict[str, Any]:

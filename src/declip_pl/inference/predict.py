@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from tqdm import tqdm
 
+from declip_pl.data.folders import describe_left_out, in_circle, is_hidden, walk
 from declip_pl.data.images import SUFFIXES, read_photo
 from declip_pl.errors import UserError
 from declip_pl.files import atomic_path, write_text
@@ -145,10 +146,22 @@ def _expanded(paths: Iterable[str]) -> Iterator[Path]:
             yield Path(path)
         elif not glob.has_magic(path):
             raise UserError(f"there is no file or folder {path}")
-        elif matches := sorted(glob.glob(path, recursive=True)):  # noqa: PTH207 - also absolute
-            yield from map(Path, matches)
+        elif matches := _matches(path):
+            yield from matches
         else:
             raise UserError(f"nothing matches {path}")
+
+
+def _matches(pattern: str) -> list[Path]:
+    """List what a glob matches, in so far as :func:`walk` would find it or the pattern names it."""
+    named = Path(pattern).parts
+    found = map(Path, sorted(glob.glob(pattern, recursive=True)))  # noqa: PTH207 - also absolute
+    return [
+        path
+        for path in found
+        if not any(is_hidden(name) for name in path.parts if name not in named)
+        and not in_circle(path.parent)
+    ]
 
 
 def _lines_of_stdin() -> Iterator[str]:
@@ -159,23 +172,16 @@ def _lines_of_stdin() -> Iterator[str]:
 
 def _photos_below(folder: Path, leave_out: Path | None) -> list[Path]:
     """List a folder's photos and say what else is there, as that may be photos, too."""
-    ours = leave_out and os.path.abspath(leave_out)  # noqa: PTH100
-    files = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and not (ours and path.is_relative_to(ours))
-    ]
-    photos = [path for path in files if path.suffix.lower() in SUFFIXES]
-    others = {path.suffix.lower() or path.name for path in files} - SUFFIXES
+    found = walk(folder, leave_out)
+    photos = sorted([*found.photos, *found.to_nothing])  # a link to nothing is listed as failed
+    others = describe_left_out(folder, found.left_out) if found.left_out else ""
     if not photos:
-        raise UserError(f"no photo in {folder}: looked for {', '.join(sorted(SUFFIXES))}")
-    if others:
-        print(
-            f"{folder}: left out {len(files) - len(photos)} files that are no photos by their "
-            f"names ({', '.join(sorted(others))})"
+        raise UserError(
+            f"no photo in {folder}: looked for {', '.join(sorted(SUFFIXES))}"
+            + (f"; {others}" if others else "")
         )
+    if others:
+        print(others)
     return photos
 
 

@@ -1,12 +1,15 @@
-"""Bounds of Lightning's own numeric options, which it takes, or stumbles over, as they are."""
+"""Lightning's own options: bounds of its numbers, and what it refuses, in one line."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from annotated_types import Interval
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from declip_pl.data.datamodule import SEEDS
 from declip_pl.errors import UserError
+from declip_pl.one_line import joined
 
 MANY = 10**9
 
@@ -31,6 +34,26 @@ TRAINER = {
     "reload_dataloaders_every_n_epochs": Interval(ge=0, le=MANY),
 }
 """By the name of the option of ``trainer``; -1 stands for no limit, or all."""
+
+
+REFUSALS = (
+    *(MisconfigurationException, AssertionError, ImportError, LookupError, OSError),
+    *(RuntimeError, TypeError, ValueError),
+)
+"""What Lightning raises where options of its trainer are wrong."""
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Say in one line what Lightning refuses while a trainer is made.
+
+    Raises:
+        UserError: If it does.
+    """
+    try:
+        yield
+    except REFUSALS as error:
+        raise UserError(f"Lightning refuses these --trainer options: {joined(error)}") from error
 
 
 def check_lightning(seed: Any, trainer: Mapping[str, Any]) -> None:

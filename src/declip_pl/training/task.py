@@ -21,6 +21,7 @@ from declip_pl.model.features import Features
 from declip_pl.model.find_encoder import find_encoder
 from declip_pl.model.network import DeCLIP, Pooling, image_logit, image_score
 from declip_pl.parts import Spec
+from declip_pl.training.checkpoint_io import write_whole_checkpoints
 from declip_pl.training.encoding import EncodePhotos
 from declip_pl.training.loss import build_loss
 
@@ -97,6 +98,10 @@ class LocalizationTask(L.LightningModule):
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         there = any(isinstance(callback, EncodePhotos) for callback in callbacks)
         return [] if there else [EncodePhotos()]
+
+    def setup(self, stage: str) -> None:
+        """Have every checkpoint written whole, whatever trainer this is used with."""
+        write_whole_checkpoints(self.trainer)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the paper's optimiser over the decoder."""
