@@ -151,11 +151,11 @@ def test_lightnings_bounds_name_options_that_there_are():
         ("trainer.barebones", "true", "barebones"),
         ("trainer.limit_train_batches", "1.5", "limit_train_batches"),
         ("trainer.callbacks", "foo", "expected a list or a class"),
-        ("best.mode", "sideways", "can be min, max"),
+        ("best.mode", "sideways", "leave --best.mode at max"),
         ("best.save_top_k", "-7", "save_top_k"),
         ("last.every_n_epochs", "-7", "every_n_epochs"),
         ("schedule", "foo", "--schedule is foo; expected a class"),
-        ("schedule.monitor", "foo", "expected one of"),
+        ("schedule.monitor", "foo", "choose one of"),
         ("seed_everything", "-1", "--model.seed is -1; expected"),
         ("nonsense", "3", "--nonsense"),
     ],
@@ -395,7 +395,7 @@ def test_weights_and_biases_without_a_key(refusal, fit_arguments, monkeypatch, t
     assert not (tmp_path / "outputs").exists()
 
 
-LONG, ODD = "g" * 250, "a b'\"#%\n=x"
+LONG, ODD = "g" * 250, "a b'\"#%=x"
 
 
 def test_names_of_generators_and_photos_may_be_anything(tmp_path, clip, monkeypatch, capsys):

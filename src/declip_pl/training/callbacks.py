@@ -4,7 +4,7 @@ import csv
 import io
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import lightning as L
 from annotated_types import Interval
@@ -82,7 +82,7 @@ class Panels(Callback):
         self,
         count: Annotated[int, Interval(ge=1, le=1000)] = 8,
         monitor: str = "val/score",
-        mode: Literal["max", "min"] = "max",
+        mode: str = "max",
     ) -> None:
         self.count = count
         self.monitor = monitor
