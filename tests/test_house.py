@@ -14,7 +14,7 @@ import declip_pl
 
 SOURCE = Path(__file__).parents[1] / "src/declip_pl"
 FLOORS = (
-    {"errors", "files", "parts", "metrics", "panels", ""},
+    {"errors", "files", "csv_files", "names", "privacy", "parts", "metrics", "panels", ""},
     {"model"},
     {"data"},
     {"training"},

@@ -49,6 +49,8 @@ from declip_pl.errors import UserError
 from declip_pl.model.checkpoint import load_decoder
 from declip_pl.model.encoder import Encoder, build_encoder
 from declip_pl.model.network import Pooling
+from declip_pl.names import check_name
+from declip_pl.privacy import all_without_folders, without_folders
 from declip_pl.training.recipe import (
     Options,
     Recipe,
@@ -87,13 +89,12 @@ def cross_eval(
         UserError: If there is nothing to score, or a model or cell failed; the rest is written.
     """
     start = time.monotonic()
+    if name:
+        check_name(name, "a cross-evaluation's name")
     if models and (seeds > 1 or loo or options.trains()):
         raise UserError("given models are scored as they are: leave out all options of training")
     perturbation = read_changes(perturbation)
-    root, why = choose_data(options.data, options.source)
-    if root == MINI:
-        build_mini(MINI)
-    print(f"data: {root} ({why})")
+    root = _chosen_data(options)
     paths, failures, label, test_data = _prepared(options, models, root, seeds, loo, perturbation)
     described, unread = read_models(paths, test_data.generators)
     failures += unread
@@ -107,17 +108,25 @@ def cross_eval(
         about = _about(folder, test_data, results, failures, start)
         scored = (results["cells"], results["thresholds"], test_data.generators)
         matrix = build_matrix(described, *scored, pooling, about)
-        _show(folder, matrix, polarity_warnings(results["cells"].values()))
+        _show(folder, matrix, described, polarity_warnings(results["cells"].values()))
     if failures:
         raise UserError(_failed(failures))
 
 
-def _show(folder: Path, matrix: Matrix, warnings: Sequence[str]) -> None:
+def _chosen_data(options: Options) -> Path:
+    root, why = choose_data(options.data, options.source)
+    if root == MINI:
+        build_mini(MINI)
+    print(f"data: {root} ({why})")
+    return root
+
+
+def _show(folder: Path, matrix: Matrix, models: Sequence[Model], warnings: Sequence[str]) -> None:
     """Write the matrix and all that people look at, and print the summary."""
     write_matrix(folder, matrix)
     matrix_png(matrix, folder / "matrix.png")
     report = write_report(folder)
-    hints = track(folder)
+    hints = track(folder, {model.name: model.checkpoint.path for model in models})
     print(summary(matrix))
     print(f"report: {report}")
     print(f"table:  {folder / TABLE}")
@@ -243,8 +252,12 @@ def _check_folder(folder: Path, data: LocalizationDataModule) -> None:
     if not (folder / FILE).exists():
         return
     there = read_matrix(folder)
-    if there.data.root != str(data.root.absolute()):
-        raise UserError(f"{folder} is of the data {there.data.root}; name another folder (RUN=...)")
+    # Version 0.1 wrote the path itself.
+    if there.data.root not in (_fingerprint(data.root), str(data.root.absolute())):
+        raise UserError(
+            f"{folder} is of the data {there.data.name} in another place than {data.root}; name "
+            "another folder (RUN=...)"
+        )
     if there.perturbation != key_of(data.perturbation):
         raise UserError(
             f"{folder} is of photos with the perturbation {there.perturbation}, not "
@@ -287,16 +300,21 @@ def _about(
         name=folder.name,
         notice=data.trained_on.notice or None,
         perturbation=key_of(data.perturbation),
-        data=Data(str(data.root.absolute()), data.root.name, results["tests"]),
-        failed=tuple(failures),
+        data=Data(_fingerprint(data.root), data.root.name, results["tests"]),
+        failed=tuple(Failure(without_folders(f.what), without_folders(f.why)) for f in failures),
         made=Made(
-            command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            command=shlex.join(all_without_folders(sys.argv)),
             seconds=round(time.monotonic() - start, 1),
-            machine=platform.platform(),
+            machine=f"{platform.system()} {platform.machine()}",
             device=results["device"],
             **circumstances(),
         ),
     )
+
+
+def _fingerprint(root: Path) -> str:
+    """Return what tells whether a data set is the same folder, and does not name that folder."""
+    return hashlib.sha256(str(root.absolute()).encode()).hexdigest()[:16]
 
 
 def _folder_name(data: LocalizationDataModule, models: str) -> str:

@@ -203,7 +203,8 @@ def _as_json(paths: Sequence[str], model: str | None, options: dict[str, Any]) -
         localizer = Localizer.from_pretrained(model or _only_run())
         start = time.monotonic()
         (found,) = localizer([pixels], **options)
-    return json.dumps(record | _describe(found, time.monotonic() - start), indent=2)
+    found_there = _describe(found, time.monotonic() - start)
+    return json.dumps(record | found_there, indent=2, allow_nan=False)
 
 
 def _predict_into(

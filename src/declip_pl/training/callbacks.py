@@ -1,7 +1,5 @@
 """What is kept of a training while it runs: the table of epochs, and pictures."""
 
-import csv
-import io
 import math
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,10 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 
+from declip_pl.csv_files import write_csv
 from declip_pl.data.dataset import Batch
 from declip_pl.data.images import read_photo
-from declip_pl.files import atomic_path, write_text
+from declip_pl.files import atomic_path
 from declip_pl.panels import panel
 
 PANELS = "panels"
@@ -39,7 +38,7 @@ class History(Callback):
         }
         self.rows.append({"epoch": trainer.current_epoch, **figures})
         if trainer.is_global_zero:
-            write_text(Path(trainer.default_root_dir) / "metrics.csv", _as_csv(self.rows))
+            _write_table(Path(trainer.default_root_dir) / "metrics.csv", self.rows)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows."""
@@ -120,10 +119,6 @@ def log_images(trainer: L.Trainer, key: str, images: dict[str, Image.Image]) -> 
         trainer.logger.log_image(key, list(images.values()), caption=list(images))
 
 
-def _as_csv(rows: list[dict[str, float]]) -> str:
+def _write_table(path: Path, rows: list[dict[str, float]]) -> None:
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    write_csv(path, columns, [[row.get(name) for name in columns] for row in rows])

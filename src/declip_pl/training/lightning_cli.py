@@ -25,7 +25,14 @@ from declip_pl.training.results import describe_results, summary
 from declip_pl.training.run_folder import CONFIG, RESULTS, Run, run_name
 from declip_pl.training.schedules import Schedule
 from declip_pl.training.task import LocalizationTask
-from declip_pl.training.wandb_runs import PROJECT, wandb_hints, wandb_id, wandb_mode
+from declip_pl.training.wandb_runs import (
+    PROJECT,
+    PrivateLogger,
+    private_settings,
+    wandb_hints,
+    wandb_id,
+    wandb_mode,
+)
 
 MEANT = (
     "LightningCLI's args parameter",  # `train` hands over other arguments than those typed
@@ -201,14 +208,14 @@ class DeclipCLI(LightningCLI):
             "seed": config.seed_everything,
         }
         # It starts with the first thing that is logged, which is after the run has begun.
-        logger = WandbLogger(
+        logger = PrivateLogger(
             project=PROJECT,
             name=self.run.name,
             id=None if self.run.overwrite else wandb_id(self.run.folder),
             resume="allow",
             save_dir=self.run.folder,
             mode=wandb_mode(),
-            settings=wandb.Settings(quiet=True),
+            settings=private_settings(),
             group=str(facts["dataset"]),
             job_type=self.subcommand,
             tags=[str(fact) for fact in facts.values()],
