@@ -142,7 +142,8 @@ def _summary(rng):
 
 def track_apart(folder, **environment):
     """Call `track` in a process without an account, as W&B's mode holds for a whole process."""
-    clean = {"PATH": "/usr/bin:/bin", "HOME": str(folder.parent)} | environment
+    path = os.pathsep.join(sys.path)  # the same package as here
+    clean = {"PATH": "/usr/bin:/bin", "HOME": str(folder.parent), "PYTHONPATH": path} | environment
     done = subprocess.run(
         [sys.executable, "-c", TRACK, folder.name],
         check=False, env=clean, capture_output=True, text=True, cwd=folder.parent,

@@ -1,7 +1,5 @@
 """Tables as CSV that a spreadsheet shows and never runs."""
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,13 +26,14 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
         columns: Their names.
         rows: A cell for each column.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([_cell(cell) for cell in row] for row in (columns, *rows))
+    lines = [",".join(map(_cell, row)) + "\n" for row in (columns, *rows)]
     with atomic_path(path) as temporary:
-        temporary.write_bytes(text.getvalue().encode("utf-8", "surrogateescape"))
+        temporary.write_bytes("".join(lines).encode("utf-8", "surrogateescape"))
 
 
-def _cell(value: Any) -> Any:
-    marked = isinstance(value, str) and value.lstrip(" ").startswith((*RISKY, MARK))
-    return MARK + value if marked else value
+def _cell(value: Any) -> str:
+    if not isinstance(value, str):
+        return "" if value is None else str(value)
+    text = MARK + value if value.lstrip(" ").startswith((*RISKY, MARK)) else value
+    # The csv module leaves a lone carriage return bare, where readers begin a new row.
+    return '"' + text.replace('"', '""') + '"' if set(',"\r\n') & set(text) else text
