@@ -34,6 +34,10 @@ BELOW = ("/assets/", "/static/", "/svelte/", "/gradio_api/file=", "/gradio_api/h
 """All that the page itself asks for. Gradio's other doors, such as its API's, are shut."""
 
 
+_DIGITS = 20
+"""Of a length that is worth reading as a number."""
+
+
 class Guard:
     """An ASGI application that hands on what the page itself asks for.
 
@@ -86,7 +90,7 @@ def refusal(scope: Scope, most_bytes: int) -> tuple[int, str] | None:
     if scope["path"] not in PATHS and not scope["path"].startswith(BELOW):
         return 404, "the page has nothing here"
     length = headers.get("content-length", "0")
-    if not length.isdecimal() or int(length) > most_bytes:
+    if not length.isdecimal() or len(length) > _DIGITS or int(length) > most_bytes:
         return 413, f"a request may have {most_bytes} bytes"
     return None
 
