@@ -208,7 +208,7 @@ def test_a_photo_of_too_many_pixels_is_refused_before_it_is_decoded(tab, site, t
     Image.new("1", (20_000, 20_000)).save(bomb)
     upload(tab, bomb)
     tab.get_by_text("bomb.png: ").wait_for()
-    assert "megapixels" in tab.get_by_role("alert").inner_text()
+    assert "more than 175,000,000 pixels" in tab.get_by_role("alert").inner_text()
     assert not list(site.folder.rglob("bomb.png"))
 
 
@@ -246,12 +246,12 @@ def test_an_upload_that_breaks_off_or_grows_too_large_leaves_nothing(site):
         head = f"POST /gradio_api/upload HTTP/1.1\r\nHost: {place.netloc}\r\n{KIND}\r\n"
         connection.sendall(f"{head}Content-Length: 9999\r\n\r\n".encode() + FORM[:-10])
         deadline = time.monotonic() + WAIT / 1000
-        while files_in(site.folder) == before and time.monotonic() < deadline:
+        while files_in(site.folder) <= before and time.monotonic() < deadline:
             time.sleep(0.02)
-        assert files_in(site.folder) != before
+        assert not files_in(site.folder) <= before
     large = (FORM[:-40] + bytes(2**20) for _ in range(45))  # of no length that it says
     assert ask(site, "POST", "/gradio_api/upload", large)[0] == 413
-    assert files_in(site.folder) == before
+    assert files_in(site.folder) <= before
 
 
 BOUNDARY = "x" * 20
@@ -312,7 +312,7 @@ def test_ctrl_c_ends_it_with_one_line_and_leaves_nothing(chromium, models, photo
             assert any(tmp_path.rglob("*.webp"))
         finally:
             process.send_signal(signal.SIGINT)  # while a page is open
-            rest, errors = process.communicate(timeout=20)
+            rest, errors = process.communicate(timeout=120)  # a busy machine ends it slowly
             tab.close()
     assert (process.returncode, rest, errors) == (0, "stopped; no photo is kept\n", "")
     assert not list(tmp_path.iterdir())

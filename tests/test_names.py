@@ -1,6 +1,7 @@
 """Names, cells and paths from elsewhere: what may be a folder, and what others get to see."""
 
 import csv
+import re
 import string
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+import declip_pl
 from declip_pl import cli
 from declip_pl.csv_files import write_csv
 from declip_pl.data.layout import build_layout
@@ -133,6 +135,13 @@ def test_no_cell_is_a_formula_and_every_cell_can_be_read_back(tmp_path_factory, 
         assert cell.removeprefix("'") == text
         assert not cell.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r", "\uff1d"))
         assert numbers == [repr(number), str(n)]
+
+
+def test_there_is_no_other_writer_of_csv():
+    sources = Path(declip_pl.__file__).parent.rglob("*.py")
+    assert [
+        path for path in sources if re.search(r"^import csv|to_csv", path.read_text(), re.M)
+    ] == []
 
 
 @pytest.mark.parametrize("cell", FORMULAS)
