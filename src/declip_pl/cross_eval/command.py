@@ -1,12 +1,11 @@
 """``declip-pl cross-eval``: every trained model against every generator."""
 
 import hashlib
-import platform
-import shlex
-import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,15 @@ from typing import Any
 import torch
 
 from declip_pl.cross_eval.build import build_matrix
-from declip_pl.cross_eval.cells import Cells, TestSet, content_hash, polarity_warnings
+from declip_pl.cross_eval.cell import Cell
+from declip_pl.cross_eval.cells import Cells, TestSet, polarity_warnings
 from declip_pl.cross_eval.matrix import (
-    FILE,
     ROOT,
     TABLE,
     UNPERTURBED,
-    About,
-    Data,
     Failure,
-    Made,
     Matrix,
     ScoredSet,
-    read_matrix,
     write_matrix,
 )
 from declip_pl.cross_eval.models import (
@@ -36,21 +31,23 @@ from declip_pl.cross_eval.models import (
     read_models,
     train_missing,
 )
+from declip_pl.cross_eval.provenance import check_folder, describe
 from declip_pl.cross_eval.summary import summary
 from declip_pl.cross_eval.views.heat_map import matrix_png
 from declip_pl.cross_eval.views.report import write_report
 from declip_pl.cross_eval.views.wandb_run import track
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.feature_cache import FeatureCache
-from declip_pl.data.layout import ALL, REAL, has_reals
+from declip_pl.data.layout import ALL, REAL, has_reals, left_out_line
 from declip_pl.data.mini import MINI, build_mini
+from declip_pl.data.stamps import content_hash
 from declip_pl.data.transforms import Changes, key_of, make_changes
 from declip_pl.errors import UserError
-from declip_pl.model.checkpoint import load_decoder
-from declip_pl.model.encoder import Encoder, build_encoder
+from declip_pl.model.checkpoint import load_decoder, load_encoder
+from declip_pl.model.encoder import Encoder
 from declip_pl.model.network import Pooling
 from declip_pl.names import check_name
-from declip_pl.privacy import all_without_folders, without_folders
+from declip_pl.parts import Spec, as_text
 from declip_pl.training.recipe import (
     Options,
     Recipe,
@@ -58,7 +55,6 @@ from declip_pl.training.recipe import (
     choose_data,
     read_list,
 )
-from declip_pl.training.results import circumstances
 from declip_pl.training.run_folder import claim
 
 
@@ -91,7 +87,7 @@ def cross_eval(
     start = time.monotonic()
     if name:
         check_name(name, "a cross-evaluation's name")
-    if models and (seeds > 1 or loo or options.trains()):
+    if models and (seeds > 1 or loo or replace(options, encoder=None).trains()):
         raise UserError("given models are scored as they are: leave out all options of training")
     perturbation = read_changes(perturbation)
     root = _chosen_data(options)
@@ -102,13 +98,13 @@ def cross_eval(
         raise UserError(_failed(failures))
     folder = ROOT / (name or _folder_name(test_data, label or _name(described)))
     with claim(folder, "cross-evaluating into"):
-        _check_folder(folder, test_data)
-        results, failed = _score(described, test_data, folder)
+        check_folder(folder, test_data)
+        results, failed = _score(described, test_data, folder, options.encoder)
         failures += failed
-        about = _about(folder, test_data, results, failures, start)
+        about = describe(folder, test_data, results, failures, start)
         scored = (results["cells"], results["thresholds"], test_data.generators)
         matrix = build_matrix(described, *scored, pooling, about)
-        _show(folder, matrix, described, polarity_warnings(results["cells"].values()))
+        _show(folder, matrix, described, _warnings(test_data, results["cells"].values()))
     if failures:
         raise UserError(_failed(failures))
 
@@ -119,6 +115,12 @@ def _chosen_data(options: Options) -> Path:
         build_mini(MINI)
     print(f"data: {root} ({why})")
     return root
+
+
+def _warnings(data: LocalizationDataModule, cells: Iterable[Cell]) -> list[str]:
+    """Return what deserves a look in the data that were scored, one line each."""
+    left_out = left_out_line(data.layout, [*data.generators, REAL])
+    return polarity_warnings(cells, data.mask_rule) + [f"warning: {left_out}"] * bool(left_out)
 
 
 def _show(folder: Path, matrix: Matrix, models: Sequence[Model], warnings: Sequence[str]) -> None:
@@ -172,7 +174,7 @@ def _prepared(
 
 
 def _score(
-    models: Sequence[Model], data: LocalizationDataModule, folder: Path
+    models: Sequence[Model], data: LocalizationDataModule, folder: Path, named: Spec | None
 ) -> tuple[dict[str, Any], list[Failure]]:
     """Score every model on every test set; photos pass each encoder once, whatever the models.
 
@@ -196,10 +198,8 @@ def _score(
         "device": str(device),
     }
     for sharing in _by_encoder(models):
-        first = sharing[0].checkpoint
         names = [model.name for model in sharing]
-        build = partial(build_encoder, first.encoder, first.layer, first.image_size)
-        encoder = attempt(failures, ", ".join(names), build)
+        encoder = attempt(failures, ", ".join(names), partial(_shared_encoder, sharing, named))
         if encoder is None:
             continue
         cache = FeatureCache(encoder, perturbation=data.perturbation)
@@ -244,25 +244,8 @@ def _score_model(
 def _encode(cache: FeatureCache, test: TestSet, device: torch.device) -> bool:
     """Give a set its photos' features."""
     test.data.views = [cache.fetch([sample.image for sample in test.data.samples], device)]
+    test.data.check_photos()
     return True
-
-
-def _check_folder(folder: Path, data: LocalizationDataModule) -> None:
-    """Refuse to replace the cross-evaluation of another data set or perturbation."""
-    if not (folder / FILE).exists():
-        return
-    there = read_matrix(folder)
-    # Version 0.1 wrote the path itself.
-    if there.data.root not in (_fingerprint(data.root), str(data.root.absolute())):
-        raise UserError(
-            f"{folder} is of the data {there.data.name} in another place than {data.root}; name "
-            "another folder (RUN=...)"
-        )
-    if there.perturbation != key_of(data.perturbation):
-        raise UserError(
-            f"{folder} is of photos with the perturbation {there.perturbation}, not "
-            f"{key_of(data.perturbation)}; name another folder (RUN=...)"
-        )
 
 
 def _by_encoder(models: Sequence[Model]) -> list[list[Model]]:
@@ -270,6 +253,16 @@ def _by_encoder(models: Sequence[Model]) -> list[list[Model]]:
     for model in models:
         groups[model.checkpoint.identity.sha256, model.checkpoint.image_size].append(model)
     return list(groups.values())
+
+
+def _shared_encoder(models: Sequence[Model], named: Spec | None) -> Encoder:
+    """Return the encoder of models that have the same, from wherever one of them says it is."""
+    ways = {as_text(model.checkpoint.encoder): model.checkpoint for model in models}
+    *others, last = ways.values()
+    for checkpoint in others:
+        with suppress(UserError):
+            return load_encoder(checkpoint, named)
+    return load_encoder(last, named)
 
 
 def _valid_sets(data: LocalizationDataModule, model: Model) -> list[TestSet]:
@@ -285,36 +278,7 @@ def _valid_sets(data: LocalizationDataModule, model: Model) -> list[TestSet]:
 def _test_set(data: LocalizationDataModule, name: str, split: Any, *generators: str) -> TestSet:
     photos = data.evaluation_set(name, split, *generators)
     perturbation = key_of(data.perturbation if split == "test" else UNPERTURBED)
-    return TestSet(name, photos, content_hash(photos.samples, data.polarity), perturbation)
-
-
-def _about(
-    folder: Path,
-    data: LocalizationDataModule,
-    results: dict[str, Any],
-    failures: Sequence[Failure],
-    start: float,
-) -> About:
-    """Return what the matrix is about and how it was made."""
-    return About(
-        name=folder.name,
-        notice=data.trained_on.notice or None,
-        perturbation=key_of(data.perturbation),
-        data=Data(_fingerprint(data.root), data.root.name, results["tests"]),
-        failed=tuple(Failure(without_folders(f.what), without_folders(f.why)) for f in failures),
-        made=Made(
-            command=shlex.join(all_without_folders(sys.argv)),
-            seconds=round(time.monotonic() - start, 1),
-            machine=f"{platform.system()} {platform.machine()}",
-            device=results["device"],
-            **circumstances(),
-        ),
-    )
-
-
-def _fingerprint(root: Path) -> str:
-    """Return what tells whether a data set is the same folder, and does not name that folder."""
-    return hashlib.sha256(str(root.absolute()).encode()).hexdigest()[:16]
+    return TestSet(name, photos, content_hash(photos.samples, data.mask_rule_key), perturbation)
 
 
 def _folder_name(data: LocalizationDataModule, models: str) -> str:

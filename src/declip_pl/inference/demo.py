@@ -40,7 +40,12 @@ HEADERS = [
 ]
 
 
-def demo(models: str = Run.root, port: int = 7860, data: str | None = None) -> None:
+def demo(
+    models: str = Run.root,
+    port: int = 7860,
+    data: str | None = None,
+    encoder: str | None = None,
+) -> None:
     """Show in the browser what a localizer finds in a photo (extra: demo).
 
     The page is served on this machine alone and loads nothing from elsewhere. Ctrl-C ends it.
@@ -50,6 +55,8 @@ def demo(models: str = Run.root, port: int = 7860, data: str | None = None) -> N
         port: Of the page's address; 0 takes any that is free.
         data: Data set in Dolos' layout whose test photos are offered to try the page with. By
             default the one that declip-pl train would take, if it is on this machine.
+        encoder: The frozen encoder's folder or hub id, in place of those on record; its weights
+            have to be the same.
 
     Raises:
         UserError: If there is no model, the port is taken, or Gradio is not installed.
@@ -61,7 +68,7 @@ def demo(models: str = Run.root, port: int = 7860, data: str | None = None) -> N
             listen(port) as listener,
             tempfile.TemporaryDirectory(prefix="declip-demo-") as folder,
         ):
-            server = build_server(found, photos, folder)
+            server = build_server(found, photos, folder, encoder)
             print(f"open http://{HOST}:{listener.getsockname()[1]} (Ctrl-C ends it)", flush=True)
             server.run(sockets=[listener])
     except KeyboardInterrupt:
@@ -126,13 +133,16 @@ def listen(port: int) -> socket.socket:
         raise UserError(f"port {port} can't be used ({error}); choose another by --port") from error
 
 
-def build_server(models: dict[str, Path], photos: Sequence[Sample], folder: str) -> Any:
+def build_server(
+    models: dict[str, Path], photos: Sequence[Sample], folder: str, encoder: str | None = None
+) -> Any:
     """Return the ``uvicorn.Server`` of the page.
 
     Args:
         models: What :func:`find_models` returns; the first one is loaded.
         photos: To try the page with.
         folder: Where uploads and pictures are while the page shows them.
+        encoder: Where the user says that the frozen encoder is.
 
     Raises:
         UserError: If Gradio is not installed, or the model can't be loaded.
@@ -154,7 +164,7 @@ def build_server(models: dict[str, Path], photos: Sequence[Sample], folder: str)
 
     body = (MAX_UPLOAD + 1) * 2**20  # a file, and what stands around it
     config = uvicorn.Config(
-        Guard(_as_app(build_page(models, photos)), Path(folder), body),
+        Guard(_as_app(build_page(models, photos, encoder)), Path(folder), body),
         headers=HEADERS,
         proxy_headers=False,
         server_header=False,

@@ -12,6 +12,7 @@ from declip_pl.metrics import THRESHOLD, all_metrics
 from declip_pl.model.checkpoint import Checkpoint
 from declip_pl.model.decoder import DECODERS
 from declip_pl.model.encoder import ENCODERS
+from declip_pl.model.mirror import MIRROR_ADVICE, MIRROR_SOURCE
 from declip_pl.names import markdown, markdown_code
 from declip_pl.parts import VARIABLE, as_text, read_spec
 from declip_pl.privacy import without_folders
@@ -97,6 +98,8 @@ def _facts(checkpoint: Checkpoint, scores: RecordedScores | None) -> Iterator[tu
     yield "encoder (frozen)", f"{encoder}, {markdown(checkpoint.layer)}"
     source = markdown(without_folders(identity.source))
     yield "its weights", f"{source}; SHA-256 {markdown_code(identity.sha256)}"
+    if identity.source == MIRROR_SOURCE:
+        yield "where to get them", MIRROR_ADVICE
     yield "decoder", markdown_code(without_folders(as_text(checkpoint.decoder)))
     if code := list(outside(checkpoint)):
         files = ",".join(f"{name}.py" for name in code)

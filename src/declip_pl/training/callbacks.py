@@ -11,8 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 
 from declip_pl.csv_files import write_csv
-from declip_pl.data.dataset import Batch
-from declip_pl.data.images import read_photo
+from declip_pl.data.dataset import Batch, LocalizationDataset
 from declip_pl.files import atomic_path
 from declip_pl.panels import panel
 
@@ -78,12 +77,12 @@ class Panels(Callback):
         training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         if dataloader_idx or not training or not trainer.is_global_zero:
             return
-        chosen = self._chosen(trainer)
+        photos, chosen = _validated(trainer), self._chosen(trainer)
         for path, mask, probabilities in zip(batch["path"], batch["mask"], outputs, strict=True):
             if path in chosen:
                 name = f"{chosen.index(path):02d}_{Path(path).stem}"
                 heat = probabilities[0].float().cpu().numpy()
-                self._drawn[name] = panel(read_photo(Path(path)), mask.cpu().numpy(), heat)
+                self._drawn[name] = panel(photos.photo(path), mask.cpu().numpy(), heat)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save and log the pictures if this epoch is the best so far."""
@@ -107,10 +106,16 @@ class Panels(Callback):
         self.best = state_dict["best"]
 
     def _chosen(self, trainer: L.Trainer) -> list[str]:
-        assert trainer.val_dataloaders is not None
-        data = trainer.val_dataloaders[0].dataset
+        data = _validated(trainer)
         step = max(1, len(data) // self.count)
         return [data.path(index) for index in range(0, len(data), step)][: self.count]
+
+
+def _validated(trainer: L.Trainer) -> LocalizationDataset:
+    """Return the set that validation decides by."""
+    assert trainer.val_dataloaders is not None
+    data: LocalizationDataset = trainer.val_dataloaders[0].dataset
+    return data
 
 
 def log_images(trainer: L.Trainer, key: str, images: dict[str, Image.Image]) -> None:

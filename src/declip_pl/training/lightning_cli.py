@@ -17,7 +17,14 @@ from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.layout import build_layout
 from declip_pl.errors import UserError
 from declip_pl.files import relative, write_text
-from declip_pl.model.checkpoint import BEST, load_lightning, name_of, read_checkpoint, run_of
+from declip_pl.model.checkpoint import (
+    BEST,
+    describe_lightning,
+    load_lightning,
+    name_of,
+    read_checkpoint,
+    run_of,
+)
 from declip_pl.model.encoder import short_name
 from declip_pl.training.callbacks import PANELS, History, Panels
 from declip_pl.training.recipe import as_argument, parse_yaml, read_recipe
@@ -150,6 +157,8 @@ class DeclipCLI(LightningCLI):
 
     def fit(self, model: LocalizationTask, **kwargs: Any) -> None:
         """Check the data, train, test the best checkpoint and close with a summary."""
+        if resumed := self.config["fit"].ckpt_path:  # before photos are encoded
+            model.take_encoder(describe_lightning(load_lightning(Path(resumed)), resumed))
         if not self.trainer.is_global_zero:  # only the first of several processes writes
             self._train_and_test(model, **kwargs)
             return

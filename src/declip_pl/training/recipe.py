@@ -12,12 +12,13 @@ from typing import Any
 import yaml
 
 from declip_pl.data.datamodule import LocalizationDataModule
-from declip_pl.data.images import Polarity
 from declip_pl.data.layout import SOURCES, source_root
+from declip_pl.data.masks import Polarity
 from declip_pl.data.mini import MINI
 from declip_pl.data.transforms import Changes
 from declip_pl.errors import UserError
-from declip_pl.model.checkpoint import Supervision, read_checkpoint
+from declip_pl.model.checkpoint import read_checkpoint
+from declip_pl.model.description import Supervision
 from declip_pl.parts import Spec
 from declip_pl.training import schedules
 from declip_pl.training.run_folder import CONFIG, Run, run_name
@@ -49,7 +50,7 @@ class Options:
         polarity: Which grey value of the masks means fake, black or white, in place of the
             layout's.
         augmentation: Changes of training photos, in place of the recipe's.
-        encoder: Frozen encoder, in place of the recipe's.
+        encoder: Frozen encoder, in place of the recipe's; of given models, where theirs is.
         layer: Feature layer, in place of the recipe's.
         decoder: Decoder, in place of the recipe's.
         loss: Loss, in place of the recipe's.

@@ -13,12 +13,13 @@ from filelock import FileLock, Timeout
 from declip_pl import parts
 from declip_pl.data.transforms import Changes
 from declip_pl.errors import UserError
+from declip_pl.files import LOCK, remove_leftovers
 from declip_pl.model.encoder import short_name
 from declip_pl.model.own_encoder import NO_LAYER
 from declip_pl.names import check_name
 from declip_pl.parts import Spec
 
-CONFIG, LOCK = "config.yaml", ".lock"
+CONFIG = "config.yaml"
 RESULTS = "test_metrics.json"
 LAST = "checkpoints/last.ckpt"
 
@@ -104,12 +105,15 @@ class Run:
 def claim(folder: Path, doing: str) -> Iterator[None]:
     """Make a folder and keep every other process out that claims it.
 
+    Files that a killed process left half written are deleted.
+
     Raises:
         UserError: If another process has it; ``doing`` says what it does there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / LOCK, timeout=0):
+            remove_leftovers(folder)
             yield
     except Timeout as error:
         raise UserError(f"another process is {doing} {folder}") from error

@@ -67,6 +67,7 @@ def test(
     polarity: str | None = None,
     perturbation: str | None = None,
     overwrite: bool = False,
+    encoder: str | None = None,
     further: tuple[str, ...] = (),
 ) -> None:
     """Test a trained localizer on a data set's test photos.
@@ -81,13 +82,15 @@ def test(
         polarity: Which grey value of the masks means fake, black or white.
         perturbation: Changes of the photos: none, blur, jitter, jpeg, all, or a list in YAML.
         overwrite: Replace the results of an earlier test.
+        encoder: The frozen encoder's folder or hub id, in place of the one on record; its weights
+            have to be the same.
         further: Options of Lightning.
     """
     checkpoint = read_checkpoint(model)
     run = run_of(checkpoint.path)
     config = run / CONFIG if run else None
     given: dict[str, Any] = {"config": config if config and config.is_file() else None}
-    given |= _described(checkpoint)
+    given |= _described(checkpoint) | ({"model.encoder": encoder} if encoder else {})
     if data or source or not given["config"]:
         given["data.root"] = choose_data(data, source)[0]
     trained_on = checkpoint.trained_on
