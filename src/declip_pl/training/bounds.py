@@ -1,17 +1,17 @@
-"""Lightning's own options: bounds of its numbers, and what it refuses, in one line."""
+"""Bounds of Lightning's own options, which it takes, or stumbles over, as they are."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from annotated_types import Interval
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from declip_pl.data.datamodule import SEEDS
 from declip_pl.errors import UserError
-from declip_pl.one_line import joined
 
 MANY = 10**9
+
+CASTING = ("16-true", "bf16-true", "64-true", "64")
+"""Lightning's precisions that cast all weights of a network."""
 
 TRAINER = {
     "num_nodes": Interval(ge=1, le=4096),
@@ -36,26 +36,6 @@ TRAINER = {
 """By the name of the option of ``trainer``; -1 stands for no limit, or all."""
 
 
-REFUSALS = (
-    *(MisconfigurationException, AssertionError, ImportError, LookupError, OSError),
-    *(RuntimeError, TypeError, ValueError),
-)
-"""What Lightning raises where options of its trainer are wrong."""
-
-
-@contextmanager
-def refusals() -> Iterator[None]:
-    """Say in one line what Lightning refuses while a trainer is made.
-
-    Raises:
-        UserError: If it does.
-    """
-    try:
-        yield
-    except REFUSALS as error:
-        raise UserError(f"Lightning refuses these --trainer options: {joined(error)}") from error
-
-
 def check_lightning(seed: Any, trainer: Mapping[str, Any]) -> None:
     """Check the numbers in Lightning's own options.
 
@@ -64,11 +44,16 @@ def check_lightning(seed: Any, trainer: Mapping[str, Any]) -> None:
         trainer: Options of the trainer.
 
     Raises:
-        UserError: If one is out of its bounds, or not finite.
+        UserError: If one is out of its bounds, or not finite, or the precision casts weights.
     """
     _check("seed_everything", seed, SEEDS)
     for name, bounds in TRAINER.items():
         _check(f"trainer.{name}", trainer.get(name), bounds)
+    if str(trainer.get("precision")) in CASTING:
+        raise UserError(
+            f"--trainer.precision {trainer['precision']} would change the frozen encoder's "
+            "weights; choose 32-true, bf16-mixed or 16-mixed"
+        )
 
 
 def _check(name: str, value: Any, bounds: Interval) -> None:

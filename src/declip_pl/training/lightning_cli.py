@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import wandb
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -26,17 +27,21 @@ from declip_pl.model.checkpoint import (
     run_of,
 )
 from declip_pl.model.encoder import short_name
+from declip_pl.one_line import joined
 from declip_pl.training import kept_epochs
-from declip_pl.training.bounds import check_lightning, refusals
+from declip_pl.training.arguments import with_read_recipes
+from declip_pl.training.bounds import check_lightning
 from declip_pl.training.callbacks import PANELS, History, MovedRun, Panels, is_trial
 from declip_pl.training.continuation import check_continuation
 from declip_pl.training.kept_epochs import KeptEpoch, check_options
-from declip_pl.training.recipe_file import as_argument, parse_yaml, read_recipe
+from declip_pl.training.recipe_file import parse_yaml, read_recipe
 from declip_pl.training.results import describe_results, summary
 from declip_pl.training.run_folder import CONFIG, RESULTS, Run, run_name
 from declip_pl.training.schedules import Schedule
 from declip_pl.training.task import LocalizationTask
 from declip_pl.training.wandb_runs import (
+    PrivateLogger,
+    private_settings,
     wandb_hints,
     wandb_id,
     wandb_mode,
@@ -53,17 +58,14 @@ MEANT = (
 )
 """Warnings about what is meant to be so."""
 
-PARTS = (
-    *("--model.encoder", "--model.decoder", "--model.loss"),
-    *("--data.layout", "--data.augmentation", "--data.perturbation"),
-)
-"""Options that may name a class."""
-
 TESTS = "outputs/test"
 """Results of tests of models that lie in no run."""
 
-CASTING = ("16-true", "bf16-true", "64-true", "64")
-"""Lightning's precisions that cast all weights of a network."""
+REFUSALS = (
+    *(MisconfigurationException, AssertionError, ImportError, LookupError, OSError),
+    *(RuntimeError, TypeError, ValueError),
+)
+"""What Lightning raises where options of its trainer are wrong."""
 
 
 class DeclipCLI(LightningCLI):
@@ -78,7 +80,7 @@ class DeclipCLI(LightningCLI):
         super().__init__(
             LocalizationTask,
             LocalizationDataModule,
-            args=_with_read_recipes(args),
+            args=with_read_recipes(args),
             seed_everything_default=0,
             save_config_callback=_SaveConfig,
             save_config_kwargs={"save_to_log_dir": False},
@@ -128,11 +130,6 @@ class DeclipCLI(LightningCLI):
         for key, value in list(config.items()):
             config[key] = expanded(value)
         check_lightning(config.seed_everything, config.trainer.as_dict())
-        if str(config.trainer.precision) in CASTING:
-            raise UserError(
-                f"trainer.precision {config.trainer.precision} would change the frozen encoder's "
-                "weights; choose 32-true, bf16-mixed or 16-mixed"
-            )
         # Wrong names should fail before weights are fetched.
         LocalizationDataModule(**config.data.as_dict())
         if self.subcommand == "fit":
@@ -165,8 +162,12 @@ class DeclipCLI(LightningCLI):
         wanted = self.config[self.subcommand].trainer.logger
         if wanted is None or wanted is True:
             kwargs["logger"] = self._wandb_logger()
-        with refusals():
+        try:
             return super().instantiate_trainer(**kwargs)
+        except REFUSALS as error:
+            raise UserError(
+                f"Lightning refuses these --trainer options: {joined(error)}"
+            ) from error
 
     def fit(self, model: LocalizationTask, **kwargs: Any) -> None:
         """Check the data, train, test the best checkpoint and close with a summary."""
@@ -237,7 +238,7 @@ class DeclipCLI(LightningCLI):
             "seed": config.seed_everything,
         }
         # It starts with the first thing that is logged, which is after the run has begun.
-        logger = WandbLogger(
+        logger = PrivateLogger(
             **wandb_options(
                 str(self.run.name), str(facts["dataset"]), str(self.subcommand), facts.values()
             ),
@@ -245,7 +246,7 @@ class DeclipCLI(LightningCLI):
             resume="allow",
             save_dir=wandb_place(self.run.folder),
             mode=wandb_mode(),
-            settings=wandb.Settings(quiet=True),
+            settings=private_settings(),
             config=facts,
         )
         logger._wandb_init.pop("anonymous", None)  # Lightning sets it, and wandb warns of it
@@ -308,35 +309,3 @@ def _run_of(model: Path, options: Namespace) -> Run:
     if folder:
         return Run(str(relative(folder.parent)), folder.name, overwrite=options.overwrite)
     return Run(TESTS, options.name or name_of(model), overwrite=options.overwrite)
-
-
-def _with_read_recipes(args: list[str]) -> list[str]:
-    """Put the content of recipes in place of their files' names, as our one reader reads them.
-
-    Parts that are named on the command line go into the last recipe: jsonargparse can't put one
-    class in the place of another.
-    """
-    words = _joined(args)
-    recipes = [index for index, word in enumerate(words) if word.startswith("--config=")]
-    if not recipes:
-        return words
-    named = [word for word in words if word.partition("=")[0] in PARTS]
-    for index in recipes:
-        sections = read_recipe(Path(expanded(words[index].removeprefix("--config="))))
-        for word in named if index == recipes[-1] else []:
-            name, _, value = word.removeprefix("--").partition("=")
-            section, _, key = name.partition(".")
-            sections[section] = (sections.get(section) or {}) | {key: parse_yaml(value)}
-        words[index] = f"--config={as_argument(sections)}"
-    return [word for word in words if word not in named]
-
-
-def _joined(args: list[str]) -> list[str]:
-    """Write ``--config FILE`` as ``--config=FILE``, and named parts likewise."""
-    words: list[str] = []
-    for word in args:
-        if words and words[-1] in ("--config", *PARTS):
-            words[-1] += f"={word}"
-        else:
-            words.append(word)
-    return words

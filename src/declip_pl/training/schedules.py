@@ -77,8 +77,8 @@ class PaperSchedule(Schedule):
             return
         self._validated = False
         if self.monitor not in trainer.callback_metrics:
-            names = ", ".join(sorted(trainer.callback_metrics))
-            raise UserError(f"schedule.monitor: no {self.monitor!r} is logged; there are {names}")
+            known = ", ".join(sorted(trainer.callback_metrics))
+            raise UserError(f"--schedule.monitor is {self.monitor}; expected one of {known}")
         self._plateau.step(float(trainer.callback_metrics[self.monitor]))
         self._stop_if_finished(trainer)
 
