@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from lightning import Trainer
 
 from declip_pl import cli, one_line
+from declip_pl.cross_eval.views.wandb_run import panels_key
 from declip_pl.errors import UserError
 from declip_pl.training import bounds
 from declip_pl.training.lightning_cli import DeclipCLI
@@ -151,11 +152,11 @@ def test_lightnings_bounds_name_options_that_there_are():
         ("trainer.barebones", "true", "barebones"),
         ("trainer.limit_train_batches", "1.5", "limit_train_batches"),
         ("trainer.callbacks", "foo", "expected a list or a class"),
-        ("best.mode", "sideways", "can be min, max"),
+        ("best.mode", "sideways", "leave --best.mode at max"),
         ("best.save_top_k", "-7", "save_top_k"),
         ("last.every_n_epochs", "-7", "every_n_epochs"),
         ("schedule", "foo", "--schedule is foo; expected a class"),
-        ("schedule.monitor", "foo", "expected one of"),
+        ("schedule.monitor", "foo", "choose one of"),
         ("seed_everything", "-1", "--model.seed is -1; expected"),
         ("nonsense", "3", "--nonsense"),
     ],
@@ -395,17 +396,27 @@ def test_weights_and_biases_without_a_key(refusal, fit_arguments, monkeypatch, t
     assert not (tmp_path / "outputs").exists()
 
 
-LONG, ODD = "g" * 250, "a b'\"#%\n=x"
+LONG, ODD = "g" * 250, "a b'\"#%=x"
 
 
-def test_names_of_generators_and_photos_may_be_anything(tmp_path, clip, monkeypatch, capsys):
+@pytest.mark.parametrize("name", ["two\nlines", "caf\udce9", "a+b"])
+def test_names_that_can_not_be_printed_are_no_generators(refusal, tmp_path, name):
+    (tmp_path / "data/fake" / name / "images/test").mkdir(parents=True)
+    assert repr(name) in refusal("data", "check", "data")[1]
+
+
+def test_pictures_are_logged_under_names_that_make_folders():
+    for part in panels_key("x" * 255, "\u00e9" * 127).split("/"):
+        assert len(part.encode()) < 240  # W&B adds a number and a hash
+
+
+def test_names_of_generators_and_photos_may_be_anything(tmp_path, clip, capsys):
     from conftest import make_tree
 
     counts = {"train": 2, "valid": 2, "test": 2}
     tree = make_tree(tmp_path / "data set", (LONG, ODD), counts)
     for photo in list(tree.rglob("0.png")):
         photo.rename(photo.with_name("caf\udce9 0.png"))
-    monkeypatch.setenv("WANDB_MODE", "offline")
     for name in (LONG, ODD):
         options = {
             "data.root": tree, "data.generator": name, "data.num_workers": 0,
@@ -421,9 +432,9 @@ def test_names_of_generators_and_photos_may_be_anything(tmp_path, clip, monkeypa
     cli.main(["compare", "outputs/cross_eval/mine", "outputs/cross_eval/mine"])
     cli.main(["predict", str(tree), f"--model={runs[0]}"])
     printed = capsys.readouterr().out
-    assert "was not logged" not in printed and "0 failed" in printed
+    assert "0 failed" in printed
     for table in (
         tmp_path / "outputs/cross_eval/mine/matrix.csv",
         tmp_path / "outputs/predict/predictions.csv",
     ):
-        assert table.read_text(encoding="utf-8")
+        assert table.stat().st_size

@@ -26,6 +26,7 @@ from declip_pl.inference.localizer import Localizer
 from declip_pl.metrics import THRESHOLD
 from declip_pl.model.network import DeCLIP
 from declip_pl.parts import as_text
+from declip_pl.privacy import without_folders
 
 INPUT, OUTPUT = "pixels", "probabilities"
 
@@ -231,10 +232,10 @@ def _describe(graph: onnx.ModelProto, localizer: Localizer) -> None:
     facts = {
         "name": localizer.name,
         "encoder": encoder.name,
-        "encoder_source": encoder.source,
+        "encoder_source": without_folders(encoder.source),
         "encoder_sha256": encoder.sha256,
         "layer": encoder.layer,
-        "decoder": as_text(checkpoint.decoder),
+        "decoder": without_folders(as_text(checkpoint.decoder)),
         "image_size": str(checkpoint.image_size),
         "threshold": str(THRESHOLD),
         "licence": "weights: those of the encoder and of whoever trained the decoder; "

@@ -214,7 +214,8 @@ def _as_json(
         localizer = Localizer.from_pretrained(model or _only_run(), encoder=encoder)
         start = time.monotonic()
         (found,) = localizer([pixels], **options)
-    return json.dumps(record | _describe(found, time.monotonic() - start), indent=2)
+    found_there = _describe(found, time.monotonic() - start)
+    return json.dumps(record | found_there, indent=2, allow_nan=False)
 
 
 def _predict_into(

@@ -40,6 +40,8 @@ from declip_pl.training.run_folder import CONFIG, RESULTS, Run, run_name
 from declip_pl.training.schedules import Schedule
 from declip_pl.training.task import LocalizationTask
 from declip_pl.training.wandb_runs import (
+    PrivateLogger,
+    private_settings,
     wandb_hints,
     wandb_id,
     wandb_mode,
@@ -236,7 +238,7 @@ class DeclipCLI(LightningCLI):
             "seed": config.seed_everything,
         }
         # It starts with the first thing that is logged, which is after the run has begun.
-        logger = WandbLogger(
+        logger = PrivateLogger(
             **wandb_options(
                 str(self.run.name), str(facts["dataset"]), str(self.subcommand), facts.values()
             ),
@@ -244,7 +246,7 @@ class DeclipCLI(LightningCLI):
             resume="allow",
             save_dir=wandb_place(self.run.folder),
             mode=wandb_mode(),
-            settings=wandb.Settings(quiet=True),
+            settings=private_settings(),
             config=facts,
         )
         logger._wandb_init.pop("anonymous", None)  # Lightning sets it, and wandb warns of it

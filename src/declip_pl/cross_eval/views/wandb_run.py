@@ -3,7 +3,7 @@
 import math
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -17,6 +17,7 @@ from declip_pl.files import relative, shortened
 from declip_pl.training.results import command
 from declip_pl.training.run_folder import MOST
 from declip_pl.training.wandb_runs import (
+    private_settings,
     wandb_id,
     wandb_mode,
     wandb_options,
@@ -27,7 +28,7 @@ JOB_TYPE = "cross-eval"
 MATRIX_COLUMNS = ("train", "test", "metric", "value", "ci_low", "ci_high", "n", "in_domain")
 
 
-def track(folder: Path) -> list[str]:
+def track(folder: Path, checkpoints: Mapping[str, Path]) -> list[str]:
     """Log a finished cross-evaluation to W&B.
 
     The run stands in the project and group of its training runs and answers to the same config
@@ -38,13 +39,14 @@ def track(folder: Path) -> list[str]:
 
     Args:
         folder: A cross-evaluation, with its ``matrix.json``, ``cells`` and ``panels``.
+        checkpoints: Where the models lie on this machine, by name.
 
     Returns:
         Lines that say how to look at the run, or why there is none; no lines where W&B is disabled.
     """
     matrix = read_matrix(folder)
     try:
-        return _log(folder, matrix, *photo_table(_cells(folder, matrix)))
+        return _log(folder, matrix, checkpoints, *photo_table(_cells(folder, matrix)))
     except Exception as error:  # whatever W&B stumbles over, the evaluation is done and on disk
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         return [f"W&B: this cross-evaluation was not logged ({reason}); its files are in {folder}"]
@@ -95,7 +97,13 @@ def summary_figures(matrix: Matrix) -> dict[str, float]:
     return {name: value for name, value in defined.items() if value is not None}
 
 
-def _log(folder: Path, matrix: Matrix, columns: list[str], rows: list[list[Any]]) -> list[str]:
+def _log(
+    folder: Path,
+    matrix: Matrix,
+    checkpoints: Mapping[str, Path],
+    columns: list[str],
+    rows: list[list[Any]],
+) -> list[str]:
     name = f"{JOB_TYPE} {matrix.name}"
     with wandb.init(
         **wandb_options(name, matrix.data.name, JOB_TYPE, _tags(matrix)),
@@ -104,7 +112,7 @@ def _log(folder: Path, matrix: Matrix, columns: list[str], rows: list[list[Any]]
         dir=wandb_place(folder),
         mode=wandb_mode(),
         # A training run that broke off in this process may still be open.
-        settings=wandb.Settings(quiet=True, reinit="finish_previous"),
+        settings=private_settings(reinit="finish_previous"),
         notes=matrix.notice,
         config=_facts(matrix),
     ) as run:
@@ -121,7 +129,7 @@ def _log(folder: Path, matrix: Matrix, columns: list[str], rows: list[list[Any]]
             # W&B would only link to a file elsewhere.
             run.save(shutil.copy(folder / name, run.dir), base_path=run.dir, policy="now")
         if not run.offline:
-            _log_checkpoints(run, matrix)
+            _log_checkpoints(run, matrix, checkpoints)
             return [f"matrix in the browser: {run.url}"]
         offline = quote(str(relative(Path(run.settings.sync_dir))))
     wandb_ = command("wandb")
@@ -212,10 +220,12 @@ def _caption(which: str, shown: Panel) -> str:
     return f"{which}: {shown.photo}, IoU {'undefined' if iou is None else f'{iou:.1f}'}"
 
 
-def _log_checkpoints(run: Any, matrix: Matrix) -> None:
+def _log_checkpoints(run: Any, matrix: Matrix, checkpoints: Mapping[str, Path]) -> None:
     for model in matrix.models:
         # Artifact names allow no more than this; encoders may have a "+" in theirs.
         name = re.sub(r"[^\w.-]", "_", f"{matrix.data.name}-{model.name}")
         artifact = wandb.Artifact(name, type="model", metadata=to_json(model))
-        artifact.add_file(model.checkpoint, policy="immutable")  # no copy: it stays there
+        artifact.add_file(
+            str(checkpoints[model.name]), policy="immutable"
+        )  # no copy: it stays there
         run.log_artifact(artifact)
