@@ -192,7 +192,7 @@ def test_resuming_on_other_data_is_an_error(fit_arguments, tmp_path, error_of):
     before = files_of(run_folder(tmp_path))
     changes = {"run.name": "x", "run.resume": "true", "data.generator": "lama"}
     message = error_of(*fit_arguments(**changes))
-    assert "trained on other data: its generators are ldm, here they are lama" in message
+    assert "was begun with other settings: data.generator is ldm, here lama" in message
     assert files_of(run_folder(tmp_path)) == before
 
 
@@ -252,7 +252,7 @@ def test_testing_with_another_encoder_is_an_error(fit_arguments, tmp_path, error
         ({"model.encoder": "/nowhere/clip"}, "neither a folder on this machine nor an id"),
         ({"model.encoder": "openai/clip-vit-large-patch14"}, "cannot reach the Hugging Face hub"),
         ({"data.generator": "all-but-ldm+lama"}, "leaves no generator"),
-        ({"data.batch_size": 0}, "a batch needs at least one photo"),
+        ({"data.batch_size": 0}, "--data.batch_size is 0; expected a number greater"),
         ({"run.name": ".."}, "a run's name is the name of a folder"),
         ({"run.name": "/abs/olute"}, "a run's name is the name of a folder"),
     ],

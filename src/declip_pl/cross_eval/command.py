@@ -1,6 +1,7 @@
 """``declip-pl cross-eval``: every trained model against every generator."""
 
 import hashlib
+import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -8,9 +9,10 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Interval
 
 from declip_pl.cross_eval.build import build_matrix
 from declip_pl.cross_eval.cell import Cell
@@ -43,25 +45,21 @@ from declip_pl.data.mini import MINI, build_mini
 from declip_pl.data.stamps import content_hash
 from declip_pl.data.transforms import Changes, key_of, make_changes
 from declip_pl.errors import UserError
+from declip_pl.files import shortened
 from declip_pl.model.checkpoint import load_decoder, load_encoder
 from declip_pl.model.encoder import Encoder
 from declip_pl.model.network import Pooling
 from declip_pl.names import check_name
 from declip_pl.parts import Spec, as_text
-from declip_pl.training.recipe import (
-    Options,
-    Recipe,
-    choose_config,
-    choose_data,
-    read_list,
-)
-from declip_pl.training.run_folder import claim
+from declip_pl.training.recipe import Options, Recipe, choose_config, choose_data
+from declip_pl.training.recipe_file import read_list
+from declip_pl.training.run_folder import MOST, claim
 
 
 def cross_eval(
     options: Options,
     models: Sequence[str] = (),
-    seeds: int = 1,
+    seeds: Annotated[int, Interval(ge=1, le=1000)] = 1,
     loo: bool = False,
     pooling: Pooling = "top",
     perturbation: Changes = "none",
@@ -96,7 +94,7 @@ def cross_eval(
     failures += unread
     if not described:
         raise UserError(_failed(failures))
-    folder = ROOT / (name or _folder_name(test_data, label or _name(described)))
+    folder = ROOT / shortened(name or _folder_name(test_data, label or _name(described)), MOST)
     with claim(folder, "cross-evaluating into"):
         check_folder(folder, test_data)
         results, failed = _score(described, test_data, folder, options.encoder)
@@ -295,7 +293,7 @@ def _name(models: Sequence[Model]) -> str:
 
 
 def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:6]
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:6]
 
 
 def _failed(failures: Sequence[Failure]) -> str:

@@ -3,12 +3,13 @@
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 import numpy as np
 import psutil
 import torch
+from annotated_types import Interval
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -41,6 +42,11 @@ from declip_pl.parts import Spec
 
 PRELOADED_SHARE = 0.25
 """Features and masks are preloaded into a device's memory if they need less than this share."""
+
+SEEDS = Interval(ge=0, le=2**32 - 1)
+"""What NumPy and torch take as a seed."""
+
+Seed = Annotated[int, SEEDS]
 
 STAND_IN_NOTICE = (
     "mini is a stand-in made by simple inpainters from a few photos: "
@@ -94,13 +100,13 @@ class LocalizationDataModule(L.LightningDataModule):
         layout: Spec = "dolos",
         polarity: Polarity | None = None,
         augmentation: Changes = "none",
-        views: int = 0,
+        views: Annotated[int, Interval(ge=0, le=1000)] = 0,
         perturbation: Changes = "none",
-        batch_size: int = 64,
-        num_workers: int = 2,
+        batch_size: Annotated[int, Interval(ge=1, le=65536)] = 64,
+        num_workers: Annotated[int, Interval(ge=0, le=1024)] = 2,
         supervision: Supervision = "full",
         check: bool = True,
-        seed: int = 0,
+        seed: Seed = 0,
         cache: bool = True,
     ) -> None:
         super().__init__()

@@ -265,7 +265,7 @@ def file_list_hash(root: Path, files: Sequence[Sample]) -> str:
     for sample in files:
         for path in filter(None, (sample.image, sample.mask)):
             relative = Path(os.path.relpath(path, root)).as_posix()
-            digest.update(f"{relative}\0{path.stat().st_size}\n".encode())
+            digest.update(os.fsencode(f"{relative}\0{path.stat().st_size}\n"))
     return digest.hexdigest()
 
 

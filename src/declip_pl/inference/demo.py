@@ -10,7 +10,9 @@ import socket
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Interval
 
 from declip_pl.data.layout import REAL, Sample, build_layout, has_reals, samples
 from declip_pl.errors import UserError
@@ -20,6 +22,8 @@ from declip_pl.training.recipe import choose_data
 from declip_pl.training.run_folder import Run
 
 HOST = "127.0.0.1"
+
+Port = Annotated[int, Interval(ge=0, le=65535)]
 
 SAMPLES = 2
 """Sample photos of each generator."""
@@ -42,7 +46,7 @@ HEADERS = [
 
 def demo(
     models: str = Run.root,
-    port: int = 7860,
+    port: Port = 7860,
     data: str | None = None,
     encoder: str | None = None,
 ) -> None:

@@ -83,8 +83,7 @@ def export(
             "has none; leave out --int8"
         )
     path = output or Path(Path(localizer.name).name + ("-int8" if int8 else "") + f".{format}")
-    if path.exists():
-        raise UserError(f"{path} exists; name another file with --output")
+    _check_output(path, f".{format}")
     graph = build_graph(localizer)
     with atomic_path(path) as temporary:
         onnx.save(graph, temporary)
@@ -206,6 +205,13 @@ def _require(*modules: str) -> None:
             f"the export needs {' and '.join(missing)}: pip install 'declip-pl[export]', in a "
             "checkout pip install --editable '.[export]'"
         )
+
+
+def _check_output(path: Path, suffix: str) -> None:
+    if path.suffix != suffix:
+        raise UserError(f"{path} is no name of such a file: let --output end in {suffix}")
+    if path.exists():
+        raise UserError(f"{path} exists; name another file with --output")
 
 
 def _has_matrices(encoder: nn.Module) -> bool:

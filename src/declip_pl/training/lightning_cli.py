@@ -1,13 +1,14 @@
 """LightningCLI for this package: ``fit``, ``validate`` and ``test``."""
 
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import wandb
 from jsonargparse import Namespace
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -16,7 +17,7 @@ from declip_pl import parts
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.layout import build_layout
 from declip_pl.errors import UserError
-from declip_pl.files import relative, write_text
+from declip_pl.files import expanded, file_name, relative, write_text
 from declip_pl.model.checkpoint import (
     BEST,
     describe_lightning,
@@ -26,19 +27,26 @@ from declip_pl.model.checkpoint import (
     run_of,
 )
 from declip_pl.model.encoder import short_name
-from declip_pl.training.callbacks import PANELS, History, Panels
-from declip_pl.training.recipe import as_argument, parse_yaml, read_recipe
+from declip_pl.one_line import joined
+from declip_pl.training import kept_epochs
+from declip_pl.training.arguments import with_read_recipes
+from declip_pl.training.bounds import check_lightning
+from declip_pl.training.callbacks import PANELS, History, MovedRun, Panels, is_trial
+from declip_pl.training.continuation import check_continuation
+from declip_pl.training.kept_epochs import KeptEpoch, check_options
+from declip_pl.training.recipe_file import parse_yaml, read_recipe
 from declip_pl.training.results import describe_results, summary
 from declip_pl.training.run_folder import CONFIG, RESULTS, Run, run_name
 from declip_pl.training.schedules import Schedule
 from declip_pl.training.task import LocalizationTask
 from declip_pl.training.wandb_runs import (
-    PROJECT,
     PrivateLogger,
     private_settings,
     wandb_hints,
     wandb_id,
     wandb_mode,
+    wandb_options,
+    wandb_place,
 )
 
 MEANT = (
@@ -50,17 +58,14 @@ MEANT = (
 )
 """Warnings about what is meant to be so."""
 
-PARTS = (
-    *("--model.encoder", "--model.decoder", "--model.loss"),
-    *("--data.layout", "--data.augmentation", "--data.perturbation"),
-)
-"""Options that may name a class."""
-
 TESTS = "outputs/test"
 """Results of tests of models that lie in no run."""
 
-CASTING = ("16-true", "bf16-true", "64-true", "64")
-"""Lightning's precisions that cast all weights of a network."""
+REFUSALS = (
+    *(MisconfigurationException, AssertionError, ImportError, LookupError, OSError),
+    *(RuntimeError, TypeError, ValueError),
+)
+"""What Lightning raises where options of its trainer are wrong."""
 
 
 class DeclipCLI(LightningCLI):
@@ -75,11 +80,11 @@ class DeclipCLI(LightningCLI):
         super().__init__(
             LocalizationTask,
             LocalizationDataModule,
-            args=_with_read_recipes(args),
+            args=with_read_recipes(args),
             seed_everything_default=0,
             save_config_callback=_SaveConfig,
             save_config_kwargs={"save_to_log_dir": False},
-            parser_kwargs={"prog": "declip-pl"},
+            parser_kwargs={"prog": "declip-pl", "exit_on_error": False},
         )
 
     @staticmethod
@@ -91,28 +96,24 @@ class DeclipCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's folder and the callbacks; one value serves data and model alike."""
         parser.add_class_arguments(Run, "run")
-        parser.add_lightning_class_args(ModelCheckpoint, "best")
-        parser.add_lightning_class_args(ModelCheckpoint, "last")
+        parser.add_lightning_class_args(KeptEpoch, "best")
+        parser.add_lightning_class_args(KeptEpoch, "last")
         parser.add_lightning_class_args(Schedule, "schedule", subclass_mode=True)
         parser.add_lightning_class_args(Panels, "panels")
         parser.add_lightning_class_args(History, "history")
+        parser.add_lightning_class_args(MovedRun, "moved")
         parser.set_defaults(
             {
                 "schedule": {"class_path": "declip_pl.training.schedules.PaperSchedule"},
-                "best.filename": "best",
-                "best.monitor": "val/score",
-                "best.mode": "max",
-                "best.save_on_train_epoch_end": True,  # after the schedule has decided
-                "best.enable_version_counter": False,
-                "best.save_weights_only": True,  # last.ckpt is what a run is resumed from
-                "last.filename": "last",
-                "last.save_on_train_epoch_end": True,
-                "last.enable_version_counter": False,
+                **{f"best.{name}": value for name, value in kept_epochs.BEST.items()},
+                **{f"last.{name}": value for name, value in kept_epochs.LAST.items()},
                 "trainer.log_every_n_steps": 10,
                 "trainer.use_distributed_sampler": False,  # the data module shares photos itself
             }
         )
         parser.link_arguments("model.supervision", "data.supervision")
+        parser.link_arguments("best.monitor", "panels.monitor")
+        parser.link_arguments("best.mode", "panels.mode")
         parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.seed")
 
@@ -126,19 +127,13 @@ class DeclipCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Name the run, refuse to touch another's, and find what to resume."""
         config = self.config[self.subcommand]
-        if str(config.trainer.precision) in CASTING:
-            raise UserError(
-                f"trainer.precision {config.trainer.precision} would change the frozen encoder's "
-                "weights; choose 32-true, bf16-mixed or 16-mixed"
-            )
+        for key, value in list(config.items()):
+            config[key] = expanded(value)
+        check_lightning(config.seed_everything, config.trainer.as_dict())
         # Wrong names should fail before weights are fetched.
         LocalizationDataModule(**config.data.as_dict())
         if self.subcommand == "fit":
-            self.run = _named(config)
-            last = self.run.check()
-            config.ckpt_path = config.ckpt_path or (str(last) if last else None)
-            if config.ckpt_path:
-                _check_resumable(Path(config.ckpt_path))
+            self._prepare_fit(config)
         elif config.ckpt_path:
             self.checkpoint = read_checkpoint(config.ckpt_path)
             self.run = _run_of(self.checkpoint.path, config.run)
@@ -148,15 +143,38 @@ class DeclipCLI(LightningCLI):
         config.trainer.default_root_dir = str(self.run.folder)
         config.best.dirpath = config.last.dirpath = str((self.run.folder / BEST).parent)
 
+    def _prepare_fit(self, config: Namespace) -> None:
+        check_options(config)
+        self.run = _named(config)
+        last = None if config.trainer.fast_dev_run else self.run.check()
+        config.ckpt_path = config.ckpt_path or (str(last) if last else None)
+        if config.ckpt_path:
+            checkpoint = Path(config.ckpt_path)
+            if self.run.overwrite and self.run.is_at(run_of(checkpoint) or checkpoint):
+                raise UserError(f"{checkpoint} would be deleted with the run that it is to replace")
+            settings = parse_yaml(self._parser(self.subcommand).dump(config, skip_none=False))
+            module, _, name = config.schedule.class_path.rpartition(".")
+            schedule = getattr(import_module(module), name)
+            check_continuation(checkpoint, settings, may_grow=not schedule.needs_end)
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Log to W&B unless the config names loggers or turns them off."""
         wanted = self.config[self.subcommand].trainer.logger
         if wanted is None or wanted is True:
             kwargs["logger"] = self._wandb_logger()
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except REFUSALS as error:
+            raise UserError(
+                f"Lightning refuses these --trainer options: {joined(error)}"
+            ) from error
 
     def fit(self, model: LocalizationTask, **kwargs: Any) -> None:
         """Check the data, train, test the best checkpoint and close with a summary."""
+        if is_trial(self.trainer):
+            self.trainer.fit(model, **kwargs)
+            print("fast_dev_run: trained and validated on a few batches; nothing is kept or tested")
+            return
         if resumed := self.config["fit"].ckpt_path:  # before photos are encoded
             model.take_encoder(describe_lightning(load_lightning(Path(resumed)), resumed))
         if not self.trainer.is_global_zero:  # only the first of several processes writes
@@ -164,14 +182,17 @@ class DeclipCLI(LightningCLI):
             return
         self.datamodule.prepare_data()  # while nothing is written yet
         with self.run.claimed():
-            self.run.begin()
+            self.run.begin(self.config.fit.ckpt_path)
             self._train_and_test(model, **kwargs)
 
     def _train_and_test(self, model: LocalizationTask, **kwargs: Any) -> None:
         self.trainer.fit(model, **kwargs)
         best = self.run.folder / BEST
-        if not best.exists():  # fast_dev_run writes none
-            return
+        if not best.exists():
+            raise UserError(
+                "training ended before an epoch was trained and validated, so there is no best one "
+                "to test; see --trainer.max_steps, max_time and the learning rate"
+            )
         self.trainer.test(
             self.model, datamodule=self.datamodule, ckpt_path=str(best), verbose=False,
             weights_only=True,
@@ -185,7 +206,7 @@ class DeclipCLI(LightningCLI):
 
     def test(self, model: LocalizationTask, ckpt_path: str, **kwargs: Any) -> None:
         """Test a trained localizer; its scores go to a file of their own beside the run's."""
-        target = self.run.folder / f"test_metrics_{self.datamodule.generator}.json"
+        target = self.run.folder / file_name(f"test_metrics_{self.datamodule.generator}", ".json")
         if target.exists() and not self.run.overwrite:
             raise UserError(f"{target} exists; replace it with --overwrite (--run.overwrite true)")
         model.load_weights(self.checkpoint)
@@ -218,16 +239,14 @@ class DeclipCLI(LightningCLI):
         }
         # It starts with the first thing that is logged, which is after the run has begun.
         logger = PrivateLogger(
-            project=PROJECT,
-            name=self.run.name,
+            **wandb_options(
+                str(self.run.name), str(facts["dataset"]), str(self.subcommand), facts.values()
+            ),
             id=None if self.run.overwrite else wandb_id(self.run.folder),
             resume="allow",
-            save_dir=self.run.folder,
+            save_dir=wandb_place(self.run.folder),
             mode=wandb_mode(),
             settings=private_settings(),
-            group=str(facts["dataset"]),
-            job_type=self.subcommand,
-            tags=[str(fact) for fact in facts.values()],
             config=facts,
         )
         logger._wandb_init.pop("anonymous", None)  # Lightning sets it, and wandb warns of it
@@ -241,19 +260,31 @@ class _SaveConfig(SaveConfigCallback):
         """Wait until a checkpoint to resume from has proved to fit."""
 
     @rank_zero_only
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the file now."""
-        self.save_config(trainer, pl_module, "fit")
+        if not is_trial(trainer):
+            self.save_config(trainer, pl_module, "fit")
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write the file and log its content."""
-        # Whoever repeats config.yaml did not ask for these; they were of this start alone.
+        """Write the file and log its content.
+
+        A run that is resumed keeps its file, unless it is to train for longer.
+        """
         config = self.config.clone()
-        config.ckpt_path, config.run.resume, config.run.overwrite = None, False, False
-        text = self.parser.dump(config, skip_none=False)
-        write_text(Path(trainer.default_root_dir) / CONFIG, text)
+        path = Path(trainer.default_root_dir) / CONFIG
+        epochs = config.trainer.max_epochs
+        resumed = trainer.ckpt_path is not None and path.is_file()
+        if not resumed or read_recipe(path)["trainer"]["max_epochs"] != epochs:
+            write_text(path, self.parser.dump(_repeatable(config), skip_none=False))
         if isinstance(trainer.logger, WandbLogger):
             trainer.logger.log_hyperparams(self.config.as_dict())
+
+
+def _repeatable(config: Namespace) -> Namespace:
+    """Return a configuration without what was of this start alone."""
+    config.ckpt_path, config.run.resume, config.run.overwrite = None, False, False
+    config.trainer.default_root_dir = config.best.dirpath = config.last.dirpath = None
+    return config
 
 
 def _named(config: Namespace) -> Run:
@@ -278,43 +309,3 @@ def _run_of(model: Path, options: Namespace) -> Run:
     if folder:
         return Run(str(relative(folder.parent)), folder.name, overwrite=options.overwrite)
     return Run(TESTS, options.name or name_of(model), overwrite=options.overwrite)
-
-
-def _check_resumable(checkpoint: Path) -> None:
-    if "optimizer_states" not in load_lightning(checkpoint):
-        raise UserError(
-            f"{checkpoint} has no optimiser's state to go on with; last.ckpt beside it has "
-            "(RESUME=1, --run.resume true)"
-        )
-
-
-def _with_read_recipes(args: list[str]) -> list[str]:
-    """Put the content of recipes in place of their files' names, as our one reader reads them.
-
-    Parts that are named on the command line go into the last recipe: jsonargparse can't put one
-    class in the place of another.
-    """
-    words = _joined(args)
-    recipes = [index for index, word in enumerate(words) if word.startswith("--config=")]
-    if not recipes:
-        return words
-    named = [word for word in words if word.partition("=")[0] in PARTS]
-    for index in recipes:
-        sections = read_recipe(Path(words[index].removeprefix("--config=")).expanduser())
-        for word in named if index == recipes[-1] else []:
-            name, _, value = word.removeprefix("--").partition("=")
-            section, _, key = name.partition(".")
-            sections[section] = (sections.get(section) or {}) | {key: parse_yaml(value)}
-        words[index] = f"--config={as_argument(sections)}"
-    return [word for word in words if word not in named]
-
-
-def _joined(args: list[str]) -> list[str]:
-    """Write ``--config FILE`` as ``--config=FILE``, and named parts likewise."""
-    words: list[str] = []
-    for word in args:
-        if words and words[-1] in ("--config", *PARTS):
-            words[-1] += f"={word}"
-        else:
-            words.append(word)
-    return words

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -128,8 +129,8 @@ def summary(results: Results, target: Path, model: Path) -> str:
     lines += [
         f"results: {target}",
         "next: the same checkpoint on another generator's photos, or on your own:",
-        f"  {command('declip-pl')} test {model} --generator NAME",
-        f"  {command('declip-pl')} predict PHOTO --model {model}",
+        f"  {command('declip-pl')} test {quote(str(model))} --generator NAME",
+        f"  {command('declip-pl')} predict PHOTO --model {quote(str(model))}",
     ]
     return "\n".join(lines)
 
@@ -183,7 +184,7 @@ def command(name: str) -> str:
     beside = Path(sys.executable).with_name(name)
     if shutil.which(name) or not beside.exists():
         return name
-    return str(relative(beside))
+    return quote(str(relative(beside)))
 
 
 def git_commit() -> str | None:

@@ -1,10 +1,11 @@
 """Schedules: what decides on the learning rate, and when training ends."""
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 import torch
+from annotated_types import Interval
 from lightning.pytorch.callbacks import Callback
 
 from declip_pl.data.dataset import Batch
@@ -12,7 +13,14 @@ from declip_pl.errors import UserError
 
 
 class Schedule(Callback):
-    """Decides on the learning rate and on the end of training."""
+    """Decides on the learning rate and on the end of training.
+
+    Attributes:
+        needs_end: Whether the rate depends on the number of epochs. A run can then not be resumed
+            with more of them.
+    """
+
+    needs_end = True
 
 
 class PaperSchedule(Schedule):
@@ -28,8 +36,13 @@ class PaperSchedule(Schedule):
         minimum: Training ends when the learning rate would fall under this.
     """
 
+    needs_end = False
+
     def __init__(
-        self, monitor: str = "val/score", patience: int = 5, minimum: float = 1e-6
+        self,
+        monitor: str = "val/score",
+        patience: Annotated[int, Interval(ge=1, le=10**9)] = 5,
+        minimum: Annotated[float, Interval(ge=0, le=100)] = 1e-6,
     ) -> None:
         self.monitor = monitor
         self.patience = patience
@@ -54,11 +67,18 @@ class PaperSchedule(Schedule):
         self._stop_if_finished(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the epoch's decision, before its checkpoint is written."""
+        """Take the epoch's decision, before its checkpoint is written.
+
+        Raises:
+            UserError: If the figure that decides is not logged.
+        """
         assert self._plateau is not None
         if not self._validated:  # not every epoch need validate (trainer.check_val_every_n_epoch)
             return
         self._validated = False
+        if self.monitor not in trainer.callback_metrics:
+            known = ", ".join(sorted(trainer.callback_metrics))
+            raise UserError(f"--schedule.monitor is {self.monitor}; expected one of {known}")
         self._plateau.step(float(trainer.callback_metrics[self.monitor]))
         self._stop_if_finished(trainer)
 
@@ -87,7 +107,7 @@ class OneCycle(Schedule):
         warmup: Share of all steps in which the rate rises.
     """
 
-    def __init__(self, warmup: float = 0.2) -> None:
+    def __init__(self, warmup: Annotated[float, Interval(ge=0, lt=1)] = 0.2) -> None:
         if not 0 <= warmup < 1:
             raise UserError(f"warmup is a share of all steps, from 0 to below 1; found {warmup}")
         self.warmup = warmup

@@ -1,14 +1,16 @@
 """The LightningModule: what is optimised, what is measured, what a checkpoint holds."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 import torch
+from annotated_types import Interval
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from declip_pl.data.datamodule import Seed
 from declip_pl.data.dataset import Batch
 from declip_pl.data.layout import REAL
 from declip_pl.errors import UserError
@@ -19,6 +21,7 @@ from declip_pl.model.features import Features
 from declip_pl.model.find_encoder import find_encoder
 from declip_pl.model.network import DeCLIP, Pooling, image_logit, image_score
 from declip_pl.parts import Spec
+from declip_pl.training.checkpoint_io import write_whole_checkpoints
 from declip_pl.training.encoding import EncodePhotos
 from declip_pl.training.loss import build_loss
 
@@ -54,12 +57,12 @@ class LocalizationTask(L.LightningModule):
         encoder: Spec = "openai/clip-vit-large-patch14",
         layer: str = "layer20",
         decoder: Spec = "conv-20",
-        image_size: int | None = None,
+        image_size: Annotated[int, Interval(ge=1, le=4096)] | None = None,
         supervision: Supervision = "full",
-        learning_rate: float = 1e-3,
+        learning_rate: Annotated[float, Interval(gt=0, le=100)] = 1e-3,
         loss: Spec = "bce",
         pooling: Pooling = "top",
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__()
         # Not to the logger, whose `encoder` is the short name (lightning_cli.py).
@@ -95,6 +98,10 @@ class LocalizationTask(L.LightningModule):
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         there = any(isinstance(callback, EncodePhotos) for callback in callbacks)
         return [] if there else [EncodePhotos()]
+
+    def setup(self, stage: str) -> None:
+        """Have every checkpoint written whole, whatever trainer this is used with."""
+        write_whole_checkpoints(self.trainer)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the paper's optimiser over the decoder."""

@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import wandb
@@ -12,8 +13,16 @@ import wandb
 from declip_pl.cross_eval.cell import Cell, finished_cell
 from declip_pl.cross_eval.matrix import FILE, TABLE, Matrix, Panel, ScoredModel, read_matrix
 from declip_pl.cross_eval.records import to_json
+from declip_pl.files import relative, shortened
 from declip_pl.training.results import command
-from declip_pl.training.wandb_runs import PROJECT, private_settings, wandb_id, wandb_mode
+from declip_pl.training.run_folder import MOST
+from declip_pl.training.wandb_runs import (
+    private_settings,
+    wandb_id,
+    wandb_mode,
+    wandb_options,
+    wandb_place,
+)
 
 JOB_TYPE = "cross-eval"
 MATRIX_COLUMNS = ("train", "test", "metric", "value", "ci_low", "ci_high", "n", "in_domain")
@@ -95,18 +104,15 @@ def _log(
     columns: list[str],
     rows: list[list[Any]],
 ) -> list[str]:
+    name = f"{JOB_TYPE} {matrix.name}"
     with wandb.init(
-        project=PROJECT,
-        name=f"{JOB_TYPE} {matrix.name}",
+        **wandb_options(name, matrix.data.name, JOB_TYPE, _tags(matrix)),
         id=wandb_id(folder),
         resume="allow",
-        dir=folder,
+        dir=wandb_place(folder),
         mode=wandb_mode(),
         # A training run that broke off in this process may still be open.
         settings=private_settings(reinit="finish_previous"),
-        group=matrix.data.name,
-        job_type=JOB_TYPE,
-        tags=_tags(matrix),
         notes=matrix.notice,
         config=_facts(matrix),
     ) as run:
@@ -125,7 +131,7 @@ def _log(
         if not run.offline:
             _log_checkpoints(run, matrix, checkpoints)
             return [f"matrix in the browser: {run.url}"]
-        offline = folder / "wandb" / Path(run.settings.sync_dir).name
+        offline = quote(str(relative(Path(run.settings.sync_dir))))
     wandb_ = command("wandb")
     return [
         f"figures without an account: {wandb_} leet {offline}",
@@ -157,7 +163,7 @@ def _tags(matrix: Matrix) -> list[str]:
     keys = ("encoder", "layer", "decoder", "supervision")
     values = [JOB_TYPE, matrix.data.name, *matrix.rows, *matrix.seeds]
     values += [getattr(model, key) for model in models for key in keys]
-    return list(dict.fromkeys(str(value)[:64] for value in values))  # W&B takes no longer ones
+    return list(map(str, values))
 
 
 def _joined(values: Iterable[Any]) -> Any:
@@ -190,7 +196,7 @@ def _number(value: float | None) -> float | None:
 
 def _pictures(folder: Path, matrix: Matrix) -> dict[str, Any]:
     pictures: dict[str, Any] = {
-        f"panels/{train}/{test}": [
+        panels_key(train, test): [
             wandb.Image(folder / shown.file, caption=_caption(which, shown))
             for which, shown in triple.items()
         ]
@@ -202,6 +208,11 @@ def _pictures(folder: Path, matrix: Matrix) -> dict[str, Any]:
     if (folder / "report.html").exists():
         pictures["report"] = wandb.Html(folder / "report.html", inject=False)
     return pictures
+
+
+def panels_key(train: str, test: str) -> str:
+    """Return under which name the pictures of a cell are logged; W&B makes folders of it."""
+    return f"panels/{shortened(train, MOST)}/{shortened(test, MOST)}"
 
 
 def _caption(which: str, shown: Panel) -> str:
