@@ -84,8 +84,8 @@ def _combinations(
 
 
 def _say_where(encoder: Encoder, wanted: Identity) -> None:
-    # What was passed on by others, or to them, has lost the folders above.
-    if without_folders(encoder.source) != without_folders(wanted.source):
+    # What was passed on names no folder of whoever saved it.
+    if wanted.source not in (encoder.source, without_folders(encoder.source)):
         print(
             f"the encoder comes from {encoder.source}: the weights that the decoder was trained "
             f"with ({wanted.source}), by their SHA-256 {wanted.sha256[:12]}"
