@@ -1,6 +1,6 @@
 """``declip-pl cross-eval``: every trained model against every generator."""
 
-import hashlib
+import json
 import platform
 import shlex
 import sys
@@ -42,10 +42,11 @@ from declip_pl.cross_eval.views.report import write_report
 from declip_pl.cross_eval.views.wandb_run import track
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.feature_cache import FeatureCache
-from declip_pl.data.layout import ALL, REAL, has_reals
+from declip_pl.data.layout import ALL, REAL
 from declip_pl.data.mini import MINI, build_mini
 from declip_pl.data.transforms import Changes, key_of, make_changes
 from declip_pl.errors import UserError
+from declip_pl.files import short_hash
 from declip_pl.model.checkpoint import load_decoder
 from declip_pl.model.encoder import Encoder, build_encoder
 from declip_pl.model.network import Pooling
@@ -65,7 +66,7 @@ def cross_eval(
     models: Sequence[str] = (),
     seeds: int = 1,
     loo: bool = False,
-    pooling: Pooling = "top",
+    pooling: Pooling | None = None,
     perturbation: Changes = "none",
     name: str | None = None,
 ) -> None:
@@ -79,7 +80,7 @@ def cross_eval(
             default one model for each generator of the data set, trained first where it is missing.
         seeds: Models for each generator, with the seeds 0, 1, ...
         loo: Also train on all generators but one, for each (leave one out).
-        pooling: How an image's score is pooled from its map.
+        pooling: From a map to an image's score; by default what all models say, or else top.
         perturbation: Changes of the test photos: none, blur, jitter, jpeg, all, or a YAML file.
         name: Name of the folder in outputs/cross_eval.
 
@@ -99,14 +100,14 @@ def cross_eval(
     failures += unread
     if not described:
         raise UserError(_failed(failures))
-    folder = ROOT / (name or _folder_name(test_data, label or _name(described)))
+    folder = ROOT / name if name else _folder(test_data, label or _name(described))
     with claim(folder, "cross-evaluating into"):
         _check_folder(folder, test_data)
         results, failed = _score(described, test_data, folder)
         failures += failed
         about = _about(folder, test_data, results, failures, start)
         scored = (results["cells"], results["thresholds"], test_data.generators)
-        matrix = build_matrix(described, *scored, pooling, about)
+        matrix = build_matrix(described, *scored, pooling or _pooling(described), about)
         _show(folder, matrix, polarity_warnings(results["cells"].values()))
     if failures:
         raise UserError(_failed(failures))
@@ -253,20 +254,33 @@ def _check_folder(folder: Path, data: LocalizationDataModule) -> None:
 
 
 def _by_encoder(models: Sequence[Model]) -> list[list[Model]]:
-    groups: dict[tuple[str, int], list[Model]] = defaultdict(list)
+    """Return models of one encoder and input size together: the same weights and arithmetic."""
+    groups: dict[tuple[str, str, int], list[Model]] = defaultdict(list)
     for model in models:
-        groups[model.checkpoint.identity.sha256, model.checkpoint.image_size].append(model)
+        identity = model.checkpoint.identity
+        arithmetic = json.dumps(identity.arithmetic, sort_keys=True)
+        groups[identity.sha256, arithmetic, model.checkpoint.image_size].append(model)
     return list(groups.values())
 
 
+def _pooling(models: Sequence[Model]) -> Pooling:
+    """Return the pooling that all models say, as their own tests do, or the usual one."""
+    said = {model.checkpoint.pooling for model in models}
+    return said.pop() if len(said) == 1 else "top"
+
+
 def _valid_sets(data: LocalizationDataModule, model: Model) -> list[TestSet]:
-    """Return the validation photos that a model's thresholds may be chosen on."""
-    if not model.trained_on or not set(model.trained_on) <= set(data.generators):
+    """Return the validation photos to choose a model's thresholds on.
+
+    None if its checkpoint has thresholds, or any generator that it was trained on has no such
+    photos here.
+    """
+    there = {sample.generator for sample in data.layout.samples("valid")}
+    named = set(model.trained_on)
+    if model.checkpoint.thresholds or not named or not named <= there & set(data.generators):
         return []
     sets = [_test_set(data, model.row, "valid", *model.trained_on)]
-    return sets + (
-        [_test_set(data, REAL, "valid", REAL)] if has_reals(data.layout, "valid") else []
-    )
+    return sets + ([_test_set(data, REAL, "valid", REAL)] if REAL in there else [])
 
 
 def _test_set(data: LocalizationDataModule, name: str, split: Any, *generators: str) -> TestSet:
@@ -299,21 +313,22 @@ def _about(
     )
 
 
-def _folder_name(data: LocalizationDataModule, models: str) -> str:
-    name = f"{data.root.name}-{models}"
-    if data.perturbation == UNPERTURBED:
-        return name
-    return f"{name}-perturbed-{_short_hash(key_of(data.perturbation))}"
+def _folder(data: LocalizationDataModule, models: str) -> Path:
+    """Return the folder for a data set and models; another data set of that name has its own."""
+    changes = ""
+    if data.perturbation != UNPERTURBED:
+        changes = f"-perturbed-{short_hash(key_of(data.perturbation))}"
+    folder = ROOT / f"{data.root.name}-{models}{changes}"
+    root = str(data.root.absolute())
+    if (folder / FILE).exists() and read_matrix(folder).data.root != root:
+        return ROOT / f"{data.root.name}-{short_hash(root)}-{models}{changes}"
+    return folder
 
 
 def _name(models: Sequence[Model]) -> str:
     """Return a name for just these models."""
     names = "\n".join(sorted(model.name for model in models))
-    return f"{len(models)}-models-{_short_hash(names)}"
-
-
-def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:6]
+    return f"{len(models)}-models-{short_hash(names)}"
 
 
 def _failed(failures: Sequence[Failure]) -> str:
