@@ -254,5 +254,5 @@ def _group(table: dict[str, Tensor], prefix: str) -> list[tuple[str, Tensor]]:
 
 
 def _numbers(values: Tensor) -> list[float | None]:
-    """Return plain numbers of six digits, None for NaN (JSON has none)."""
-    return [None if np.isnan(v) else float(f"{v:.6g}") for v in values.double().tolist()]
+    """Return plain numbers, as exact as they were measured; None for NaN (JSON has none)."""
+    return [None if np.isnan(v) else float(f"{v:.9g}") for v in values.double().tolist()]
