@@ -20,7 +20,8 @@ from declip_pl.errors import UserError
 from declip_pl.files import relative, sha256, short_hash, write_text
 from declip_pl.metrics import iou, map_metrics
 from declip_pl.metrics.accumulate import LocalizationMetrics
-from declip_pl.model.checkpoint import WEIGHTS_FILE, TrainedOn
+from declip_pl.model.checkpoint import WEIGHTS_FILE
+from declip_pl.model.description import TrainedOn
 from declip_pl.model.features import OUTPUT_SIZE
 from declip_pl.training.task import LocalizationTask
 
