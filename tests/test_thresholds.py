@@ -271,6 +271,7 @@ def other_activation(clip, tmp_path):
 def test_another_activation_is_another_encoder(run, tree, other_activation, error_of):
     saved = torch.load(run / BEST, weights_only=True)
     saved["declip_pl"]["encoder"] = str(other_activation)
+    saved["declip_pl"]["identity"]["source"] = "a folder that is gone"
     torch.save(saved, run / BEST)
     reason = "with hidden_act gelu in place of quick_gelu"
     assert reason in error_of("test", str(run), f"--data={tree}", "--generator=lama",
