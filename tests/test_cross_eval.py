@@ -740,3 +740,15 @@ def test_cell_holds_every_photos_scores(place, here):
     assert cell["curve"]["iou"][middle] == pytest.approx(np.mean(cell["scores"]["iou"]), abs=1e-3)
     real = json.loads((folder / "cells/tiny-clip-layer1-linear-ldm/real.json").read_text())
     assert real["scores"] == {} and sum(map(sum, real["histogram"]["fake"])) == 0
+
+
+def test_a_models_file_can_name_no_folder(place, here, error_of):
+    """Names of generators in a checkpoint become names of rows, pictures and W&B's files."""
+    run = sorted((here / "outputs/train").iterdir())[0]
+    path = run / "checkpoints/best.ckpt"
+    content = torch.load(path, weights_only=True)
+    content["declip_pl"]["trained_on"]["generators"] = ["../../../x"]
+    torch.save(content, path)
+    message = error_of("cross-eval", str(run), f"--data={place}/dolos")
+    assert "'../../../x' can't be a generator's name" in message
+    assert not (here / "outputs/cross_eval").exists()

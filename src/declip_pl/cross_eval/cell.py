@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from declip_pl.cross_eval.matrix import Curve, Matrix, Panel, ScoredModel
 from declip_pl.cross_eval.records import from_json, to_json
-from declip_pl.files import write_text
+from declip_pl.files import file_name, write_text
 from declip_pl.metrics import Thresholds
 
 FORMAT = 2
@@ -130,7 +130,7 @@ def write_record(path: Path, record: Cell | ThresholdsFile) -> None:
 
 def cell_path(folder: Path, model: str, test: str) -> Path:
     """Return where the cell of a model and a test set stands in a cross-evaluation's folder."""
-    return folder / "cells" / model / f"{test}.json"
+    return folder / "cells" / model / file_name(test, ".json")
 
 
 def finished_cell(folder: Path, matrix: Matrix, model: ScoredModel, test: str) -> Cell | None:

@@ -29,7 +29,7 @@ from declip_pl.cross_eval.models import Model
 from declip_pl.data.dataset import LocalizationDataset, collate
 from declip_pl.data.layout import REAL
 from declip_pl.data.masks import MaskRule, mostly_fake
-from declip_pl.files import atomic_path
+from declip_pl.files import atomic_path, file_name
 from declip_pl.metrics import (
     THRESHOLDS,
     Metric,
@@ -93,7 +93,7 @@ class Cells:
         key = ThresholdsKey(
             FORMAT, model.checkpoint.sha256, hashes, tuple(p.perturbation for p in valid)
         )
-        path = self.folder / "thresholds" / f"{model.name}.json"
+        path = self.folder / "thresholds" / file_name(model.name, ".json")
         kept = read_record(path, ThresholdsFile)
         if not kept or kept.key != key:
             start = time.monotonic()
