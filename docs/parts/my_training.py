@@ -16,3 +16,5 @@ if __name__ == "__main__":  # the processes that decode photos import this file 
     trainer.fit(task, datamodule=data)
     trainer.test(task, datamodule=data, ckpt_path="best", weights_only=True, verbose=False)
     print(task.results)
+    for batch in trainer.predict(task, datamodule=data):  # the test photos, or data.photos
+        print(batch["name"], batch["score"].tolist(), batch["probabilities"].shape)

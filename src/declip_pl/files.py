@@ -132,6 +132,11 @@ def sha256(path: Path) -> str:
         raise UserError(f"{path} can't be read ({error.strerror or error})") from error
 
 
+def short_hash(text: str) -> str:
+    """Return six characters that tell a text from others, for names of files."""
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:6]
+
+
 def shortened(name: str, limit: int) -> str:
     """Return a name for a file or folder of at most ``limit`` bytes.
 

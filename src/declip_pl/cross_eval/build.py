@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from declip_pl import parts
-from declip_pl.cross_eval.cell import Cell, Thresholds
+from declip_pl.cross_eval.cell import Cell
 from declip_pl.cross_eval.matrix import (
     FORMAT,
     About,
@@ -27,7 +27,7 @@ from declip_pl.cross_eval.models import Model
 from declip_pl.cross_eval.scores import Scores
 from declip_pl.cross_eval.statistics import Estimate, Statistic, combined, estimate, reliability
 from declip_pl.data.layout import ALL_BUT
-from declip_pl.metrics import all_metrics, find_metric
+from declip_pl.metrics import Thresholds, all_metrics, find_metric
 from declip_pl.model.network import Pooling
 from declip_pl.privacy import without_folders
 

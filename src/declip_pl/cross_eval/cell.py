@@ -8,6 +8,7 @@ from typing import TypeVar
 from declip_pl.cross_eval.matrix import Curve, Matrix, Panel, ScoredModel
 from declip_pl.cross_eval.records import from_json, to_json
 from declip_pl.files import file_name, write_text
+from declip_pl.metrics import Thresholds
 
 FORMAT = 2
 """Raise it with any change to what a cell holds; older cells are then scored anew."""
@@ -32,19 +33,6 @@ class CellKey:
     perturbation: str
     pixel: float | None
     metrics: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """The thresholds of a model that are best on validation photos; None where none was chosen.
-
-    Attributes:
-        pixel: The one of the highest mean IoU.
-        image: For each pooling the one with the most correct decisions.
-    """
-
-    pixel: float | None
-    image: dict[str, float | None]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from declip_pl.cross_eval.cell import (
     Cell,
     CellKey,
     Histogram,
-    Thresholds,
     ThresholdsFile,
     ThresholdsKey,
     cell_path,
@@ -34,9 +33,10 @@ from declip_pl.files import atomic_path, file_name
 from declip_pl.metrics import (
     THRESHOLDS,
     Metric,
-    best_accuracy_threshold,
+    Thresholds,
     by_size,
     calibration_histogram,
+    choose_thresholds,
     localization_scores,
     map_metrics,
     threshold_curves,
@@ -79,14 +79,16 @@ class Cells:
         self.device = device
 
     def thresholds(self, model: Model, decoder: nn.Module, valid: Sequence[TestSet]) -> Thresholds:
-        """Return the thresholds that are best on validation photos.
+        """Return a model's thresholds: those in its checkpoint, or else chosen now.
 
         Args:
             model: A localizer.
             decoder: Its decoder.
             valid: The validation photos of the generators that it was trained on, and real ones
-                where there are any; empty if the data set has none of those generators.
+                where there are any; empty if there are none, or the checkpoint has thresholds.
         """
+        if model.checkpoint.thresholds:
+            return model.checkpoint.thresholds
         hashes = tuple(part.sha256 for part in valid)
         key = ThresholdsKey(
             FORMAT, model.checkpoint.sha256, hashes, tuple(p.perturbation for p in valid)
@@ -216,23 +218,22 @@ def _scored(photos: list[str], table: dict[str, Tensor]) -> _Scored:
 def _on_validation(scored: Sequence[_Scored]) -> tuple[Thresholds, dict[str, float | None]]:
     """Return the best thresholds, and how well each pooling tells fakes from reals."""
     fakes = [part for part in scored if part.scores]
-    reals = [part for part in scored if not part.scores]
-    pixel: float | None = None
-    image: dict[str, float | None] = dict.fromkeys(POOLINGS)
-    auroc: dict[str, float | None] = dict.fromkeys(POOLINGS)
+    parts = [*fakes, *(part for part in scored if not part.scores)]
+    labels = torch.tensor([int(bool(part.scores)) for part in parts for _ in part.photos])
+    scores: dict[str, Tensor] = {
+        pooling: torch.tensor(
+            [score for part in parts for score in part.image_scores[pooling]], dtype=torch.float64
+        )
+        for pooling in POOLINGS
+    }
+    iou = None
     if fakes:
-        weights = [len(part.photos) for part in fakes]
         curves = np.array([part.curve.iou for part in fakes], np.float64)
-        pixel = THRESHOLDS[int(np.average(curves, axis=0, weights=weights).argmax())]
-    if fakes and reals:
-        parts = [*fakes, *reals]
-        labels = torch.tensor([int(bool(part.scores)) for part in parts for _ in part.photos])
-        for pooling in POOLINGS:
-            pooled = [score for part in parts for score in part.image_scores[pooling]]
-            scores = torch.tensor(pooled, dtype=torch.float64)
-            image[pooling] = best_accuracy_threshold(scores, labels)
-            auroc[pooling] = 100 * float(binary_auroc(scores, labels))
-    return Thresholds(pixel, image), auroc
+        weights = [len(part.photos) for part in fakes]
+        iou = torch.from_numpy(np.average(curves, axis=0, weights=weights))
+    both = 0 < labels.sum() < len(labels)
+    auroc = {k: 100 * float(binary_auroc(v, labels)) if both else None for k, v in scores.items()}
+    return choose_thresholds(iou, scores, labels), auroc
 
 
 def _group(table: dict[str, Tensor], prefix: str) -> list[tuple[str, Tensor]]:
@@ -240,5 +241,5 @@ def _group(table: dict[str, Tensor], prefix: str) -> list[tuple[str, Tensor]]:
 
 
 def _numbers(values: Tensor) -> list[float | None]:
-    """Return plain numbers of six digits, None for NaN (JSON has none)."""
-    return [None if np.isnan(v) else float(f"{v:.6g}") for v in values.double().tolist()]
+    """Return plain numbers, as exact as they were measured; None for NaN (JSON has none)."""
+    return [None if np.isnan(v) else float(f"{v:.9g}") for v in values.double().tolist()]

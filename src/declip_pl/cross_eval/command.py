@@ -1,9 +1,6 @@
 """``declip-pl cross-eval``: every trained model against every generator."""
 
-import hashlib
-import os
 import time
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -29,23 +26,25 @@ from declip_pl.cross_eval.matrix import (
 from declip_pl.cross_eval.models import (
     Model,
     attempt,
+    by_encoder,
     choices,
     read_models,
+    shared_pooling,
     train_missing,
 )
-from declip_pl.cross_eval.provenance import check_folder, describe
+from declip_pl.cross_eval.provenance import check_folder, describe, own_folder
 from declip_pl.cross_eval.summary import summary
 from declip_pl.cross_eval.views.heat_map import matrix_png
 from declip_pl.cross_eval.views.report import write_report
 from declip_pl.cross_eval.views.wandb_run import track
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.feature_cache import FeatureCache
-from declip_pl.data.layout import ALL, REAL, has_reals, left_out_line
+from declip_pl.data.layout import ALL, REAL, left_out_line
 from declip_pl.data.mini import MINI, build_mini
 from declip_pl.data.stamps import content_hash
 from declip_pl.data.transforms import Changes, key_of, make_changes
 from declip_pl.errors import UserError
-from declip_pl.files import shortened
+from declip_pl.files import short_hash, shortened
 from declip_pl.model.checkpoint import load_decoder, load_encoder
 from declip_pl.model.encoder import Encoder
 from declip_pl.model.network import Pooling
@@ -61,7 +60,7 @@ def cross_eval(
     models: Sequence[str] = (),
     seeds: Annotated[int, Interval(ge=1, le=1000)] = 1,
     loo: bool = False,
-    pooling: Pooling = "top",
+    pooling: Pooling | None = None,
     perturbation: Changes = "none",
     name: str | None = None,
 ) -> None:
@@ -75,7 +74,7 @@ def cross_eval(
             default one model for each generator of the data set, trained first where it is missing.
         seeds: Models for each generator, with the seeds 0, 1, ...
         loo: Also train on all generators but one, for each (leave one out).
-        pooling: How an image's score is pooled from its map.
+        pooling: From a map to an image's score; by default what all models say, or else top.
         perturbation: Changes of the test photos: none, blur, jitter, jpeg, all, or a YAML file.
         name: Name of the folder in outputs/cross_eval.
 
@@ -94,14 +93,15 @@ def cross_eval(
     failures += unread
     if not described:
         raise UserError(_failed(failures))
-    folder = ROOT / shortened(name or _folder_name(test_data, label or _name(described)), MOST)
+    label = label or _name(described)
+    folder = ROOT / shortened(name, MOST) if name else own_folder(ROOT, test_data, label)
     with claim(folder, "cross-evaluating into"):
         check_folder(folder, test_data)
         results, failed = _score(described, test_data, folder, options.encoder)
         failures += failed
         about = describe(folder, test_data, results, failures, start)
         scored = (results["cells"], results["thresholds"], test_data.generators)
-        matrix = build_matrix(described, *scored, pooling, about)
+        matrix = build_matrix(described, *scored, pooling or shared_pooling(described), about)
         _show(folder, matrix, described, _warnings(test_data, results["cells"].values()))
     if failures:
         raise UserError(_failed(failures))
@@ -195,7 +195,7 @@ def _score(
         "cells": {},
         "device": str(device),
     }
-    for sharing in _by_encoder(models):
+    for sharing in by_encoder(models):
         names = [model.name for model in sharing]
         encoder = attempt(failures, ", ".join(names), partial(_shared_encoder, sharing, named))
         if encoder is None:
@@ -246,13 +246,6 @@ def _encode(cache: FeatureCache, test: TestSet, device: torch.device) -> bool:
     return True
 
 
-def _by_encoder(models: Sequence[Model]) -> list[list[Model]]:
-    groups: dict[tuple[str, int], list[Model]] = defaultdict(list)
-    for model in models:
-        groups[model.checkpoint.identity.sha256, model.checkpoint.image_size].append(model)
-    return list(groups.values())
-
-
 def _shared_encoder(models: Sequence[Model], named: Spec | None) -> Encoder:
     """Return the encoder of models that have the same, from wherever one of them says it is."""
     ways = {as_text(model.checkpoint.encoder): model.checkpoint for model in models}
@@ -264,13 +257,17 @@ def _shared_encoder(models: Sequence[Model], named: Spec | None) -> Encoder:
 
 
 def _valid_sets(data: LocalizationDataModule, model: Model) -> list[TestSet]:
-    """Return the validation photos that a model's thresholds may be chosen on."""
-    if not model.trained_on or not set(model.trained_on) <= set(data.generators):
+    """Return the validation photos to choose a model's thresholds on.
+
+    None if its checkpoint has thresholds, or any generator that it was trained on has no such
+    photos here.
+    """
+    there = {sample.generator for sample in data.layout.samples("valid")}
+    named = set(model.trained_on)
+    if model.checkpoint.thresholds or not named or not named <= there & set(data.generators):
         return []
     sets = [_test_set(data, model.row, "valid", *model.trained_on)]
-    return sets + (
-        [_test_set(data, REAL, "valid", REAL)] if has_reals(data.layout, "valid") else []
-    )
+    return sets + ([_test_set(data, REAL, "valid", REAL)] if REAL in there else [])
 
 
 def _test_set(data: LocalizationDataModule, name: str, split: Any, *generators: str) -> TestSet:
@@ -279,21 +276,10 @@ def _test_set(data: LocalizationDataModule, name: str, split: Any, *generators: 
     return TestSet(name, photos, content_hash(photos.samples, data.mask_rule_key), perturbation)
 
 
-def _folder_name(data: LocalizationDataModule, models: str) -> str:
-    name = f"{data.root.name}-{models}"
-    if data.perturbation == UNPERTURBED:
-        return name
-    return f"{name}-perturbed-{_short_hash(key_of(data.perturbation))}"
-
-
 def _name(models: Sequence[Model]) -> str:
     """Return a name for just these models."""
     names = "\n".join(sorted(model.name for model in models))
-    return f"{len(models)}-models-{_short_hash(names)}"
-
-
-def _short_hash(text: str) -> str:
-    return hashlib.sha256(os.fsencode(text)).hexdigest()[:6]
+    return f"{len(models)}-models-{short_hash(names)}"
 
 
 def _failed(failures: Sequence[Failure]) -> str:

@@ -10,12 +10,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from declip_pl.cross_eval.matrix import FILE, About, Data, Failure, Made, read_matrix
+from declip_pl.cross_eval.matrix import (
+    FILE,
+    UNPERTURBED,
+    About,
+    Data,
+    Failure,
+    Made,
+    Matrix,
+    read_matrix,
+)
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.transforms import key_of
 from declip_pl.errors import UserError
+from declip_pl.files import short_hash, shortened
 from declip_pl.privacy import all_without_folders, without_folders
 from declip_pl.training.results import circumstances
+from declip_pl.training.run_folder import MOST
 
 
 def check_folder(folder: Path, data: LocalizationDataModule) -> None:
@@ -27,8 +38,7 @@ def check_folder(folder: Path, data: LocalizationDataModule) -> None:
     if not (folder / FILE).exists():
         return
     there = read_matrix(folder)
-    # Version 0.1 wrote the path itself.
-    if there.data.root not in (_fingerprint(data.root), str(data.root.absolute())):
+    if not _is_of(there, data):
         raise UserError(
             f"{folder} is of the data {there.data.name} in another place than {data.root}; name "
             "another folder (RUN=...)"
@@ -38,6 +48,24 @@ def check_folder(folder: Path, data: LocalizationDataModule) -> None:
             f"{folder} is of photos with the perturbation {there.perturbation}, not "
             f"{key_of(data.perturbation)}; name another folder (RUN=...)"
         )
+
+
+def own_folder(root: Path, data: LocalizationDataModule, models: str) -> Path:
+    """Return the folder for a data set and models; another data set of that name has its own.
+
+    Args:
+        root: Of all cross-evaluations.
+        data: What is scored on.
+        models: What the models are called.
+    """
+    changes = ""
+    if data.perturbation != UNPERTURBED:
+        changes = f"-perturbed-{short_hash(key_of(data.perturbation))}"
+    folder = root / shortened(f"{data.root.name}-{models}{changes}", MOST)
+    if not (folder / FILE).exists() or _is_of(read_matrix(folder), data):
+        return folder
+    place = _fingerprint(data.root)[:6]
+    return root / shortened(f"{data.root.name}-{place}-{models}{changes}", MOST)
 
 
 def describe(
@@ -70,6 +98,11 @@ def describe(
             **circumstances(),
         ),
     )
+
+
+def _is_of(matrix: Matrix, data: LocalizationDataModule) -> bool:
+    # Version 0.1 wrote the path itself.
+    return matrix.data.root in (_fingerprint(data.root), str(data.root.absolute()))
 
 
 def _fingerprint(root: Path) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -68,27 +68,51 @@ class _Finding:
 Checked = tuple[Split, Sample, _Finding]
 
 
-def check_data(
-    layout: Layout, names: Sequence[str], rule: MaskRule, progress: bool = True
-) -> Report:
-    """Decode every file of some generators and report everything that is wrong.
+Wanted = Mapping[Split, Sequence[str]]
+"""The generators (or ``real``) that each split is to have photos of."""
 
-    Errors: a photo without mask or the reverse, files that can't be decoded to the end, masks that
-    say more than black and white, splits without images. Warnings: what was left out by its name,
-    generators of which most is fake (the masks may be inverted), masks with softened edges (they
-    are cut half-way), without fake pixels, or of another aspect ratio than their image; photos
-    that are in two splits, and fakes identical to a real photo.
+
+def present(layout: Layout, names: Sequence[str]) -> tuple[Wanted, list[str]]:
+    """Return which splits have photos of which generators, and a line for each that lacks one.
+
+    A generator without photos in any split is wanted in all of them.
 
     Args:
         layout: The data set.
         names: Generators, or ``real``.
+    """
+    has = {split: {sample.generator for sample in layout.samples(split)} for split in SPLITS}
+    nowhere = {name for name in names if not any(name in found for found in has.values())}
+    wanted = {split: [n for n in names if n in has[split] or n in nowhere] for split in SPLITS}
+    lacks = [
+        f"{layout.root}: no {split} photo of {name}: "
+        + ("it can't be tested on" if split == "test" else "it can be tested on, not trained on")
+        for name in names
+        for split in SPLITS
+        if name != REAL and name not in wanted[split]
+    ]
+    return wanted, lacks
+
+
+def check_data(layout: Layout, wanted: Wanted, rule: MaskRule, progress: bool = True) -> Report:
+    """Decode every file of some generators and report everything that is wrong.
+
+    Errors: a photo without mask or the reverse, files that can't be decoded to the end, masks that
+    say more than black and white, splits without images that are wanted. Warnings: what was left
+    out by its name, generators of which most is fake (the masks may be inverted), masks with
+    softened edges (they are cut half-way), without fake pixels, or of another aspect ratio than
+    their image; photos that are in two splits, and fakes identical to a real photo.
+
+    Args:
+        layout: The data set.
+        wanted: What to look at.
         rule: Which pixels of a mask are fake.
         progress: Show a progress bar.
     """
     report = Report()
     places: list[tuple[Split, Sample]] = []
-    for name in names:
-        for split in SPLITS:
+    for split, names in wanted.items():
+        for name in names:
             found, problems = find_samples(layout, split, name)
             places += [(split, sample) for sample in found]
             report.errors += problems
@@ -98,7 +122,8 @@ def check_data(
         bar = tqdm(findings, "checking data", len(samples), disable=not progress)
         checked = [(*place, finding) for place, finding in zip(places, bar, strict=True)]
     report.images = len(samples) + sum(sample.mask is not None for sample in samples)
-    left_out = left_out_line(layout, names)
+    named = list(dict.fromkeys(name for names in wanted.values() for name in names))
+    left_out = left_out_line(layout, named)
     report.warnings += [left_out] if left_out else []
     _add_shares(report, layout, checked, rule)
     for _, _, finding in checked:

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from declip_pl.data import cache_folders
-from declip_pl.data.check import check_data
+from declip_pl.data.check import check_data, present
 from declip_pl.data.layout import (
     ALL,
     REAL,
+    SPLITS,
     build_layout,
     has_reals,
     mask_rule,
@@ -29,6 +30,8 @@ def check(
 ) -> None:
     """Decode every file of a data set and list all that is wrong with it.
 
+    A set may lack splits: with a test split alone it can be tested on.
+
     Args:
         root: The data set.
         source: Part of Dolos, where root holds several.
@@ -41,8 +44,10 @@ def check(
     """
     data = build_layout(layout, source_root(root, source) if source else root)
     names = select_generators(data, generator)
-    names += [REAL] if has_reals(data, "test") else []
-    report = check_data(data, names, mask_rule(data, polarity))
+    names += [REAL] if any(has_reals(data, split) for split in SPLITS) else []
+    wanted, lacks = present(data, names)
+    report = check_data(data, wanted, mask_rule(data, polarity))
+    report.warnings += lacks
     report.raise_errors()
     print(report)
 

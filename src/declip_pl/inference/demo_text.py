@@ -120,7 +120,7 @@ def model_text(checkpoint: Checkpoint, scores: RecordedScores | None) -> str:
         f"{markdown(identity.layer)}; decoder "
         f"{markdown(without_folders(as_text(checkpoint.decoder)))}."
     ]
-    if scores and (threshold := image_threshold(scores)):
+    if threshold := image_threshold(checkpoint, scores):
         lines += [f"Its test took scores over **{threshold:.2f}** for manipulated."]
     if (data and data.notice) or (scores and scores.notice):
         lines += [STAND_IN]

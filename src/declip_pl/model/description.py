@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from declip_pl import parts
 from declip_pl.errors import UserError
+from declip_pl.metrics import Thresholds
 from declip_pl.model.features import MAX_SIDE, Identity
 from declip_pl.model.network import POOLINGS, Pooling
 from declip_pl.parts import Spec
@@ -64,6 +65,7 @@ class Description:
         learning_rate: Of its training.
         loss: Of its training.
         trained_on: Its data; None where they are not on record.
+        thresholds: Chosen on the validation photos of its training; None where that was not done.
     """
 
     encoder: Spec
@@ -77,6 +79,7 @@ class Description:
     learning_rate: float = 1e-3
     loss: Spec = "bce"
     trained_on: TrainedOn | None = None
+    thresholds: Thresholds | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON and Lightning; :func:`describe` reads it."""
@@ -114,6 +117,9 @@ def describe(said: Any, path: Path | str) -> Description:
             _check(trained_on, _TRAINED_ON, "trained_on.")
             names = tuple(trained_on["generators"])
             entries["trained_on"] = TrainedOn(**trained_on | {"generators": names})
+        if (thresholds := entries.get("thresholds")) is not None:
+            _check(thresholds, _THRESHOLDS, "thresholds.")
+            entries["thresholds"] = Thresholds(**thresholds)
         return Description(**entries)
     except ValueError as error:
         raise UserError(f"{path}: its description is damaged: {error}") from error
@@ -143,6 +149,15 @@ def _is_whole(low: int, high: float = math.inf) -> Callable[[Any], bool]:
 
 def _is_rate(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value < math.inf
+
+
+def _is_threshold(value: Any) -> bool:
+    return value is None or (type(value) in (int, float) and 0 <= value <= 1)
+
+
+def _are_thresholds(value: Any) -> bool:
+    names = set(POOLINGS)
+    return _is_object(value) and value.keys() <= names and all(map(_is_threshold, value.values()))
 
 
 def _is_text(value: Any) -> bool:
@@ -196,6 +211,7 @@ _ENTRIES = {
     "learning_rate": _Entry(_is_rate, "a number from 0", True),
     "loss": _Entry(_is_spec, _SPEC, True),
     "trained_on": _Entry(lambda value: value is None or _is_object(value), "training data", True),
+    "thresholds": _Entry(lambda value: value is None or _is_object(value), "thresholds", True),
 }
 assert _ENTRIES.keys() == {field.name for field in fields(Description)}
 
@@ -213,6 +229,12 @@ _TRAINED_ON = {
     "files_sha256": _Entry(lambda value: value == "" or _is_hash(value), "64 hexadecimal digits"),
     "data": _Entry(_is_text, "words", True),
     "notice": _Entry(_is_text, "words", True),
+}
+
+
+_THRESHOLDS = {
+    "pixel": _Entry(_is_threshold, "a number from 0 to 1, or null"),
+    "image": _Entry(_are_thresholds, "a number from 0 to 1, or null, for each pooling"),
 }
 
 

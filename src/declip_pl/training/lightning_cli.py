@@ -17,7 +17,7 @@ from declip_pl import parts
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.layout import build_layout
 from declip_pl.errors import UserError
-from declip_pl.files import expanded, file_name, relative, write_text
+from declip_pl.files import expanded, relative, write_text
 from declip_pl.model.checkpoint import (
     BEST,
     describe_lightning,
@@ -35,19 +35,11 @@ from declip_pl.training.callbacks import PANELS, History, MovedRun, Panels, is_t
 from declip_pl.training.continuation import check_continuation
 from declip_pl.training.kept_epochs import KeptEpoch, check_options
 from declip_pl.training.recipe_file import parse_yaml, read_recipe
-from declip_pl.training.results import describe_results, summary
+from declip_pl.training.results import describe_results, results_path, summary
 from declip_pl.training.run_folder import CONFIG, RESULTS, Run, run_name
 from declip_pl.training.schedules import Schedule
 from declip_pl.training.task import LocalizationTask
-from declip_pl.training.wandb_runs import (
-    PrivateLogger,
-    private_settings,
-    wandb_hints,
-    wandb_id,
-    wandb_mode,
-    wandb_options,
-    wandb_place,
-)
+from declip_pl.training.wandb_runs import make_logger, wandb_hints, wandb_id, wandb_options
 
 MEANT = (
     "LightningCLI's args parameter",  # `train` hands over other arguments than those typed
@@ -57,6 +49,9 @@ MEANT = (
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # inside Lightning
 )
 """Warnings about what is meant to be so."""
+
+EVALUATIONS = "evaluations"
+"""Where a training run's folder keeps W&B's files of later tests."""
 
 TESTS = "outputs/test"
 """Results of tests of models that lie in no run."""
@@ -72,9 +67,14 @@ class DeclipCLI(LightningCLI):
     """LightningCLI around :class:`LocalizationTask` and :class:`LocalizationDataModule`.
 
     ``fit`` trains, then tests the best checkpoint and writes ``test_metrics.json``.
+
+    Args:
+        args: Arguments as on the command line.
+        output: Folder for the results of ``test``, by default that of the model's run.
     """
 
-    def __init__(self, args: list[str]) -> None:
+    def __init__(self, args: list[str], output: Path | None = None) -> None:
+        self.output = output
         for message in MEANT:
             warnings.filterwarnings("ignore", message=message)
         super().__init__(
@@ -136,7 +136,7 @@ class DeclipCLI(LightningCLI):
             self._prepare_fit(config)
         elif config.ckpt_path:
             self.checkpoint = read_checkpoint(config.ckpt_path)
-            self.run = _run_of(self.checkpoint.path, config.run)
+            self.run = _run_of(self.checkpoint.path, config.run, self.output)
         else:
             raise UserError(f"{self.subcommand} needs a model: --ckpt_path=RUN")
         config.weights_only = True  # a checkpoint is never unpickled
@@ -206,7 +206,7 @@ class DeclipCLI(LightningCLI):
 
     def test(self, model: LocalizationTask, ckpt_path: str, **kwargs: Any) -> None:
         """Test a trained localizer; its scores go to a file of their own beside the run's."""
-        target = self.run.folder / file_name(f"test_metrics_{self.datamodule.generator}", ".json")
+        target = results_path(self.run.folder, self.datamodule, self.checkpoint.trained_on)
         if target.exists() and not self.run.overwrite:
             raise UserError(f"{target} exists; replace it with --overwrite (--run.overwrite true)")
         model.load_weights(self.checkpoint)
@@ -222,8 +222,14 @@ class DeclipCLI(LightningCLI):
         print(summary(results, target, relative(run_of(checkpoint) or checkpoint)))
         if (self.run.folder / PANELS).is_dir():
             print(f"pictures: {self.run.folder / PANELS}")
-        for line in wandb_hints(self.run.folder):
+        for line in wandb_hints(self._logs):
             print(line)
+
+    @property
+    def _logs(self) -> Path:
+        """Where W&B's files go: an evaluation's apart from its training's, which may go on."""
+        apart = self.subcommand != "fit" and (self.run.folder / CONFIG).exists()
+        return self.run.folder / EVALUATIONS if apart else self.run.folder
 
     def _wandb_logger(self) -> WandbLogger:
         config = self.config[self.subcommand]
@@ -237,20 +243,20 @@ class DeclipCLI(LightningCLI):
             "supervision": model.supervision,
             "seed": config.seed_everything,
         }
-        # It starts with the first thing that is logged, which is after the run has begun.
-        logger = PrivateLogger(
-            **wandb_options(
-                str(self.run.name), str(facts["dataset"]), str(self.subcommand), facts.values()
-            ),
-            id=None if self.run.overwrite else wandb_id(self.run.folder),
-            resume="allow",
-            save_dir=wandb_place(self.run.folder),
-            mode=wandb_mode(),
-            settings=private_settings(),
+        name, group, id_ = str(self.run.name), str(facts["dataset"]), None
+        if self.subcommand == "fit":
+            id_ = None if self.run.overwrite else wandb_id(self.run.folder)
+        else:
+            trained_on = self.checkpoint.trained_on
+            name = f"{name} on {group}/{data.generator}"
+            group = (trained_on and trained_on.data) or group
+        options = wandb_options(name, group, str(self.subcommand), facts.values())
+        return make_logger(
+            self._logs,
+            **options,
+            id=id_,
             config=facts,
         )
-        logger._wandb_init.pop("anonymous", None)  # Lightning sets it, and wandb warns of it
-        return logger
 
 
 class _SaveConfig(SaveConfigCallback):
@@ -303,9 +309,9 @@ def _named(config: Namespace) -> Run:
     return run
 
 
-def _run_of(model: Path, options: Namespace) -> Run:
-    """Return where the results of a model's test go: its run, or a folder of its own."""
-    folder = run_of(model)
+def _run_of(model: Path, options: Namespace, output: Path | None) -> Run:
+    """Return where the results of a model's test go: as asked, its run, or a folder of its own."""
+    folder = output.absolute() if output else run_of(model)
     if folder:
         return Run(str(relative(folder.parent)), folder.name, overwrite=options.overwrite)
     return Run(TESTS, options.name or name_of(model), overwrite=options.overwrite)

@@ -115,6 +115,26 @@ class PrivateLogger(WandbLogger):
         super().log_hyperparams(all_without_folders(said))
 
 
+def make_logger(folder: Path, **options: Any) -> WandbLogger:
+    """Return the logger of a training or a test.
+
+    Its run starts with the first thing that is logged.
+
+    Args:
+        folder: Whose training or test it is.
+        options: Of ``wandb.init``; ``id`` is a run to go on with, or None.
+    """
+    logger = PrivateLogger(
+        **options,
+        resume="allow",
+        save_dir=wandb_place(folder),
+        mode=wandb_mode(),
+        settings=private_settings(),
+    )
+    logger._wandb_init.pop("anonymous", None)  # Lightning sets it, and wandb warns of it
+    return logger
+
+
 def wandb_id(folder: Path) -> str | None:
     """Return the id of the W&B run that was last logged in ``folder`` and may be continued."""
     if os.environ.get("WANDB_DIR"):  # where runs of other folders are as well
