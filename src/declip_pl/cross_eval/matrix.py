@@ -2,13 +2,12 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from declip_pl.cross_eval.records import from_json, to_json
+from declip_pl.cross_eval.records import from_json, read_json, write_json
 from declip_pl.errors import UserError
 from declip_pl.files import write_text
 
@@ -18,7 +17,7 @@ ROOT = Path("outputs/cross_eval")
 FILE, TABLE = "matrix.json", "matrix.csv"
 
 FORMAT = 2
-"""Raise it with any change to what ``matrix.json`` holds."""
+"""Raise it with any change to what ``matrix.json`` holds but entries that may be left out."""
 
 COLUMNS = ("train", "test", "metric", "value", "ci_low", "ci_high", "n")
 """Of ``matrix.csv``."""
@@ -245,6 +244,8 @@ class Matrix(About):
         curves: By row and column.
         reliability: By row and column.
         panels: By row, column, and ``best``, ``median`` or ``worst``.
+        inputs: A hash of all that the scores are made from, and of the code that made them; None
+            in files of older versions.
     """
 
     format: int
@@ -261,6 +262,7 @@ class Matrix(About):
     curves: dict[str, dict[str, Curve]]
     reliability: dict[str, dict[str, Reliability]]
     panels: dict[str, dict[str, dict[str, Panel]]]
+    inputs: str | None = None
 
     def score(self, metric: str, row: str, column: str) -> Score | None:
         """Return a cell's score; None if the cell failed."""
@@ -280,17 +282,20 @@ class Matrix(About):
         return [row for row in self.rows if row not in self.leave_one_out]
 
 
+class DamagedMatrixError(UserError):
+    """A ``matrix.json`` that can't be read, and that the command that wrote it makes anew."""
+
+
 def read_matrix(folder: Path) -> Matrix:
     """Read the ``matrix.json`` of a cross-evaluation.
 
     Raises:
-        UserError: If it is missing, damaged, or written by a newer declip-pl.
+        DamagedMatrixError: If it is damaged.
+        UserError: If it is missing, or written by a newer declip-pl.
     """
     path = folder / FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("it is no object")
+        content = read_json(path)
         _check_format(path, content.get("format"))
         return from_json(Matrix, _upgraded(content))
     except FileNotFoundError:
@@ -299,9 +304,9 @@ def read_matrix(folder: Path) -> Matrix:
             "`declip-pl cross-eval` wrote"
         ) from None
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} is damaged ({error}); move it away and run the same `declip-pl cross-eval` "
-            "again: finished cells are kept"
+        raise DamagedMatrixError(
+            f"{path} is damaged ({error}); run the same `declip-pl cross-eval` again, which makes "
+            "it anew from the finished cells"
         ) from None
 
 
@@ -321,7 +326,7 @@ def readable_matrices(root: Path) -> Iterator[tuple[Path, Matrix]]:
 
 def write_matrix(folder: Path, matrix: Matrix) -> None:
     """Write ``matrix.json`` and the tidy ``matrix.csv``."""
-    write_text(folder / FILE, json.dumps(to_json(matrix), indent=1) + "\n")
+    write_json(folder / FILE, matrix, indent=1)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
