@@ -4,8 +4,8 @@
 
 Four models on four test sets and real photos, with simulated scores. For each number of photos a
 process of its own writes the cells, another reads them and builds the matrix: all metrics and
-means with their intervals. The table says how long that took, in seconds and in seconds of all
-cores, how much memory was taken at most, and how large the cells are.
+means with their intervals. The table says how long that took, in seconds
+and CPU seconds, how much memory was taken at most, and how large the cells are.
 """
 
 import argparse
@@ -25,7 +25,6 @@ from declip_pl.cross_eval.cell import (
     FORMAT,
     Cell,
     CellKey,
-    Thresholds,
     cell_path,
     read_cell,
     write_cell,
@@ -33,7 +32,7 @@ from declip_pl.cross_eval.cell import (
 from declip_pl.cross_eval.matrix import UNPERTURBED, About, Curve, Data, Made, ScoredSet
 from declip_pl.cross_eval.models import Model
 from declip_pl.data.layout import REAL
-from declip_pl.metrics import CALIBRATION_BINS, map_metrics
+from declip_pl.metrics import CALIBRATION_BINS, Thresholds, map_metrics
 from declip_pl.model.checkpoint import Checkpoint, TrainedOn
 from declip_pl.model.features import Identity
 from declip_pl.model.network import POOLINGS
@@ -41,7 +40,7 @@ from declip_pl.model.network import POOLINGS
 GENERATORS = ("a", "b", "c", "d")
 PIXELS = 256**2
 
-HEADER = """| photos in a test set | seconds | seconds of all cores | peak memory (MiB) | cells (MiB) |
+HEADER = """| photos in a test set | seconds | CPU seconds | peak memory (MiB) | cells (MiB) |
 |---|---|---|---|---|"""
 
 
@@ -90,7 +89,11 @@ def simulated(rng: np.random.Generator, model: Model, test: str, names: list[str
     metrics = [entry.name for entry in map_metrics(tuned=True)] if is_fake else []
     key = CellKey(FORMAT, "", "", UNPERTURBED, 0.5, tuple(metrics))
     return Cell(
-        **{"key": key, "model": model.name, "seed": 0, "test": test, "photos": names},
+        key=key,
+        model=model.name,
+        seed=0,
+        test=test,
+        photos=names,
         thresholds=_thresholds(),
         curve=Curve([0.5], [50.0], [50.0]),
         panels={},
@@ -118,8 +121,12 @@ def _models() -> list[Model]:
 def _checkpoint(generator: str) -> Checkpoint:
     identity = Identity("simulated", "layer1", "nowhere", "")
     return Checkpoint(
-        **{"encoder": "simulated", "layer": "layer1", "decoder": "linear", "image_size": 224},
-        **{"supervision": "full", "seed": 0, "identity": identity, "path": Path(__file__)},
+        encoder="simulated",
+        layer="layer1",
+        decoder="linear",
+        image_size=224,
+        identity=identity,
+        path=Path(__file__),  # its hash is asked for
         trained_on=TrainedOn((generator,), "full", ""),
     )
 

@@ -16,7 +16,13 @@ from declip_pl.data.check import check_data
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.dataset import LocalizationDataset, collate
 from declip_pl.data.images import read_mask, read_photo
-from declip_pl.data.layout import build_layout, image_files, select_generators, source_root
+from declip_pl.data.layout import (
+    SPLITS,
+    build_layout,
+    image_files,
+    select_generators,
+    source_root,
+)
 from declip_pl.data.transforms import AntialiasedResize, build_transform, make_changes, resize_mask
 from declip_pl.errors import UserError
 from declip_pl.model.features import CLIP_MEAN, CLIP_STD, Preprocessing
@@ -33,7 +39,8 @@ def module(root, **changes):
 
 def check(root, *generators, polarity="black"):
     layout = build_layout("dolos", root)
-    return check_data(layout, generators or ["ldm"], polarity, progress=False)
+    wanted = dict.fromkeys(SPLITS, generators or ["ldm"])
+    return check_data(layout, wanted, polarity, progress=False)
 
 
 def test_samples_pair_by_relative_path_whatever_the_suffix(own_tree):
@@ -268,8 +275,8 @@ def test_sets_of_the_data_module(tree):
     assert len(data.train_set()) == 2 * COUNTS["train"]
     assert data.train_set()[0]["mask"].shape == (256, 256)
     names = [s.name for s in data.test_sets()]
-    assert names == ["test/lama", "test/ldm", "test/real", "valid/lama+ldm", "valid/real"]
-    assert [s.name for s in data.valid_sets(with_reals=False)] == ["valid/lama+ldm"]
+    assert names == ["test/lama", "test/ldm", "test/real"]
+    assert [s.name for s in data.valid_sets()] == ["valid/lama+ldm", "valid/real"]
 
 
 def test_weak_supervision_trains_on_reals_too(tree):
@@ -281,7 +288,8 @@ def test_weak_supervision_trains_on_reals_too(tree):
 
 def test_without_real_photos_there_is_no_real_set(own_tree):
     shutil.rmtree(own_tree / "real")
-    assert [s.name for s in module(own_tree).test_sets()] == ["test/ldm", "valid/ldm"]
+    data = module(own_tree)
+    assert [s.name for s in data.test_sets() + data.valid_sets()] == ["test/ldm", "valid/ldm"]
 
 
 def test_training_order_depends_on_seed_and_epoch_only(tree):
@@ -415,8 +423,9 @@ def test_training_photos_are_changed_and_evaluated_ones_are_not(tree):
     before = plain.train_set()[0]["image"]
     assert changed.train_set()[0]["image"].mean() < before.mean() - 0.3
     assert torch.equal(perturbed.train_set()[0]["image"], before)
-    (sets,) = zip(*(data.valid_sets(False) for data in (plain, changed, perturbed)), strict=True)
-    before, same, darker = (photos[0]["image"] for photos in sets)
+    before, same, darker = (
+        data.valid_sets()[0][0]["image"] for data in (plain, changed, perturbed)
+    )
     assert torch.equal(before, same) and darker.mean() < before.mean() - 0.3
 
 
@@ -484,9 +493,10 @@ def test_a_layout_of_ones_own(flat, monkeypatch):
     assert [item["label"] for item in items] == [1, 1, 0]
     assert [item["mask"].float().mean().item() for item in items] == [0.25, 0.25, 0]
     names = [photos.name for photos in data.test_sets()]
-    assert names == ["test/brush", "test/real", "valid/all", "valid/real"]
+    assert names == ["test/brush", "test/real"]
     assert module(flat, layout=spec, generator="brush", polarity="black").polarity == "black"
-    report = check_data(data.layout, ["brush", "real"], "white", progress=False)
+    wanted = dict.fromkeys(SPLITS, ("brush", "real"))
+    report = check_data(data.layout, wanted, "white", progress=False)
     assert report.errors == report.warnings == [] and report.images == 9 + 6
     with pytest.raises(UserError, match=r"no generator 'ldm' in .*found: brush"):
         module(flat, layout=spec, generator="ldm")

@@ -301,10 +301,9 @@ def test_detection_equals_scikit_learn():
     torch.manual_seed(0)
     labels = (torch.rand(80) > 0.4).long()
     scores = ((0.2 * labels + 0.8 * torch.rand(80)) * 20).round() / 20
-    metric = DetectionMetrics()
+    metric = DetectionMetrics(tuned=0.4)
     metric.update(scores[:30], labels[:30])
     metric.update(scores[30:], labels[30:])
-    metric.threshold = 0.4
     result = metric.compute()
     assert result["ap"] == pytest.approx(100 * average_precision_score(labels, scores), rel=1e-5)
     assert result["auroc"] == pytest.approx(100 * roc_auc_score(labels, scores), rel=1e-5)

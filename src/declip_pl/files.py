@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+UNFINISHED = ".unfinished-"
+"""How the name of a file begins that is being written."""
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -15,7 +18,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     A reader therefore sees the old file or the whole new one, whatever kills the writer.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED, suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -24,6 +27,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what :func:`atomic_path` left below a folder when its process was killed.
+
+    Only for those who hold the folder's lock: others may be writing there.
+    """
+    for leftover in folder.rglob(f"{UNFINISHED}*"):
+        leftover.unlink(missing_ok=True)
 
 
 def relative(path: Path) -> Path:
@@ -41,3 +53,8 @@ def sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def short_hash(text: str) -> str:
+    """Return six characters that tell a text from others, for names of files."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:6]

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import numpy as np
 
 from declip_pl import parts
-from declip_pl.cross_eval.cell import Cell, Thresholds
+from declip_pl.cross_eval.cell import Cell
+from declip_pl.cross_eval.inputs import inputs_hash
 from declip_pl.cross_eval.matrix import (
     FORMAT,
     About,
@@ -26,7 +27,7 @@ from declip_pl.cross_eval.models import Model
 from declip_pl.cross_eval.scores import Scores
 from declip_pl.cross_eval.statistics import Sampled, combined, reliability, sampled
 from declip_pl.data.layout import ALL_BUT
-from declip_pl.metrics import all_metrics, find_metric
+from declip_pl.metrics import Thresholds, all_metrics, find_metric
 from declip_pl.model.network import Pooling
 
 T = TypeVar("T")
@@ -44,6 +45,7 @@ def build_matrix(
     columns: Sequence[str],
     pooling: Pooling,
     about: About,
+    before: Matrix | None = None,
 ) -> Matrix:
     """Return the matrix of what was scored.
 
@@ -54,7 +56,12 @@ def build_matrix(
         columns: Test generators.
         pooling: How an image's score is pooled from its map.
         about: What the matrix is about.
+        before: A matrix of before; its figures are taken if they were made from the same.
     """
+    scored = [_scored_model(model, thresholds, pooling) for model in models]
+    inputs = inputs_hash(scored, cells, thresholds, columns, pooling)
+    if before and before.inputs == inputs:
+        return replace(before, **vars(about))
     scores = Scores(models, cells, thresholds, pooling)
     rows = sorted(scores.models, key=lambda row: (row.startswith(ALL_BUT), row))
     done = [(row, column) for row in rows for column in columns if any(scores.found(row, column))]
@@ -65,7 +72,7 @@ def build_matrix(
         **vars(about),
         format=FORMAT,
         pooling=pooling,
-        models=tuple(_scored_model(model, thresholds, pooling) for model in models),
+        models=tuple(scored),
         rows=tuple(rows),
         columns=tuple(columns),
         in_domain={row: domains.inside[row] for row in rows},
@@ -82,6 +89,7 @@ def build_matrix(
         panels=_by_cell(
             done, lambda row, column: next(filter(None, scores.found(row, column))).panels
         ),
+        inputs=inputs,
     )
 
 

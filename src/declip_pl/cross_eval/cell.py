@@ -11,7 +11,7 @@ from declip_pl.cross_eval.columns import Column, read_columns, write_columns
 from declip_pl.cross_eval.matrix import Curve, Matrix, Panel, ScoredModel
 from declip_pl.cross_eval.records import from_json, read_json, to_json, write_json
 from declip_pl.errors import UserError
-from declip_pl.metrics import CALIBRATION_BINS
+from declip_pl.metrics import CALIBRATION_BINS, Thresholds
 
 FORMAT = 3
 """Raise it with any change to what a cell holds; older cells are then scored anew."""
@@ -36,19 +36,6 @@ class CellKey:
     perturbation: str
     pixel: float | None
     metrics: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """The thresholds of a model that are best on validation photos; None where none was chosen.
-
-    Attributes:
-        pixel: The one of the highest mean IoU.
-        image: For each pooling the one with the most correct decisions.
-    """
-
-    pixel: float | None
-    image: dict[str, float | None]
 
 
 @dataclass(frozen=True)

@@ -30,11 +30,13 @@ def write_columns(path: Path, about: Any, columns: Mapping[str, Column]) -> None
         about: What the columns are, for ``json.dumps``.
         columns: Arrays of any shape by name, in an order that is kept; NaN may stand in them.
     """
-    text = np.frombuffer(json.dumps([about, list(columns)]).encode(), np.uint8)
-    arrays = {name: np.ascontiguousarray(column) for name, column in columns.items()}
-    arrays[_ABOUT] = text
+    text = json.dumps([about, list(columns)]).encode()
+    arrays: dict[str, NDArray[Any]] = {
+        _ABOUT: np.frombuffer(text, np.uint8),
+        **{name: np.ascontiguousarray(column) for name, column in columns.items()},
+    }
     with atomic_path(path) as temporary:
-        save_file(arrays, temporary, {"sha256": _digest(arrays)})
+        save_file(arrays, temporary, {"sha256": columns_hash(arrays)})
 
 
 def read_columns(path: Path) -> tuple[Any, dict[str, Column]]:
@@ -50,16 +52,16 @@ def read_columns(path: Path) -> tuple[Any, dict[str, Column]]:
             expected = (file.metadata() or {}).get("sha256")
     except SafetensorError as error:
         raise ValueError(str(error)) from error
-    if _digest(arrays) != expected:
+    if columns_hash(arrays) != expected:
         raise ValueError("its content does not have the SHA-256 that was written with it")
     about, names = json.loads(arrays[_ABOUT].tobytes())
     return about, {name: arrays[name] for name in names}
 
 
-def _digest(arrays: Mapping[str, NDArray[Any]]) -> str:
-    """Return a SHA-256 over arrays: their names, types, shapes and bytes."""
+def columns_hash(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Return a SHA-256 over arrays, whatever their order: names, types, shapes and bytes."""
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.data)
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

@@ -1,6 +1,6 @@
 """``declip-pl cross-eval``: every trained model against every generator."""
 
-import hashlib
+import json
 import platform
 import shlex
 import sys
@@ -15,8 +15,8 @@ import torch
 
 from declip_pl.cross_eval.build import build_matrix
 from declip_pl.cross_eval.cells import Cells, TestSet, content_hash, polarity_warnings
+from declip_pl.cross_eval.folder import check_folder, choose_folder, name_of
 from declip_pl.cross_eval.matrix import (
-    FILE,
     ROOT,
     TABLE,
     UNPERTURBED,
@@ -26,7 +26,6 @@ from declip_pl.cross_eval.matrix import (
     Made,
     Matrix,
     ScoredSet,
-    read_matrix,
     write_matrix,
 )
 from declip_pl.cross_eval.models import (
@@ -42,10 +41,11 @@ from declip_pl.cross_eval.views.report import write_report
 from declip_pl.cross_eval.views.wandb_run import track
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.feature_cache import FeatureCache
-from declip_pl.data.layout import ALL, REAL, has_reals
+from declip_pl.data.layout import ALL, REAL
 from declip_pl.data.mini import MINI, build_mini
 from declip_pl.data.transforms import Changes, key_of, make_changes
 from declip_pl.errors import UserError
+from declip_pl.files import remove_leftovers
 from declip_pl.model.checkpoint import load_decoder
 from declip_pl.model.encoder import Encoder, build_encoder
 from declip_pl.model.network import Pooling
@@ -65,7 +65,7 @@ def cross_eval(
     models: Sequence[str] = (),
     seeds: int = 1,
     loo: bool = False,
-    pooling: Pooling = "top",
+    pooling: Pooling | None = None,
     perturbation: Changes = "none",
     name: str | None = None,
 ) -> None:
@@ -79,7 +79,7 @@ def cross_eval(
             default one model for each generator of the data set, trained first where it is missing.
         seeds: Models for each generator, with the seeds 0, 1, ...
         loo: Also train on all generators but one, for each (leave one out).
-        pooling: How an image's score is pooled from its map.
+        pooling: From a map to an image's score; by default what all models say, or else top.
         perturbation: Changes of the test photos: none, blur, jitter, jpeg, all, or a YAML file.
         name: Name of the folder in outputs/cross_eval.
 
@@ -99,14 +99,15 @@ def cross_eval(
     failures += unread
     if not described:
         raise UserError(_failed(failures))
-    folder = ROOT / (name or _folder_name(test_data, label or _name(described)))
+    folder = ROOT / name if name else choose_folder(test_data, label or name_of(described))
     with claim(folder, "cross-evaluating into"):
-        _check_folder(folder, test_data)
+        remove_leftovers(folder)
+        before = check_folder(folder, test_data)
         results, failed = _score(described, test_data, folder)
         failures += failed
         about = _about(folder, test_data, results, failures, start)
         scored = (results["cells"], results["thresholds"], test_data.generators)
-        matrix = build_matrix(described, *scored, pooling, about)
+        matrix = build_matrix(described, *scored, pooling or _pooling(described), about, before)
         _show(folder, matrix, polarity_warnings(results["cells"].values()))
     if failures:
         raise UserError(_failed(failures))
@@ -186,7 +187,10 @@ def _score(
         "cells": {},
         "device": str(device),
     }
-    for sharing in _by_encoder(models):
+    # Where nothing is left to score, no encoder is loaded. What fails here is tried again below.
+    add = partial(_add_finished, cells, data, tests, results)
+    left = [model for model in models if not attempt([], model.name, partial(add, model))]
+    for sharing in _by_encoder(left):
         first = sharing[0].checkpoint
         names = [model.name for model in sharing]
         build = partial(build_encoder, first.encoder, first.layer, first.image_size)
@@ -204,6 +208,22 @@ def _score(
             work = partial(_score_model, cells, model, data, encoder, clean, encoded, results)
             failures += attempt(failures, model.name, work) or []
     return results, failures
+
+
+def _add_finished(
+    cells: Cells,
+    data: LocalizationDataModule,
+    tests: Sequence[TestSet],
+    results: dict[str, Any],
+    model: Model,
+) -> bool:
+    """Add a model's thresholds and cells to the results if all of them are there."""
+    found = cells.finished(model, _valid_sets(data, model), tests)
+    if not found:
+        return False
+    results["thresholds"][model.name], scored = found
+    results["cells"] |= {(model.name, test): cell for test, cell in scored.items()}
+    return True
 
 
 def _score_model(
@@ -238,35 +258,34 @@ def _encode(cache: FeatureCache, test: TestSet, device: torch.device) -> bool:
     return True
 
 
-def _check_folder(folder: Path, data: LocalizationDataModule) -> None:
-    """Refuse to replace the cross-evaluation of another data set or perturbation."""
-    if not (folder / FILE).exists():
-        return
-    there = read_matrix(folder)
-    if there.data.root != str(data.root.absolute()):
-        raise UserError(f"{folder} is of the data {there.data.root}; name another folder (RUN=...)")
-    if there.perturbation != key_of(data.perturbation):
-        raise UserError(
-            f"{folder} is of photos with the perturbation {there.perturbation}, not "
-            f"{key_of(data.perturbation)}; name another folder (RUN=...)"
-        )
-
-
 def _by_encoder(models: Sequence[Model]) -> list[list[Model]]:
-    groups: dict[tuple[str, int], list[Model]] = defaultdict(list)
+    """Return models of one encoder and input size together: the same weights and arithmetic."""
+    groups: dict[tuple[str, str, int], list[Model]] = defaultdict(list)
     for model in models:
-        groups[model.checkpoint.identity.sha256, model.checkpoint.image_size].append(model)
+        identity = model.checkpoint.identity
+        arithmetic = json.dumps(identity.arithmetic, sort_keys=True)
+        groups[identity.sha256, arithmetic, model.checkpoint.image_size].append(model)
     return list(groups.values())
 
 
+def _pooling(models: Sequence[Model]) -> Pooling:
+    """Return the pooling that all models say, as their own tests do, or the usual one."""
+    said = {model.checkpoint.pooling for model in models}
+    return said.pop() if len(said) == 1 else "top"
+
+
 def _valid_sets(data: LocalizationDataModule, model: Model) -> list[TestSet]:
-    """Return the validation photos that a model's thresholds may be chosen on."""
-    if not model.trained_on or not set(model.trained_on) <= set(data.generators):
+    """Return the validation photos to choose a model's thresholds on.
+
+    None if its checkpoint has thresholds, or any generator that it was trained on has no such
+    photos here.
+    """
+    there = {sample.generator for sample in data.layout.samples("valid")}
+    named = set(model.trained_on)
+    if model.checkpoint.thresholds or not named or not named <= there & set(data.generators):
         return []
     sets = [_test_set(data, model.row, "valid", *model.trained_on)]
-    return sets + (
-        [_test_set(data, REAL, "valid", REAL)] if has_reals(data.layout, "valid") else []
-    )
+    return sets + ([_test_set(data, REAL, "valid", REAL)] if REAL in there else [])
 
 
 def _test_set(data: LocalizationDataModule, name: str, split: Any, *generators: str) -> TestSet:
@@ -297,23 +316,6 @@ def _about(
             **circumstances(),
         ),
     )
-
-
-def _folder_name(data: LocalizationDataModule, models: str) -> str:
-    name = f"{data.root.name}-{models}"
-    if data.perturbation == UNPERTURBED:
-        return name
-    return f"{name}-perturbed-{_short_hash(key_of(data.perturbation))}"
-
-
-def _name(models: Sequence[Model]) -> str:
-    """Return a name for just these models."""
-    names = "\n".join(sorted(model.name for model in models))
-    return f"{len(models)}-models-{_short_hash(names)}"
-
-
-def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:6]
 
 
 def _failed(failures: Sequence[Failure]) -> str:

@@ -166,11 +166,12 @@ class Reliability:
 
 @dataclass(frozen=True)
 class Panel:
-    """A drawn photo: its file in the cross-evaluation's folder, its name and its IoU."""
+    """A drawn photo: its file in the cross-evaluation's folder, that one's hash, name, IoU."""
 
     file: str
     photo: str
     iou: float | None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -244,8 +245,7 @@ class Matrix(About):
         curves: By row and column.
         reliability: By row and column.
         panels: By row, column, and ``best``, ``median`` or ``worst``.
-        inputs: A hash of all that the scores are made from, and of the code that made them; None
-            in files of older versions.
+        inputs: A hash of all that the scores are made from; None in files of older versions.
     """
 
     format: int
@@ -304,10 +304,8 @@ def read_matrix(folder: Path) -> Matrix:
             "`declip-pl cross-eval` wrote"
         ) from None
     except (OSError, ValueError) as error:
-        raise DamagedMatrixError(
-            f"{path} is damaged ({error}); run the same `declip-pl cross-eval` again, which makes "
-            "it anew from the finished cells"
-        ) from None
+        advice = "run the same `declip-pl cross-eval` again, which makes it anew"
+        raise DamagedMatrixError(f"{path} is damaged ({error}); {advice}") from None
 
 
 def readable_matrices(root: Path) -> Iterator[tuple[Path, Matrix]]:
@@ -333,8 +331,7 @@ def write_matrix(folder: Path, matrix: Matrix) -> None:
     for metric, table in matrix.matrix.items():
         for row, cells in table.items():
             for column, score in cells.items():
-                figures = (score.value, score.low, score.high, score.n)
-                writer.writerow([row, column, metric, *figures])
+                writer.writerow([row, column, metric, *vars(score).values()])
     write_text(folder / TABLE, text.getvalue())
 
 

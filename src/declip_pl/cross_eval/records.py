@@ -26,7 +26,7 @@ def write_json(path: Path, record: Any, indent: int | None = None) -> None:
         indent: As for ``json.dumps``.
     """
     content = to_json(record)
-    sealed = {**content, _SHA256: digest(content)}
+    sealed = {**content, _SHA256: json_hash(content)}
     write_text(path, json.dumps(sealed, indent=indent) + "\n")
 
 
@@ -46,12 +46,12 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError("it is no object")
     expected = content.pop(_SHA256, None)
-    if expected is not None and expected != digest(content):
+    if expected is not None and expected != json_hash(content):
         raise ValueError("its content does not have the SHA-256 that was written with it")
     return content
 
 
-def digest(content: Any) -> str:
+def json_hash(content: Any) -> str:
     """Return a SHA-256 of what ``json.dumps`` takes, whatever the order of its entries."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from declip_pl.cross_eval.cell import Cell, Thresholds
+from declip_pl.cross_eval.cell import Cell
 from declip_pl.cross_eval.models import Model
 from declip_pl.cross_eval.statistics import (
     BINS,
@@ -17,7 +17,7 @@ from declip_pl.cross_eval.statistics import (
     means_of,
 )
 from declip_pl.data.layout import REAL
-from declip_pl.metrics import THRESHOLD, map_metrics
+from declip_pl.metrics import THRESHOLD, Thresholds, map_metrics
 from declip_pl.model.network import Pooling
 
 

@@ -1,6 +1,6 @@
 """The preflight check: all that is wrong with a data set, at once and by file name."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from declip_pl.data.images import Polarity, is_fake, read_grey, read_photo
-from declip_pl.data.layout import SPLITS, Layout, Sample, find_samples
+from declip_pl.data.layout import REAL, SPLITS, Layout, Sample, Split, find_samples
 from declip_pl.errors import UserError
 
 SHOWN = 20
@@ -51,26 +51,50 @@ class _Finding:
     fake_share: float | None = None
 
 
-def check_data(
-    layout: Layout, names: Sequence[str], polarity: Polarity, progress: bool = True
-) -> Report:
-    """Decode every file of some generators and report everything that is wrong.
+Wanted = Mapping[Split, Sequence[str]]
+"""The generators (or ``real``) that each split is to have photos of."""
 
-    Errors: a photo without mask or the reverse, files that can't be decoded to the end, splits
-    without images. Warnings: masks that look inverted (more than half of all pixels fake), masks
-    that are not binary (they are cut half-way), masks without fake pixels, masks of another aspect
-    ratio than their image.
+
+def present(layout: Layout, names: Sequence[str]) -> tuple[Wanted, list[str]]:
+    """Return which splits have photos of which generators, and a line for each that lacks one.
+
+    A generator without photos in any split is wanted in all of them.
 
     Args:
         layout: The data set.
         names: Generators, or ``real``.
+    """
+    has = {split: {sample.generator for sample in layout.samples(split)} for split in SPLITS}
+    nowhere = {name for name in names if not any(name in found for found in has.values())}
+    wanted = {split: [n for n in names if n in has[split] or n in nowhere] for split in SPLITS}
+    lacks = [
+        f"{layout.root}: no {split} photo of {name}: "
+        + ("it can't be tested on" if split == "test" else "it can be tested on, not trained on")
+        for name in names
+        for split in SPLITS
+        if name != REAL and name not in wanted[split]
+    ]
+    return wanted, lacks
+
+
+def check_data(layout: Layout, wanted: Wanted, polarity: Polarity, progress: bool = True) -> Report:
+    """Decode every file of some generators and report everything that is wrong.
+
+    Errors: a photo without mask or the reverse, files that can't be decoded to the end, splits
+    without images that are wanted. Warnings: masks that look inverted (more than half of all
+    pixels fake), masks that are not binary (they are cut half-way), masks without fake pixels,
+    masks of another aspect ratio than their image.
+
+    Args:
+        layout: The data set.
+        wanted: What to look at.
         polarity: Which grey value means fake in the masks.
         progress: Show a progress bar.
     """
     report = Report()
     samples: list[Sample] = []
-    for name in names:
-        for split in SPLITS:
+    for split, names in wanted.items():
+        for name in names:
             found, problems = find_samples(layout, split, name)
             samples += found
             report.errors += problems

@@ -3,9 +3,17 @@
 from pathlib import Path
 
 from declip_pl.data import feature_cache
-from declip_pl.data.check import check_data
+from declip_pl.data.check import check_data, present
 from declip_pl.data.images import Polarity
-from declip_pl.data.layout import ALL, REAL, build_layout, has_reals, select_generators, source_root
+from declip_pl.data.layout import (
+    ALL,
+    REAL,
+    SPLITS,
+    build_layout,
+    has_reals,
+    select_generators,
+    source_root,
+)
 from declip_pl.data.mini import MINI, build_mini
 from declip_pl.errors import UserError
 from declip_pl.model.weights import resolve
@@ -21,6 +29,8 @@ def check(
 ) -> None:
     """Decode every file of a data set and list all that is wrong with it.
 
+    A set may lack splits: with a test split alone it can be tested on.
+
     Args:
         root: The data set.
         source: Part of Dolos, where root holds several.
@@ -33,8 +43,10 @@ def check(
     """
     data = build_layout(layout, source_root(root, source) if source else root)
     names = select_generators(data, generator)
-    names += [REAL] if has_reals(data, "test") else []
-    report = check_data(data, names, polarity or data.polarity)
+    names += [REAL] if any(has_reals(data, split) for split in SPLITS) else []
+    wanted, lacks = present(data, names)
+    report = check_data(data, wanted, polarity or data.polarity)
+    report.warnings += lacks
     report.raise_errors()
     print(report)
 

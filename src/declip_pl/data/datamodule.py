@@ -9,6 +9,7 @@ import lightning as L
 import numpy as np
 import psutil
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -48,9 +49,11 @@ class LocalizationDataModule(L.LightningDataModule):
     """The photos of one generator subset, or several.
 
     Training sees the train split of the chosen generators; validation their valid splits as one
-    set; testing each generator's test split as a set of its own. Where there are real photos,
-    testing adds them for image-level detection, together with the valid split that its threshold
-    is chosen on. Weak supervision also trains and validates on the real photos.
+    set; testing each generator's test split as a set of its own; prediction the test photos, or
+    :attr:`photos`. Where there are real photos, validation and testing add them for image-level
+    detection. Weak supervision also trains on the real photos.
+
+    A stage needs its own splits alone: a data set of test photos can be tested on.
 
     Args:
         root: The data set's folder.
@@ -79,6 +82,7 @@ class LocalizationDataModule(L.LightningDataModule):
             stage begins (:class:`declip_pl.training.encoding.EncodePhotos`).
         train_views: Cached features of the training photos, one for each view.
         evaluation_views: Cached features of the photos that are evaluated.
+        photos: Files that ``trainer.predict`` looks at, in place of the test photos.
     """
 
     def __init__(
@@ -123,6 +127,7 @@ class LocalizationDataModule(L.LightningDataModule):
         self.preprocessing = Preprocessing()
         self.train_views: list[CachedFeatures] = []
         self.evaluation_views: list[CachedFeatures] = []
+        self.photos: list[str | Path] = []
         self._preloaded: torch.device | None = None
         """The device whose memory holds features and masks during training."""
 
@@ -137,21 +142,39 @@ class LocalizationDataModule(L.LightningDataModule):
         return has_reals(self.layout, "test")
 
     def prepare_data(self) -> None:
-        """Decode every file once (the preflight check).
+        """Decode every file that the stage needs once (the preflight check).
 
         Raises:
             UserError: If a file is damaged or lacks its partner; all of them are listed.
         """
         if self.check:  # once: Lightning calls this before training and again before testing
             self.check = False
-            names = [*self.generators, *([REAL] if self.has_reals else [])]
-            report = check_data(self.layout, names, self.polarity)
+            wanted = {split: self._names(split) for split in self._splits()}
+            report = check_data(self.layout, wanted, self.polarity)
             report.raise_errors()
             print(f"data: {self.root}, {report}")
 
+    def _splits(self) -> tuple[Split, ...]:
+        """Return the splits that the trainer's stage needs; all, where training is to come."""
+        stage = self.trainer.state.fn if self.trainer else TrainerFn.FITTING
+        if stage == TrainerFn.PREDICTING and self.photos:
+            return ()
+        alone: dict[Any, tuple[Split, ...]] = {
+            TrainerFn.VALIDATING: ("valid",),
+            TrainerFn.TESTING: ("test",),
+            TrainerFn.PREDICTING: ("test",),
+        }
+        return alone.get(stage, SPLITS)
+
+    def _names(self, split: Split) -> list[str]:
+        """Return the generators, and ``real`` where a split has such photos or needs them."""
+        needed = self.weak if split != "test" else False
+        seen = needed or (split != "train" and has_reals(self.layout, split))
+        return [*self.generators, *([REAL] if seen else [])]
+
     def preload(self, device: torch.device) -> None:
         """Put features and masks of training and validation into a device's memory, if they fit."""
-        sets = [self.train_set(), *self.valid_sets(self.weak)]
+        sets = [self.train_set(), *self.valid_sets()]
         views = {*self.train_views, *self.evaluation_views}
         needed = sum(v.nbytes for v in views) + sum(data.mask_bytes for data in sets)
         if needed < PRELOADED_SHARE * free_memory(device):
@@ -172,21 +195,30 @@ class LocalizationDataModule(L.LightningDataModule):
     def train_set(self) -> LocalizationDataset:
         """Return the training photos, with masks at the size of the network's output."""
         transform = build_transform(self.preprocessing, self.augmentation)
-        files = self.files("train", *self.generators, *([REAL] if self.weak else []))
+        files = self.files("train", *self._names("train"))
         return LocalizationDataset("train", files, transform, self.polarity, OUTPUT_SIZE, self.seed)
 
-    def valid_sets(self, with_reals: bool) -> list[LocalizationDataset]:
+    def valid_sets(self) -> list[LocalizationDataset]:
         """Return the valid splits of the chosen generators as one set, and the real photos."""
         sets = [self.evaluation_set(f"valid/{self.generator}", "valid", *self.generators)]
-        if with_reals:
+        if REAL in self._names("valid"):
             sets.append(self.evaluation_set(f"valid/{REAL}", "valid", REAL))
         return sets
 
     def test_sets(self) -> list[LocalizationDataset]:
-        """Return one set for each generator, the real photos, and the validation sets."""
-        names = [*self.generators, *([REAL] if self.has_reals else [])]
-        sets = [self.evaluation_set(f"test/{name}", "test", name) for name in names]
-        return sets + self.valid_sets(with_reals=has_reals(self.layout, "valid"))
+        """Return one set for each generator, and the real photos."""
+        names = self._names("test")
+        return [self.evaluation_set(f"test/{name}", "test", name) for name in names]
+
+    def predict_set(self) -> LocalizationDataset:
+        """Return :attr:`photos`, or the test photos, as one set."""
+        if not self.photos:
+            return self.evaluation_set("predict", "test", *self._names("test"))
+        given = [Path(photo).expanduser() for photo in self.photos]
+        files = [Sample(photo.stem, photo, None) for photo in given]
+        return LocalizationDataset(
+            "predict", files, build_transform(self.preprocessing), self.polarity
+        )
 
     def evaluation_set(self, name: str, split: Split, *generators: str) -> LocalizationDataset:
         """Return photos with masks at their own size, without augmentation."""
@@ -213,19 +245,20 @@ class LocalizationDataModule(L.LightningDataModule):
         )
 
     def train_masks(self, most: int = 2000) -> Tensor:
-        """Return masks of manipulated training photos, ``[N, 256, 256]`` bool.
+        """Return masks of manipulated training photos, ``[N, 256, 256]`` bool; N may be 0.
 
         Args:
             most: Of more masks, this many evenly spread ones are taken.
         """
-        files = self.files("train", *self.generators)
-        files = files[:: -(-len(files) // most)]
+        files = find_samples(self.layout, "train", *self.generators)[0]
+        files = files[:: max(1, -(-len(files) // most))]
         masks = [
             resize_mask(read_mask(sample.mask, self.polarity), OUTPUT_SIZE)
             for sample in files
             if sample.mask
         ]
-        return torch.from_numpy(np.stack(masks))
+        none = np.zeros((0, OUTPUT_SIZE, OUTPUT_SIZE), dtype=bool)
+        return torch.from_numpy(np.stack(masks) if masks else none)
 
     def train_dataloader(self) -> DataLoader[Item]:
         """Return shuffled batches, in an order that depends on the seed and the epoch only."""
@@ -241,11 +274,15 @@ class LocalizationDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> list[DataLoader[Item]]:
         """Return the validation sets."""
-        return [self._evaluation_loader(data) for data in self.valid_sets(self.weak)]
+        return [self._evaluation_loader(data) for data in self.valid_sets()]
 
     def test_dataloader(self) -> list[DataLoader[Item]]:
-        """Return the test sets and the validation sets that thresholds are chosen on."""
+        """Return the test sets."""
         return [self._evaluation_loader(data) for data in self.test_sets()]
+
+    def predict_dataloader(self) -> DataLoader[Item]:
+        """Return the photos to predict on."""
+        return self._evaluation_loader(self.predict_set())
 
     def _evaluation_loader(self, data: LocalizationDataset) -> DataLoader[Item]:
         # Each device takes every n-th photo. Lightning's own sampler would repeat photos to even

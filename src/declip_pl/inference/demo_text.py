@@ -117,7 +117,7 @@ def model_text(checkpoint: Checkpoint, scores: RecordedScores | None) -> str:
         f"Trained on photos changed by: **{names}**. Encoder {plain(identity.name)}, "
         f"{plain(identity.layer)}; decoder {plain(as_text(checkpoint.decoder))}."
     ]
-    if scores and (threshold := image_threshold(scores)):
+    if threshold := image_threshold(checkpoint, scores):
         lines += [f"Its test took scores over **{threshold:.2f}** for manipulated."]
     if (data and data.notice) or (scores and scores.notice):
         lines += [STAND_IN]

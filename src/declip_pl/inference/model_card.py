@@ -99,7 +99,7 @@ def _facts(checkpoint: Checkpoint, scores: RecordedScores | None) -> Iterator[tu
     yield "input", f"{resized}; mean and std of the encoder"
     yield "trained on", _training(checkpoint, scores)
     yield "score of a photo", f"`{checkpoint.pooling}` of the map"
-    yield "threshold", _threshold(scores)
+    yield "threshold", _threshold(checkpoint, scores)
 
 
 def outside(checkpoint: Checkpoint) -> dict[str, None]:
@@ -122,21 +122,27 @@ def _training(checkpoint: Checkpoint, scores: RecordedScores | None) -> str:
     return f"{generators}{place}, with {labels}; files' SHA-256 `{data.files_sha256}`"
 
 
-def _threshold(scores: RecordedScores | None) -> str:
-    chosen = vars(_chosen(scores)) if scores else {}
+def _threshold(checkpoint: Checkpoint, scores: RecordedScores | None) -> str:
+    chosen = vars(_chosen(checkpoint, scores))
     found = [f"{value:.2f} for {kind}s" for kind, value in chosen.items() if value is not None]
     return f"{THRESHOLD}" + (f"; best on validation photos: {', '.join(found)}" if found else "")
 
 
-def _chosen(scores: RecordedScores) -> ChosenThresholds:
-    if scores.cross_evaluation:
+def _chosen(checkpoint: Checkpoint, scores: RecordedScores | None) -> ChosenThresholds:
+    if not checkpoint.thresholds and scores and scores.cross_evaluation:
         return scores.cross_evaluation.thresholds
-    return ChosenThresholds(pixel=None, image=image_threshold(scores))
+    pixel = checkpoint.thresholds.pixel if checkpoint.thresholds else None
+    return ChosenThresholds(pixel, image_threshold(checkpoint, scores))
 
 
-def image_threshold(scores: RecordedScores) -> float | None:
-    """Return the threshold of image scores that validation photos chose, the same for all tests."""
-    chosen = (found.get("image_threshold") for found in scores.scores.values())
+def image_threshold(checkpoint: Checkpoint, scores: RecordedScores | None) -> float | None:
+    """Return the threshold of image scores that validation photos chose.
+
+    It stands in the checkpoint; checkpoints of version 0.1 have it in their test's scores.
+    """
+    if checkpoint.thresholds:
+        return checkpoint.thresholds.image.get(checkpoint.pooling)
+    chosen = (found.get("image_threshold") for found in (scores.scores if scores else {}).values())
     return next(chosen, None)
 
 

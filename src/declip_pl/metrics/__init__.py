@@ -26,6 +26,7 @@ from declip_pl.metrics.localization import (
 from declip_pl.metrics.ranking import DILATE, ERODE, Counts, Ranking
 from declip_pl.metrics.sizes import by_size, resize_to
 from declip_pl.metrics.table import Metric, all_metrics, find_metric, map_metrics, metric
+from declip_pl.metrics.thresholds import Thresholds, choose_thresholds
 
 __all__ = [
     "CALIBRATION_BINS",
@@ -36,6 +37,7 @@ __all__ = [
     "Counts",
     "Metric",
     "Ranking",
+    "Thresholds",
     "all_metrics",
     "average_precision",
     "best_accuracy_threshold",
@@ -43,6 +45,7 @@ __all__ = [
     "best_f1_border",
     "by_size",
     "calibration_histogram",
+    "choose_thresholds",
     "f1",
     "f1_border",
     "find_metric",

@@ -1,6 +1,6 @@
 """Means over batches and processes: thin torchmetrics classes around the pure functions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,10 +8,16 @@ import torchmetrics
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
-from declip_pl.metrics.detection import best_accuracy_threshold, check_scores
-from declip_pl.metrics.localization import THRESHOLD, localization_scores
+from declip_pl.metrics.detection import check_scores
+from declip_pl.metrics.localization import (
+    THRESHOLD,
+    THRESHOLDS,
+    localization_scores,
+    threshold_curves,
+)
 from declip_pl.metrics.sizes import by_size
 from declip_pl.metrics.table import map_metrics
+from declip_pl.metrics.thresholds import Thresholds, choose_thresholds
 
 
 class LocalizationMetrics(torchmetrics.Metric):
@@ -21,6 +27,8 @@ class LocalizationMetrics(torchmetrics.Metric):
     one object for each data set: nothing is pooled over pixels, but images are averaged.
 
     Args:
+        tuned: A threshold chosen on validation photos, in [0, 1]; without one the metrics that
+            need it are left out.
         options: Of torchmetrics' ``Metric``.
     """
 
@@ -28,11 +36,13 @@ class LocalizationMetrics(torchmetrics.Metric):
     total: Tensor
     count: Tensor
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, tuned: float | None = None, **options: Any) -> None:
         super().__init__(**options)
-        self.names = [entry.name for entry in map_metrics(tuned=False)]
-        self.add_state("total", torch.zeros(len(self.names)), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros(len(self.names)), dist_reduce_fx="sum")
+        self.tuned = tuned
+        self.names = [entry.name for entry in map_metrics(tuned is not None)]
+        for state in ("total", "count"):
+            zeros = torch.zeros(len(self.names), dtype=torch.float64)
+            self.add_state(state, zeros, dist_reduce_fx="sum")
 
     def update(self, probabilities: Tensor, masks: Sequence[Tensor]) -> None:
         """Add a batch.
@@ -45,8 +55,9 @@ class LocalizationMetrics(torchmetrics.Metric):
             ValueError: If an argument is anything else.
         """
         for _, resized, stacked in by_size(probabilities, masks):
-            scores = localization_scores(resized, stacked)
-            table = torch.stack([scores[name] for name in self.names]).to(self.total.device)
+            scores = localization_scores(resized, stacked, self.tuned)
+            table = torch.stack([scores[name].double() for name in self.names])
+            table = table.to(self.total.device)
             self.total += table.nansum(1)
             self.count += table.isfinite().sum(1)
 
@@ -65,17 +76,18 @@ class LocalizationMetrics(torchmetrics.Metric):
 class DetectionMetrics(torchmetrics.Metric):
     """Image-level AP, AUROC and accuracy of fakes against reals, in percent.
 
-    Attributes:
-        threshold: A threshold chosen on validation data; ``accuracy_tuned`` is measured at it.
+    Args:
+        tuned: A threshold chosen on validation photos, in [0, 1]; ``accuracy_tuned`` is measured
+            at it and left out without one.
     """
 
     full_state_update = False
     scores: list[Tensor] | Tensor
     labels: list[Tensor] | Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, tuned: float | None = None) -> None:
         super().__init__()
-        self.threshold: float | None = None
+        self.tuned = tuned
         self.add_state("scores", [], dist_reduce_fx="cat")
         self.add_state("labels", [], dist_reduce_fx="cat")
 
@@ -91,7 +103,7 @@ class DetectionMetrics(torchmetrics.Metric):
         self.labels.append(labels.long())
 
     def compute(self) -> dict[str, Tensor]:
-        """Return ``ap``, ``auroc``, ``accuracy`` (at 0.5), ``n`` and ``best_threshold``.
+        """Return ``ap``, ``auroc``, ``accuracy`` (at 0.5) and ``n``.
 
         The dictionary is empty while one of the two classes is missing.
         """
@@ -103,11 +115,75 @@ class DetectionMetrics(torchmetrics.Metric):
             "auroc": 100 * binary_auroc(scores, labels),
             "accuracy": _accuracy(scores, labels, THRESHOLD),
             "n": torch.tensor(len(labels)),
-            "best_threshold": torch.tensor(best_accuracy_threshold(scores, labels)),
         }
-        if self.threshold is not None:
-            result["accuracy_tuned"] = _accuracy(scores, labels, self.threshold)
+        if self.tuned is not None:
+            result["accuracy_tuned"] = _accuracy(scores, labels, self.tuned)
         return result
+
+
+class ThresholdChoice(torchmetrics.Metric):
+    """Collects what a model's thresholds are chosen by, over batches and processes.
+
+    Args:
+        poolings: Ways from a map to an image score, each of which has a threshold of its own.
+    """
+
+    full_state_update = False
+    curve: Tensor
+    maps: Tensor
+    labels: list[Tensor] | Tensor
+
+    def __init__(self, poolings: Sequence[str]) -> None:
+        super().__init__()
+        self.poolings = tuple(poolings)
+        curve = torch.zeros(len(THRESHOLDS), dtype=torch.float64)
+        self.add_state("curve", curve, dist_reduce_fx="sum")
+        self.add_state("maps", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("labels", [], dist_reduce_fx="cat")
+        for index in range(len(self.poolings)):
+            self.add_state(f"scores_{index}", [], dist_reduce_fx="cat")
+
+    def update(
+        self,
+        probabilities: Tensor,
+        masks: Sequence[Tensor],
+        scores: Mapping[str, Tensor],
+        labels: Tensor,
+    ) -> None:
+        """Add a batch.
+
+        Args:
+            probabilities: ``[B, 1, h, w]`` in [0, 1].
+            masks: B bool masks ``[H, W]``, True = fake; only those of fakes count.
+            scores: ``[B]`` image scores in [0, 1], by pooling.
+            labels: ``[B]`` 1 = fake, 0 = real.
+
+        Raises:
+            ValueError: If an argument is anything else.
+        """
+        fake = labels.bool()
+        if fake.any():
+            chosen = [mask for mask, is_fake in zip(masks, fake, strict=True) if is_fake]
+            for _, resized, stacked in by_size(probabilities[fake], chosen):
+                curves = threshold_curves(resized, stacked)["iou"].double()
+                self.curve += curves.sum(0).to(self.curve.device)
+                self.maps += len(curves)
+        assert isinstance(self.labels, list)
+        self.labels.append(labels.long())
+        for index, pooling in enumerate(self.poolings):
+            check_scores(scores[pooling], labels)
+            getattr(self, f"scores_{index}").append(scores[pooling])
+
+    def compute(self) -> list[Tensor]:
+        """Return all that was collected, of all processes; :meth:`choose` makes sense of it."""
+        pooled = (getattr(self, f"scores_{index}") for index in range(len(self.poolings)))
+        return [self.curve, self.maps, _cat(self.labels), *map(_cat, pooled)]
+
+    def choose(self) -> Thresholds:
+        """Return the thresholds, as :func:`declip_pl.metrics.choose_thresholds` chooses them."""
+        curve, maps, labels, *pooled = self.compute()
+        scores = dict(zip(self.poolings, pooled, strict=True))
+        return choose_thresholds(curve / maps if maps else None, scores, labels)
 
 
 def _accuracy(scores: Tensor, labels: Tensor, threshold: float) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from declip_pl.errors import UserError
 from declip_pl.files import atomic_path, sha256, write_text
+from declip_pl.metrics import Thresholds
 from declip_pl.model.decoder import build_decoder
 from declip_pl.model.encoder import Encoder, build_encoder
 from declip_pl.model.features import Identity
@@ -80,6 +81,7 @@ class Description:
         learning_rate: Of its training.
         loss: Of its training.
         trained_on: Its data; None where they are not on record.
+        thresholds: Chosen on the validation photos of its training; None where that was not done.
     """
 
     encoder: Spec
@@ -93,6 +95,7 @@ class Description:
     learning_rate: float = 1e-3
     loss: Spec = "bce"
     trained_on: TrainedOn | None = None
+    thresholds: Thresholds | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON and Lightning; :func:`describe` reads it."""
@@ -254,9 +257,11 @@ def describe(said: Any, path: Path | str) -> Description:
         if trained_on:
             trained_on = TrainedOn(**trained_on | {"generators": tuple(trained_on["generators"])})
         known = {f.name: said[f.name] for f in fields(Description) if f.name in said}
+        thresholds = said.get("thresholds")
         parts = known | {"identity": Identity(**said["identity"]), "trained_on": trained_on}
+        parts |= {"thresholds": Thresholds(**thresholds) if thresholds else None}
         return _checked(Description(**parts))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: its description is damaged ({error!r})") from error
 
 
@@ -264,6 +269,10 @@ def _checked(found: Description) -> Description:
     texts = (found.layer, found.pooling, found.supervision, found.identity.sha256)
     numbers = (found.image_size, found.seed)
     specs = (found.encoder, found.decoder, found.loss)
+    chosen = found.thresholds or Thresholds(None, {})
+    shares = [value for value in (chosen.pixel, *chosen.image.values()) if value is not None]
+    if not all(isinstance(share, float) and 0 <= share <= 1 for share in shares):
+        raise ValueError("a threshold is not between 0 and 1")
     if not (
         all(isinstance(text, str) for text in texts)
         and all(isinstance(number, int) for number in numbers)

@@ -18,7 +18,8 @@ class EncodePhotos(Callback):
     """Give the data module the encoder's preprocessing, and the features of a stage's photos.
 
     Features that are cached already are not computed again. Once all that a stage sees is encoded,
-    the encoder's weights are offloaded.
+    the encoder's weights are offloaded. A module without a frozen encoder in ``network.encoder``
+    gets photos as pixels.
     """
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
@@ -27,28 +28,32 @@ class EncodePhotos(Callback):
         Raises:
             UserError: If a photo can't be decoded or the disk is too small.
         """
-        data = getattr(trainer, "datamodule", None)
-        if not isinstance(data, LocalizationDataModule):
+        data, encoder = getattr(trainer, "datamodule", None), encoder_of(pl_module)
+        if encoder is None or not isinstance(data, LocalizationDataModule):
             return
-        encoder: Encoder = pl_module.network.encoder
         data.preprocessing = encoder.preprocessing
         data.drop_features()  # a run that failed left its own behind
         if not data.cache or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         fetch = partial(_fetch, encoder, trainer.strategy.root_device)
-        if stage != "fit":
-            sets = data.test_sets() if stage == "test" else data.valid_sets(data.weak)
-            data.evaluation_views = [fetch(sets, perturbation=data.perturbation)]
+        if stage == "fit":
+            self._encode_training(data, fetch)
+            # What is read once need not be preloaded; what has no views is decoded by other
+            # processes.
+            if data.train_views:
+                data.preload(trainer.strategy.root_device)
+        elif not (stage == "predict" and data.photos):  # nobody comes back to those
+            data.evaluation_views = [fetch(_sets(data, stage), perturbation=data.perturbation)]
             encoder.offload()
-            return
-        self._encode_training(data, fetch)
-        # What is read once need not be preloaded; what has no views is decoded by other processes.
-        if data.train_views:
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Offload an encoder that training does not need; Lightning has counted its weights."""
+        data, encoder = getattr(trainer, "datamodule", None), encoder_of(pl_module)
+        if encoder and isinstance(data, LocalizationDataModule) and data.train_views:
             encoder.offload()
-            data.preload(trainer.strategy.root_device)
 
     def _encode_training(self, data: LocalizationDataModule, fetch: Any) -> None:
-        valid = data.valid_sets(data.weak)
+        valid = data.valid_sets()
         if data.augmentation == "none" and data.perturbation == "none":
             data.train_views = data.evaluation_views = [fetch([data.train_set(), *valid])]
             return
@@ -58,6 +63,18 @@ class EncodePhotos(Callback):
             fetch([data.train_set()], augmentation=data.augmentation, view=view)
             for view in range(views)
         ]
+
+
+def encoder_of(pl_module: Any) -> Encoder | None:
+    """Return a module's frozen encoder; None where it has none, and takes pixels."""
+    encoder = getattr(getattr(pl_module, "network", None), "encoder", None)
+    return encoder if isinstance(encoder, Encoder) else None
+
+
+def _sets(data: LocalizationDataModule, stage: str) -> list[LocalizationDataset]:
+    if stage == "test":
+        return data.test_sets()
+    return [data.predict_set()] if stage == "predict" else data.valid_sets()
 
 
 def _fetch(

@@ -21,7 +21,7 @@ from declip_pl.model.checkpoint import BEST, load_lightning, name_of, read_check
 from declip_pl.model.encoder import short_name
 from declip_pl.training.callbacks import PANELS, History, Panels
 from declip_pl.training.recipe import as_argument, parse_yaml, read_recipe
-from declip_pl.training.results import describe_results, summary
+from declip_pl.training.results import describe_results, results_path, summary
 from declip_pl.training.run_folder import CONFIG, RESULTS, Run, run_name
 from declip_pl.training.schedules import Schedule
 from declip_pl.training.task import LocalizationTask
@@ -42,6 +42,9 @@ PARTS = (
 )
 """Options that may name a class."""
 
+EVALUATIONS = "evaluations"
+"""Where a training run's folder keeps W&B's files of later tests."""
+
 TESTS = "outputs/test"
 """Results of tests of models that lie in no run."""
 
@@ -53,9 +56,14 @@ class DeclipCLI(LightningCLI):
     """LightningCLI around :class:`LocalizationTask` and :class:`LocalizationDataModule`.
 
     ``fit`` trains, then tests the best checkpoint and writes ``test_metrics.json``.
+
+    Args:
+        args: Arguments as on the command line.
+        output: Folder for the results of ``test``, by default that of the model's run.
     """
 
-    def __init__(self, args: list[str]) -> None:
+    def __init__(self, args: list[str], output: Path | None = None) -> None:
+        self.output = output
         for message in MEANT:
             warnings.filterwarnings("ignore", message=message)
         super().__init__(
@@ -127,7 +135,7 @@ class DeclipCLI(LightningCLI):
                 _check_resumable(Path(config.ckpt_path))
         elif config.ckpt_path:
             self.checkpoint = read_checkpoint(config.ckpt_path)
-            self.run = _run_of(self.checkpoint.path, config.run)
+            self.run = _run_of(self.checkpoint.path, config.run, self.output)
         else:
             raise UserError(f"{self.subcommand} needs a model: --ckpt_path=RUN")
         config.weights_only = True  # a checkpoint is never unpickled
@@ -169,7 +177,7 @@ class DeclipCLI(LightningCLI):
 
     def test(self, model: LocalizationTask, ckpt_path: str, **kwargs: Any) -> None:
         """Test a trained localizer; its scores go to a file of their own beside the run's."""
-        target = self.run.folder / f"test_metrics_{self.datamodule.generator}.json"
+        target = results_path(self.run.folder, self.datamodule, self.checkpoint.trained_on)
         if target.exists() and not self.run.overwrite:
             raise UserError(f"{target} exists; replace it with --overwrite (--run.overwrite true)")
         model.load_weights(self.checkpoint)
@@ -185,8 +193,14 @@ class DeclipCLI(LightningCLI):
         print(summary(results, target, relative(run_of(checkpoint) or checkpoint)))
         if (self.run.folder / PANELS).is_dir():
             print(f"pictures: {self.run.folder / PANELS}")
-        for line in wandb_hints(self.run.folder):
+        for line in wandb_hints(self._logs):
             print(line)
+
+    @property
+    def _logs(self) -> Path:
+        """Where W&B's files go: an evaluation's apart from its training's, which may go on."""
+        apart = self.subcommand != "fit" and (self.run.folder / CONFIG).exists()
+        return self.run.folder / EVALUATIONS if apart else self.run.folder
 
     def _wandb_logger(self) -> WandbLogger:
         config = self.config[self.subcommand]
@@ -200,16 +214,23 @@ class DeclipCLI(LightningCLI):
             "supervision": model.supervision,
             "seed": config.seed_everything,
         }
+        name, group, id_ = self.run.name, str(facts["dataset"]), None
+        if self.subcommand == "fit":
+            id_ = None if self.run.overwrite else wandb_id(self.run.folder)
+        else:
+            trained_on = self.checkpoint.trained_on
+            name = f"{name} on {group}/{data.generator}"
+            group = (trained_on and trained_on.data) or group
         # It starts with the first thing that is logged, which is after the run has begun.
         logger = WandbLogger(
             project=PROJECT,
-            name=self.run.name,
-            id=None if self.run.overwrite else wandb_id(self.run.folder),
+            name=name,
+            id=id_,
             resume="allow",
-            save_dir=self.run.folder,
+            save_dir=self._logs,
             mode=wandb_mode(),
             settings=wandb.Settings(quiet=True),
-            group=str(facts["dataset"]),
+            group=group,
             job_type=self.subcommand,
             tags=[str(fact) for fact in facts.values()],
             config=facts,
@@ -256,9 +277,9 @@ def _named(config: Namespace) -> Run:
     return run
 
 
-def _run_of(model: Path, options: Namespace) -> Run:
-    """Return where the results of a model's test go: its run, or a folder of its own."""
-    folder = run_of(model)
+def _run_of(model: Path, options: Namespace, output: Path | None) -> Run:
+    """Return where the results of a model's test go: as asked, its run, or a folder of its own."""
+    folder = output.absolute() if output else run_of(model)
     if folder:
         return Run(str(relative(folder.parent)), folder.name, overwrite=options.overwrite)
     return Run(TESTS, options.name or name_of(model), overwrite=options.overwrite)

@@ -17,10 +17,10 @@ from tqdm import tqdm
 from declip_pl import __version__, parts
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.errors import UserError
-from declip_pl.files import relative, sha256, write_text
+from declip_pl.files import relative, sha256, short_hash, write_text
 from declip_pl.metrics import iou, map_metrics
 from declip_pl.metrics.accumulate import LocalizationMetrics
-from declip_pl.model.checkpoint import WEIGHTS_FILE
+from declip_pl.model.checkpoint import WEIGHTS_FILE, TrainedOn
 from declip_pl.model.features import OUTPUT_SIZE
 from declip_pl.training.task import LocalizationTask
 
@@ -76,6 +76,34 @@ def read_results(path: Path) -> Results:
         raise UserError(f"{path} holds no results of a test ({error!r})") from error
 
 
+def results_path(folder: Path, data: LocalizationDataModule, trained_on: TrainedOn | None) -> Path:
+    """Return the file for a test's results: ``test_metrics_<generators>.json``.
+
+    Another data set than that of the training is named in it, and so is a perturbation; a hash
+    tells apart data sets of one name.
+
+    Args:
+        folder: Where results go.
+        data: What is tested on.
+        trained_on: What the model was trained on, where that is on record.
+    """
+    home = trained_on.data if trained_on and trained_on.files_sha256 else ""
+    changes = parts.as_text(data.perturbation)
+    words = ["test_metrics", data.root.name if home not in ("", data.root.name) else ""]
+    words += [data.generator, f"perturbed-{short_hash(changes)}" if changes != "none" else ""]
+    name = "_".join(filter(None, words))
+    path, root = folder / f"{name}.json", str(data.root.absolute())
+    return path if _root_of(path) in (None, root) else folder / f"{name}_{short_hash(root)}.json"
+
+
+def _root_of(path: Path) -> str | None:
+    """Return the data set that results are of; None where there are none to read."""
+    try:
+        return str(Path(read_results(path).data["root"]).absolute())
+    except (UserError, KeyError, TypeError):
+        return None
+
+
 def describe_results(
     task: LocalizationTask, data: LocalizationDataModule, checkpoint: Path
 ) -> Results:
@@ -123,6 +151,10 @@ def summary(results: Results, target: Path, model: Path) -> str:
             row = " ".join(f"{_cell(constant[name], metric):>16}" for name in constant)
             lines += [f"  {metric:<16}{_cell(scores, metric):>12} {row}"]
         lines += [f"  image level{_detection(scores)}"]
+        lines += [f"  thresholds chosen on validation photos: {_thresholds(scores)}"]
+        lines += [
+            f"  {name}: undefined, no training masks" for name in constant if not constant[name]
+        ]
     notes = [f"encoder: {results.encoder['source']}", results.notice]
     lines += [line for line in notes if line]
     lines += [
@@ -149,6 +181,12 @@ def _detection(scores: dict[str, float]) -> str:
     )
 
 
+def _thresholds(scores: dict[str, float]) -> str:
+    named = {"pixels": "pixel_threshold", "photos": "image_threshold"}
+    found = [f"{what} {scores[key]:.3f}" for what, key in named.items() if key in scores]
+    return ", ".join(found) or "none, the checkpoint holds none"
+
+
 def baselines(data: LocalizationDataModule) -> dict[str, dict[str, dict[str, float]]]:
     """Score answers that never look at the photo, for each generator's test set.
 
@@ -156,25 +194,25 @@ def baselines(data: LocalizationDataModule) -> dict[str, dict[str, dict[str, flo
     at each pixel, cut where it overlaps best with the training masks.
 
     Returns:
-        Localization scores in percent by generator and baseline.
+        Localization scores in percent by generator and baseline; none of ``mean train mask`` where
+        there are no training masks.
     """
-    constant = torch.stack(
-        [
-            torch.ones(OUTPUT_SIZE, OUTPUT_SIZE),
-            torch.zeros(OUTPUT_SIZE, OUTPUT_SIZE),
-            _centred(data.train_masks()),
-        ]
-    )
-    names = ("all fake", "all real", "mean train mask")
+    trained = data.train_masks()
+    answers = {
+        "all fake": torch.ones(OUTPUT_SIZE, OUTPUT_SIZE),
+        "all real": torch.zeros(OUTPUT_SIZE, OUTPUT_SIZE),
+        **({"mean train mask": _centred(trained)} if len(trained) else {}),
+    }
     scores: dict[str, dict[str, dict[str, float]]] = {}
     for generator in data.generators:
         # Only one process writes results, so there is nobody to gather from.
-        metrics = {name: LocalizationMetrics(sync_on_compute=False) for name in names}
+        metrics = {name: LocalizationMetrics(sync_on_compute=False) for name in answers}
         masks = data.evaluation_set(generator, "test", generator).masks()
         for mask in tqdm(masks, f"baselines on {generator}", leave=False):
-            for metric, answer in zip(metrics.values(), constant, strict=True):
+            for metric, answer in zip(metrics.values(), answers.values(), strict=True):
                 metric.update(answer[None, None], [mask])
-        scores[generator] = {name: _floats(metric) for name, metric in metrics.items()}
+        found = {name: _floats(metric) for name, metric in metrics.items()}
+        scores[generator] = found if len(trained) else found | {"mean train mask": {}}
     return scores
 
 

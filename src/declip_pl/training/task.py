@@ -1,18 +1,19 @@
 """The LightningModule: what is optimised, what is measured, what a checkpoint holds."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypedDict
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from declip_pl.data.dataset import Batch
 from declip_pl.data.layout import REAL
 from declip_pl.errors import UserError
-from declip_pl.metrics.accumulate import DetectionMetrics, LocalizationMetrics
+from declip_pl.metrics import Thresholds
 from declip_pl.model.checkpoint import (
     ENCODER_PREFIX,
     KEY,
@@ -27,8 +28,26 @@ from declip_pl.model.network import DeCLIP, Pooling, image_logit, image_score
 from declip_pl.parts import Spec
 from declip_pl.training.encoding import EncodePhotos
 from declip_pl.training.loss import build_loss
+from declip_pl.training.scoring import NO_THRESHOLDS, Scoring
 
 REAL_TEST = f"test/{REAL}"
+
+SCORE = "val/score"
+"""The figure that decides on schedule, stopping and the best checkpoint: higher is better."""
+
+
+class Prediction(TypedDict):
+    """What ``trainer.predict`` returns for B photos.
+
+    ``name`` and ``path`` are B strings as in :class:`declip_pl.data.dataset.Batch`,
+    ``probabilities`` ``[B, 1, 256, 256]`` in [0, 1] that a pixel is fake, ``score`` ``[B]`` in
+    [0, 1], each photo's map pooled.
+    """
+
+    name: list[str]
+    path: list[str]
+    probabilities: Tensor
+    score: Tensor
 
 
 class LocalizationTask(L.LightningModule):
@@ -84,12 +103,14 @@ class LocalizationTask(L.LightningModule):
         self.supervision = supervision
         self.learning_rate = learning_rate
         self.pooling = pooling
-        self.localization: list[LocalizationMetrics] = []
-        self.detection: list[DetectionMetrics] = []
+        self.thresholds: Thresholds | None = None
+        """Chosen by the last validation of training, or read from a checkpoint."""
         self.results: dict[str, dict[str, float]] = {}
         """Scores of the last test, by generator."""
-        self.set_names: list[str] = []
-        """Names of the sets that are being evaluated, in the order of their loaders."""
+        self.scoring: Scoring
+        """Of the sets that are being evaluated."""
+        self.register_state_dict_post_hook(_leave_out_encoder)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_put_encoder_back)  # type: ignore[no-untyped-call]
 
     def forward(self, image: Tensor | Features) -> Tensor:
         """Localize: ``[B, 3, S, S]`` pixels or their features to ``[B, 1, 256, 256]`` logits."""
@@ -109,6 +130,15 @@ class LocalizationTask(L.LightningModule):
         # Lightning can't clip gradients of a fused optimiser in mixed precision.
         fused = not (self._trainer and self.trainer.gradient_clip_val)
         return torch.optim.AdamW([parameters], lr=rate, weight_decay=0.0, fused=fused)
+
+    def on_fit_start(self) -> None:
+        """Have W&B's summary keep the best score, not the last."""
+        if isinstance(self.logger, WandbLogger):
+            self.logger.experiment.define_metric(SCORE, summary="max")
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Forget thresholds: they belong to the weights that are about to change."""
+        self.thresholds = None
 
     def training_step(self, batch: Batch) -> Tensor:
         """Return the loss of a batch."""
@@ -135,55 +165,65 @@ class LocalizationTask(L.LightningModule):
         return loss  # type: ignore[no-any-return]
 
     def on_validation_start(self) -> None:
-        """Prepare one metric object for each validation set."""
-        self._prepare(self.trainer.val_dataloaders)
+        """Prepare the scoring of the validation sets, and the choice of thresholds."""
+        # They are chosen in training alone, on photos as they are.
+        perturbed = getattr(self._datamodule, "perturbation", "none") != "none"
+        choose = self.trainer.state.fn == TrainerFn.FITTING and not perturbed
+        self._prepare(self.trainer.val_dataloaders, choose=choose)
 
     def on_test_start(self) -> None:
-        """Prepare one metric object for each test set."""
-        self._prepare(self.trainer.test_dataloaders)
+        """Prepare the scoring of the test sets."""
+        self._prepare(self.trainer.test_dataloaders, self.thresholds or NO_THRESHOLDS)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Score a batch and return its ``[B, 1, 256, 256]`` probabilities."""
-        return self._score(batch, dataloader_idx)
+        logits: Tensor = self(batch["image"]).float()
+        return self.scoring.add(dataloader_idx, logits, batch)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Score a batch and return its ``[B, 1, 256, 256]`` probabilities."""
-        return self._score(batch, dataloader_idx)
+        return self.scoring.add(dataloader_idx, self._exact(batch), batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Prediction:
+        """Localize a batch of photos; masks and labels are not looked at."""
+        logits = self._exact(batch)
+        return Prediction(
+            name=batch["name"],
+            path=batch["path"],
+            probabilities=logits.sigmoid(),
+            score=image_score(logits, self.pooling),
+        )
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means over the validation photos.
+        """Log the means over the validation photos, and choose the thresholds.
 
-        ``val/score`` is the one that decides on schedule, stopping and the best checkpoint: the
-        IoU, or the image-level AP under weak supervision.
+        :data:`SCORE` is the IoU, or the image-level AP under weak supervision.
         """
-        scores = self._scores(0)
+        self.thresholds = self.scoring.thresholds() or self.thresholds
+        scores = self.scoring.scores(0)
         self.log_dict({f"val/{k}": v for k, v in scores.items() if not k.endswith("_n")})
         decisive = "image_ap" if self.supervision == "weak" else "iou"
-        self.log("val/score", scores[decisive], prog_bar=True)
+        self.log(SCORE, scores[decisive], prog_bar=True)
 
     def on_test_epoch_end(self) -> None:
         """Collect the scores of every test set in :attr:`results` and log them."""
         self.results = {}
-        valid = [i for i, name in enumerate(self.set_names) if name.startswith("valid/")]
-        threshold = self._scores(valid[0]).get("image_best_threshold") if valid else None
-        for index, name in enumerate(self.set_names):
+        chosen = self.thresholds or NO_THRESHOLDS
+        known = {"pixel_threshold": chosen.pixel, "image_threshold": chosen.image.get(self.pooling)}
+        for index, name in enumerate(self.scoring.names):
             if name.startswith("test/") and name != REAL_TEST:
-                self.detection[index].threshold = threshold
-                scores = self._scores(index)
-                # The best threshold of test data is nobody's business; validation chose one.
-                scores.pop("image_best_threshold", None)
-                scores |= {} if threshold is None else {"image_threshold": threshold}
+                scores = self.scoring.scores(index)
+                scores |= {key: value for key, value in known.items() if value is not None}
                 self.results[name.removeprefix("test/")] = scores
                 self.log_dict({f"{name}/{key}": value for key, value in scores.items()})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the frozen encoder out of checkpoints and describe the localizer instead."""
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {k: v for k, v in state.items() if not _is_encoder(k)}
-        checkpoint[KEY] = replace(self.description, trained_on=self._data()).as_dict()
+        """Describe the localizer beside its weights."""
+        said = replace(self.description, trained_on=self._data(), thresholds=self.thresholds)
+        checkpoint[KEY] = said.as_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the encoder back, so that loading stays strict.
+        """Take the thresholds, and check that the checkpoint fits.
 
         Raises:
             UserError: If the checkpoint was trained on another encoder or layer, has another
@@ -193,11 +233,10 @@ class LocalizationTask(L.LightningModule):
         self._check(theirs)
         if self._trainer and self.trainer.state.fn == TrainerFn.FITTING:
             _check_data(theirs.trained_on, self._data())
-        frozen = {k: v for k, v in self.state_dict().items() if _is_encoder(k)}
-        checkpoint["state_dict"] = checkpoint["state_dict"] | frozen
+        self.thresholds = theirs.thresholds
 
     def load_weights(self, checkpoint: Checkpoint) -> None:
-        """Take a trained decoder's weights.
+        """Take a trained decoder's weights and thresholds.
 
         Raises:
             UserError: If they are of another encoder, layer, decoder or input size, or damaged.
@@ -207,6 +246,7 @@ class LocalizationTask(L.LightningModule):
             self.network.decoder.load_state_dict(dict(checkpoint.weights))
         except RuntimeError as error:
             raise UserError(f"{checkpoint.path}: {' '.join(str(error).split())}") from error
+        self.thresholds = checkpoint.thresholds
 
     def _check(self, theirs: Description) -> None:
         theirs.identity.check(self.description.identity)
@@ -217,40 +257,38 @@ class LocalizationTask(L.LightningModule):
 
     def _data(self) -> TrainedOn | None:
         """Return what this is trained on; None for loaders of a user's own."""
-        data = getattr(self.trainer, "datamodule", None)
-        return getattr(data, "trained_on", None)
+        return getattr(self._datamodule, "trained_on", None)
 
-    def _prepare(self, loaders: list[Any] | None) -> None:
+    @property
+    def _datamodule(self) -> Any:
+        return getattr(self.trainer, "datamodule", None)
+
+    def _prepare(
+        self,
+        loaders: list[Any] | None,
+        thresholds: Thresholds = NO_THRESHOLDS,
+        choose: bool = False,
+    ) -> None:
         assert loaders is not None
-        self.set_names = [loader.dataset.name for loader in loaders]
-        self.localization = [LocalizationMetrics().to(self.device) for _ in loaders]
-        self.detection = [DetectionMetrics().to(self.device) for _ in loaders]
+        names = [loader.dataset.name for loader in loaders]
+        self.scoring = Scoring(names, self.pooling, self.device, thresholds, choose)
 
-    def _score(self, batch: Batch, index: int) -> Tensor:
-        logits: Tensor = self(batch["image"]).float()
-        probabilities = logits.sigmoid()
-        split, name = self.set_names[index].split("/", 1)
-        if name == REAL:
-            # Real photos stand against the fakes of every generator of their split.
-            pools = [i for i, n in enumerate(self.set_names) if n.startswith(f"{split}/")]
-        else:
-            pools = [index]
-            self.localization[index].update(probabilities, batch["mask"])
-        scores = image_score(logits, self.pooling)
-        for i in pools:
-            self.detection[i].update(scores, batch["label"])
-        return probabilities
-
-    def _scores(self, index: int) -> dict[str, float]:
-        """Return the localization means and, as ``image_*``, the detection scores of a set."""
-        detection = self.detection[index].compute()
-        scores = self.localization[index].compute()
-        scores |= {f"image_{key}": value for key, value in detection.items()}
-        return {key: float(value) for key, value in scores.items()}
+    def _exact(self, batch: Batch) -> Tensor:
+        """Return logits in 32 bits, as cross-evaluation and prediction do, whatever the trainer."""
+        with torch.autocast(self.device.type, enabled=False):
+            logits: Tensor = self(batch["image"]).float()
+        return logits
 
 
-def _is_encoder(key: str) -> bool:
-    return key.startswith(ENCODER_PREFIX)
+def _leave_out_encoder(task: Any, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """Keep the frozen encoder out of a state: its weights may be offloaded, and never change."""
+    for name in [name for name in state if name.startswith(prefix + ENCODER_PREFIX)]:
+        del state[name]
+
+
+def _put_encoder_back(task: Any, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+    """Let a state without the frozen encoder be loaded strictly; one with it does not change it."""
+    state |= task.network.encoder.state_dict(prefix=prefix + ENCODER_PREFIX)
 
 
 def _as_maps(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -66,6 +66,7 @@ def test(
     source: str | None = None,
     polarity: str | None = None,
     perturbation: str | None = None,
+    output: Path | None = None,
     overwrite: bool = False,
     further: tuple[str, ...] = (),
 ) -> None:
@@ -80,6 +81,8 @@ def test(
         source: Part of Dolos: celebahq or ffhq.
         polarity: Which grey value of the masks means fake, black or white.
         perturbation: Changes of the photos: none, blur, jitter, jpeg, all, or a list in YAML.
+        output: Folder for the results; by default the run's own, or outputs/test/NAME for a model
+            that lies in no run.
         overwrite: Replace the results of an earlier test.
         further: Options of Lightning.
     """
@@ -99,7 +102,7 @@ def test(
     given |= {"ckpt_path": checkpoint.path, "run.overwrite": str(overwrite).lower()}
     if (checkpoint.path / CONFIG_FILE).is_file():
         given["run.name"] = Path(checkpoint.name).name
-    DeclipCLI(["test", *_as_arguments(given), *further])
+    DeclipCLI(["test", *_as_arguments(given), *further], output and output.expanduser())
 
 
 def _described(checkpoint: Checkpoint) -> dict[str, Any]:

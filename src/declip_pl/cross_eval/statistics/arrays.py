@@ -64,8 +64,8 @@ def occurring(defined: NDArray[np.bool_]) -> Indices | slice:
 
     Photos of other test sets take no part in a product, nor any memory of it.
     """
-    anywhere = defined.any(tuple(range(defined.ndim - 1)))
-    return slice(None) if anywhere.all() else anywhere.nonzero()[0]
+    anywhere = defined.reshape(-1, defined.shape[-1]).any(0)
+    return slice(None) if anywhere.all() else np.flatnonzero(anywhere)
 
 
 def mean_over(values: Array, seeds: Indices) -> Array:

@@ -1,6 +1,6 @@
 """Bootstrap intervals over photos and seeds."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from math import nan, prod
 from typing import Any, Literal, NamedTuple
 

@@ -31,7 +31,7 @@ def calibration_error(histograms: Array) -> Statistic:
     """
     trained = len(histograms)
     defined = np.nan_to_num(histograms)
-    own = occurring(defined[:, :, 0].any(-1))
+    own = occurring(defined[:, :, 0].sum(-1) > 0)
     table = defined[:, own].swapaxes(0, 1)
     table = table.reshape(len(table), trained * 3 * BINS)
 

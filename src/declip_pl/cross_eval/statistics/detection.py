@@ -78,7 +78,9 @@ class _Ranks(NamedTuple):
     def rates(self, counts: Array) -> Array:
         """Return average precision and AUROC in [0, 1] for ``[N, P]`` counts: ``[N, 2]``."""
         size = max(1, _BLOCK // counts.shape[-1])
-        blocks = [self._rates(counts[start : start + size]) for start in range(0, len(counts), size)]
+        blocks = [
+            self._rates(counts[start : start + size]) for start in range(0, len(counts), size)
+        ]
         return np.concatenate(blocks)
 
     def _rates(self, counts: Array) -> Array:
@@ -106,7 +108,7 @@ class _Decisions(NamedTuple):
 
     @classmethod
     def of(cls, fakes: Array, reals: Array, thresholds: Sequence[float]) -> "_Decisions":
-        """Decide ``[P]`` scores of fakes and of reals; NaN, where there is none, are not counted."""
+        """Decide ``[P]`` scores of fakes and of reals; NaN are not counted."""
         limits = np.array(thresholds)
         right = (fakes[:, None] > limits).astype(np.float64) + (reals[:, None] <= limits)
         return cls(np.isfinite(np.stack([fakes, reals], -1)).astype(np.float64), right)

@@ -1,0 +1,48 @@
+"""Thresholds of a model: how they are chosen on validation photos, the same wherever it is done."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from declip_pl.metrics.detection import best_accuracy_threshold
+from declip_pl.metrics.localization import THRESHOLDS
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The thresholds of a model that are best on validation photos; None where none was chosen.
+
+    Attributes:
+        pixel: The one of the highest mean IoU, in [0, 1].
+        image: For each pooling the one with the most correct decisions, in [0, 1].
+    """
+
+    pixel: float | None
+    image: dict[str, float | None]
+
+
+def choose_thresholds(
+    iou: Tensor | None, scores: Mapping[str, Tensor], labels: Tensor
+) -> Thresholds:
+    """Choose a model's thresholds: the lowest of equally good ones.
+
+    Args:
+        iou: ``[len(THRESHOLDS)]`` mean IoU of the manipulated photos at each of
+            :data:`declip_pl.metrics.THRESHOLDS`; None without such photos.
+        scores: ``[N]`` float scores in [0, 1] of all photos, by pooling.
+        labels: ``[N]`` 1 = fake, 0 = real; without one of them no image threshold is chosen.
+
+    Raises:
+        ValueError: If an argument is anything else.
+    """
+    if iou is not None and iou.shape != (len(THRESHOLDS),):
+        raise ValueError(f"expected an IoU for each of THRESHOLDS; found {list(iou.shape)}")
+    both = labels.numel() > 0 and bool(labels.min() != labels.max())
+    return Thresholds(
+        None if iou is None else THRESHOLDS[int(iou.argmax())],
+        {
+            name: best_accuracy_threshold(values, labels) if both else None
+            for name, values in scores.items()
+        },
+    )

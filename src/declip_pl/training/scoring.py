@@ -1,0 +1,81 @@
+"""What is measured of the sets that are evaluated, batch by batch, on every process."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from declip_pl.data.dataset import Batch
+from declip_pl.data.layout import REAL
+from declip_pl.metrics import Thresholds
+from declip_pl.metrics.accumulate import DetectionMetrics, LocalizationMetrics, ThresholdChoice
+from declip_pl.model.network import POOLINGS, Pooling, image_score
+
+NO_THRESHOLDS = Thresholds(None, {})
+
+
+class Scoring:
+    """Scores of several sets, and the thresholds that suit them best.
+
+    Real photos (``valid/real``, ``test/real``) stand against the fakes of every set of their split.
+
+    Args:
+        names: Of the sets, such as ``test/ldm``, in the order of their loaders.
+        pooling: How an image's score is pooled from its map.
+        device: Where sums are kept.
+        thresholds: Those of the model; tuned metrics are measured at them.
+        choose: Whether to collect what thresholds are chosen by.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        pooling: Pooling,
+        device: torch.device,
+        thresholds: Thresholds = NO_THRESHOLDS,
+        choose: bool = False,
+    ) -> None:
+        self.names = list(names)
+        self.pooling = pooling
+        # Apple's GPUs have no 64 bits.
+        device = torch.device("cpu") if device.type == "mps" else device
+        pixel, image = thresholds.pixel, thresholds.image.get(pooling)
+        self.localization = [LocalizationMetrics(pixel).to(device) for _ in names]
+        self.detection = [DetectionMetrics(image).to(device) for _ in names]
+        self.choice = ThresholdChoice(POOLINGS).to(device) if choose else None
+
+    def add(self, index: int, logits: Tensor, batch: Batch) -> Tensor:
+        """Add a batch of a set; return its ``[B, 1, 256, 256]`` probabilities.
+
+        Args:
+            index: Of the set.
+            logits: ``[B, 1, 256, 256]``.
+            batch: The photos.
+        """
+        probabilities = logits.sigmoid()
+        split, name = self.names[index].split("/", 1)
+        pools = [index]
+        if name == REAL:
+            pools = [i for i, other in enumerate(self.names) if other.startswith(f"{split}/")]
+        else:
+            self.localization[index].update(probabilities, batch["mask"])
+        scores = image_score(logits, self.pooling)
+        for pool in pools:
+            self.detection[pool].update(scores, batch["label"])
+        if self.choice:
+            pooled: dict[str, Tensor] = {
+                pooling: image_score(logits, pooling) for pooling in POOLINGS
+            }
+            self.choice.update(probabilities, batch["mask"], pooled, batch["label"])
+        return probabilities
+
+    def scores(self, index: int) -> dict[str, float]:
+        """Return the localization means and, as ``image_*``, the detection scores of a set."""
+        detection = self.detection[index].compute()
+        scores = self.localization[index].compute()
+        scores |= {f"image_{key}": value for key, value in detection.items()}
+        return {key: float(value) for key, value in scores.items()}
+
+    def thresholds(self) -> Thresholds | None:
+        """Return the thresholds that suit the photos best; None if they were not to be chosen."""
+        return self.choice.choose() if self.choice else None
