@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def inputs_hash(
     said = {
         "models": to_json(models),
         "cells": [
-            [*pair, to_json(cell.about), columns_hash(cell.columns)]
+            [*pair, to_json(replace(cell.about, seconds=0.0)), columns_hash(cell.columns)]
             for pair, cell in sorted(cells.items())
         ],
         "thresholds": to_json(thresholds),

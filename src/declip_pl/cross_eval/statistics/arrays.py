@@ -60,11 +60,11 @@ def one_thread() -> Iterator[None]:
 
 
 def occurring(defined: NDArray[np.bool_]) -> Indices | slice:
-    """Return which photos of ``[..., P]`` are defined anywhere; all of them as a slice.
+    """Return which photos of ``[N, P]`` are defined anywhere; all of them as a slice.
 
     Photos of other test sets take no part in a product, nor any memory of it.
     """
-    anywhere = defined.reshape(-1, defined.shape[-1]).any(0)
+    anywhere: NDArray[np.bool_] = defined.any(0)
     return slice(None) if anywhere.all() else np.flatnonzero(anywhere)
 
 
