@@ -92,10 +92,10 @@ def _save(path: Path, array: np.ndarray) -> None:
 def no_parts(monkeypatch):
     """Each test starts without parts of a user's, and leaves none behind."""
     monkeypatch.delenv("DECLIP_PARTS", raising=False)
-    monkeypatch.setattr(parts, "_loaded", {})
-    monkeypatch.setattr(parts, "_named", set())
+    monkeypatch.setattr(parts, "LOADED", {})
+    monkeypatch.setattr(parts, "NAMED", set())
     yield
-    for name in parts._loaded:
+    for name in parts.LOADED:
         sys.modules.pop(name, None)
 
 
@@ -168,15 +168,20 @@ def false_alarms(image: Ranking) -> float:
 
 
 @pytest.fixture
-def own_metric(tmp_path, monkeypatch):
+def own_metrics(monkeypatch):
+    """Metrics that a test adds are taken back at its end."""
+    monkeypatch.setattr(table, "MAP_METRICS", dict(table.MAP_METRICS))
+
+
+@pytest.fixture
+def own_metric(tmp_path, monkeypatch, own_metrics):
     """Add a metric by a file outside the package; the test's end takes it back."""
-    monkeypatch.setattr(table, "_of_maps", dict(table._of_maps))
-    monkeypatch.setattr(parts, "_loaded", dict(parts._loaded))
+    monkeypatch.setattr(parts, "LOADED", dict(parts.LOADED))
 
     def add(name: str, threshold: float = 0.5) -> None:
         file = tmp_path / f"file_of_{name}_{threshold}.py"
         file.write_text(OWN_METRIC.format(name=name, threshold=threshold))
-        table._of_maps.pop(name, None)
+        table.MAP_METRICS.pop(name, None)
         parts.load(file)
         del sys.modules[file.stem]
 

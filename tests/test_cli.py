@@ -444,30 +444,6 @@ class TestTrain:
         assert (folder / "test_metrics.json").exists()
 
 
-def test_offline_wandb_run_holds_the_curves(fit_arguments, tmp_path, clip):
-    """A process of its own, as W&B's mode holds for a whole process; no account is there."""
-    arguments = [a for a in fit_arguments() if "logger" not in a]
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "declip_pl", *arguments]
-    done = subprocess.run(
-        command, check=False, env=environment, capture_output=True, text=True, cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
-    assert "wandb leet" in done.stdout and "wandb sync" in done.stdout
-    (run,) = (run_folder(tmp_path) / "wandb").glob("offline-run-*/run-*.wandb")
-    keys, config = read_wandb(run)
-    assert {
-        "train/loss_epoch",
-        "val/iou",
-        "val/score",
-        "learning_rate",
-        "panels",
-        "test/ldm/iou",
-    } <= keys
-    facts = {"layer": "layer1", "decoder": "linear", "generator": "ldm", "seed": 0}
-    assert config | facts | {"encoder": clip.name} == config and config["model"]
-
-
 def test_two_processes_score_as_one_does(fit_arguments, tmp_path):
     """Distributed evaluation counts every photo once and gathers before it averages."""
     cli.main(fit_arguments(**{"data.generator": "all"}))

@@ -195,3 +195,5 @@ def test_a_script_with_a_trainer_of_ones_own(tmp_path, tree, clip):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "outputs/mine/best.ckpt").is_file() and "'iou': " in done.stdout
+    assert (tmp_path / "outputs/mine/state.pt").is_file() and "(4, 1, 256, 256)" in done.stdout
+    assert "0         Non-trainable params" not in done.stdout + done.stderr

@@ -370,7 +370,7 @@ def own_parts(tmp_path, monkeypatch):
     """A task on a user's own parts, which are forgotten afterwards."""
     name = "localizer_parts"
     (tmp_path / f"{name}.py").write_text(PARTS)
-    monkeypatch.setattr(parts, "_loaded", {})
+    monkeypatch.setattr(parts, "LOADED", {})
     monkeypatch.setenv("DECLIP_PARTS", str(tmp_path / f"{name}.py"))
     encoder = {"class_path": f"{name}.Corners", "init_args": {"width": 8}}
     decoder = {"class_path": f"{name}.Plane", "init_args": {"gain": 20.0}}
@@ -392,7 +392,7 @@ def test_a_users_own_parts_are_saved_by_name_and_need_the_users_word(
     found = Localizer.from_pretrained(folder, "cpu")
     np.testing.assert_allclose(found._look([photo])[0], expected, atol=1e-5)
     assert "`export DECLIP_PARTS=localizer_parts.py`" in (folder / "README.md").read_text()
-    monkeypatch.setattr(parts, "_loaded", {})
+    monkeypatch.setattr(parts, "LOADED", {})
     monkeypatch.delenv("DECLIP_PARTS")
     with pytest.raises(UserError, match=r"export DECLIP_PARTS=localizer_parts\.py"):
         Localizer.from_pretrained(folder)

@@ -6,6 +6,8 @@ import sys
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.ndimage import maximum_filter, minimum_filter
 from sklearn.metrics import (
     accuracy_score,
@@ -16,7 +18,7 @@ from sklearn.metrics import (
 )
 
 from declip_pl import metrics as m
-from declip_pl.metrics import ranking, sizes, table
+from declip_pl.metrics import sizes
 from declip_pl.metrics.accumulate import DetectionMetrics, LocalizationMetrics
 
 LOCALIZATION = [entry.name for entry in m.map_metrics(tuned=False)]
@@ -94,6 +96,19 @@ def test_hand_made_iou():
     assert m.f1(half, mask).item() == pytest.approx(50)
     assert m.average_precision(half, mask).item() == pytest.approx(50)
     assert m.iou(torch.full((1, 1, 4), 0.5), mask).item() == 0  # 0.5 itself is not fake
+    assert m.iou(half, mask).dtype == torch.float32
+
+
+def test_one_pixel_is_enough():
+    one = torch.ones(1, 1, 1)
+    assert m.iou(one, one > 0).item() == m.f1(one, one > 0).item() == 100
+
+
+def test_thresholds_may_be_the_ends():
+    assert m.iou(MAPS, MASKS, 0.0).tolist() == pytest.approx(
+        [100 * jaccard_score(t.flatten(), torch.ones(16)) for t in MASKS]
+    )
+    assert m.iou(MAPS, MASKS, 1.0).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("answer", [0.0, 1.0, 0.3])
@@ -193,7 +208,7 @@ OF_MAPS = (
         (MAPS, MASKS.to("meta"), "on one device; found cpu and meta"),
         ((255 * MAPS).byte(), MASKS, r"floating-point type; found torch\.uint8"),
         (torch.full((2, 4, 4), float("nan")), MASKS, r"in \[0, 1\]; found NaN"),
-        (MAPS - 1, MASKS, r"in \[0, 1\]; found"),
+        (MAPS - 1, MASKS, r"expected probabilities in \[0, 1\]; found"),
         (MAPS + 1, MASKS, r"in \[0, 1\]; found"),
     ],
 )
@@ -217,7 +232,10 @@ def test_thresholds_outside_the_range_are_refused(function, threshold):
         (lambda: list(m.by_size(MAPS[:, None], MASKS[:, None])), r"mask 0 \[H, W\].*\[1, 4, 4\]"),
         (lambda: list(m.by_size(MAPS[:, None], MASKS.float())), r"torch\.bool.*torch\.float32"),
         (lambda: m.resize_to(MAPS, torch.Size((8, 8))), r"\[B, 1, h, w\].*\[2, 4, 4\]"),
-        (lambda: m.resize_to(MAPS[:, None] + 1, torch.Size((8, 8))), r"in \[0, 1\]"),
+        (
+            lambda: m.resize_to(MAPS[:, None] + 1, torch.Size((8, 8))),
+            r"expected probabilities in \[0, 1\]",
+        ),
         (lambda: LocalizationMetrics().update(MAPS, MASKS), r"\[B, 1, h, w\].*\[2, 4, 4\]"),
         (lambda: DetectionMetrics().update(MAPS[0, 0] - 1, MASKS[0, 0]), r"scores in \[0, 1\]"),
         (lambda: m.best_accuracy_threshold(MAPS, MASKS), r"scores \[N\].*\[2, 4, 4\]"),
@@ -233,11 +251,11 @@ def test_input_of_another_kind_is_refused_by_the_others(call, message):
 
 def test_all_scores_of_a_map_take_one_sort(monkeypatch, case):
     sorted_ = []
-    in_order = ranking._in_order
-    monkeypatch.setattr(ranking, "_in_order", lambda keys: sorted_.append(1) or in_order(keys))
+    argsort = np.argsort
+    monkeypatch.setattr(np, "argsort", lambda *a, **k: sorted_.append(1) or argsort(*a, **k))
     maps, masks = case
     m.localization_scores(maps, masks, tuned=0.3)
-    assert len(sorted_) == len(maps)
+    assert len(sorted_) == 2 * len(maps)  # one sort of 32 bits is two of 16
 
 
 def test_each_entry_of_the_table_is_its_function(case):
@@ -266,12 +284,42 @@ def test_every_entry_of_the_table_says_what_it_is():
         assert entry.title and entry.definition and not entry.definition.endswith(".")
         assert (entry.score is None) == (entry.level != "map")
     assert [e.name for e in entries if e.less_is_better] == ["pixel_ece", "image_ece"]
-    assert m.find_metric("unheard_of").title == "unheard_of"
+
+
+def test_a_metric_is_found_by_its_name():
+    assert m.find_metric("iou") in m.map_metrics(tuned=False)
+    assert m.find_metric("iou_tuned") not in m.map_metrics(tuned=False)
+    assert m.find_metric("image_ap").level == "images"
+    assert m.find_metric("unheard_of") == m.Metric("unheard_of", "unheard_of", "", "map", key=False)
+
+
+def test_a_metric_is_entered_as_it_was_described(own_metrics):
+    def share(image):
+        return 100 * image.mask.mean()
+
+    m.metric("share", title="Share", definition="share of fakes")(share)
+    m.metric(
+        "worst", title="Worst", definition="w", less_is_better=True, needs_fake=True, tuned=True,
+        key=False,
+    )(share)  # fmt: skip
+    assert m.find_metric("share") == m.Metric("share", "Share", "share of fakes", "map", share)
+    assert m.find_metric("worst") == m.Metric(
+        "worst", "Worst", "w", "map", share, True, True, True, False
+    )
+    assert m.localization_scores(MAPS, MASKS)["share"].tolist() == pytest.approx(
+        [100 * mask.float().mean().item() for mask in MASKS]
+    )
+
+
+def test_a_metric_that_needs_fakes_is_not_asked_without():
+    entry = m.Metric("x", "X", "x", "map", lambda image: 1.0, needs_fake=True)
+    maps = np.zeros((2, 2), np.float32)
+    assert np.isnan(entry.of(m.Ranking(maps, maps > 0)))
+    assert entry.of(m.Ranking(maps, maps == 0)) == 1
 
 
 @pytest.mark.parametrize("name", ["iou", "", "Iou", "my-metric", "image_x", "pixel_x", "iou_n"])
-def test_names_that_are_taken_or_mean_something_else_are_refused(name, monkeypatch):
-    monkeypatch.setattr(table, "_of_maps", dict(table._of_maps))
+def test_names_that_are_taken_or_mean_something_else_are_refused(name):
     with pytest.raises(ValueError, match=r"two metrics called 'iou'|expected a metric's name"):
         m.metric(name, title="T", definition="d")(lambda image: 1.0)
 
@@ -310,6 +358,20 @@ def test_detection_equals_scikit_learn():
     assert result["accuracy"] == pytest.approx(100 * accuracy_score(labels, scores > 0.5))
     assert result["accuracy_tuned"] == pytest.approx(100 * accuracy_score(labels, scores > 0.4))
     assert result["n"] == 80
+    assert result["best_threshold"] == m.best_accuracy_threshold(scores, labels)
+
+
+def test_processes_are_gathered():
+    """Two processes that saw the same images: sums double, means and rankings stay."""
+    scores, labels = torch.tensor([0.1, 0.2, 0.6, 0.3]), torch.tensor([0, 0, 1, 1])
+    detection, localization = DetectionMetrics(), LocalizationMetrics()
+    detection.update(scores, labels)
+    localization.update(box().float()[None, None], [box()])
+    for metric in (detection, localization):
+        metric.distributed_available_fn = lambda: True
+        metric.dist_sync_fn = lambda state, group: [state, state]
+    assert detection.compute()["n"] == 8 and detection.compute()["auroc"] == 100
+    assert localization.compute()["iou_n"] == 2 and localization.compute()["iou"] == 100
 
 
 def test_detection_needs_both_classes():
@@ -322,6 +384,15 @@ def test_detection_needs_both_classes():
 def test_threshold_separates_what_can_be_separated():
     scores, labels = torch.tensor([0.1, 0.2, 0.6, 0.7]), torch.tensor([0, 0, 1, 1])
     assert m.best_accuracy_threshold(scores, labels) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"), [(1, 0.0), (0, 0.85)], ids=["fakes alone", "reals alone"]
+)
+def test_the_lowest_of_equally_good_thresholds_is_taken(label, expected):
+    scores = torch.tensor([0.3, 0.7])
+    found = m.best_accuracy_threshold(scores, torch.full((2,), label))
+    assert found == pytest.approx(expected)
 
 
 def test_threshold_has_the_best_accuracy_of_all():
@@ -358,9 +429,30 @@ def test_best_threshold_equals_trying_all_of_them():
 
 def test_large_masks_are_taken_a_few_at_a_time(monkeypatch):
     monkeypatch.setattr(sizes, "PIXELS_AT_ONCE", 2 * 8 * 8)
-    masks = [torch.zeros(8, 8, dtype=torch.bool)] * 5 + [torch.zeros(20, 20, dtype=torch.bool)]
-    found = [chosen for chosen, _, _ in m.by_size(torch.rand(6, 1, 4, 4), masks)]
-    assert found == [[0, 1], [2, 3], [4], [5]]
+    masks = [torch.zeros(8, 8, dtype=torch.bool)] * 5 + [torch.zeros(20, 20, dtype=torch.bool)] * 2
+    found = [chosen for chosen, _, _ in m.by_size(torch.rand(7, 1, 4, 4), masks)]
+    assert found == [[0, 1], [2, 3], [4], [5], [6]]
+
+
+def test_maps_shrink_antialiased_and_stay_as_they_are_at_their_own_size():
+    checkers = (torch.arange(64)[:, None] + torch.arange(64)) % 2
+    maps = checkers.float()[None, None]
+    assert m.resize_to(maps, torch.Size((64, 64))) is maps
+    shrunk = m.resize_to(maps, torch.Size((7, 7)))
+    assert shrunk.shape == (1, 1, 7, 7)
+    assert shrunk.sub(0.5).abs().max() < 0.02  # sampled at points it would be 0 and 1
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([16, 64, 256]))
+def test_resized_maps_stay_in_range(height, width, side):
+    whole = torch.ones(1, 1, side, side)
+    for maps in (whole, 0 * whole):
+        m.resize_to(m.resize_to(maps, torch.Size((height, width))), torch.Size((9, 9)))
+
+
+def test_calibration_histogram_has_all_bins_and_counts_exactly():
+    low = m.calibration_histogram(torch.full((1, 4, 4), 0.1), torch.ones(1, 4, 4, dtype=torch.bool))
+    assert low.shape == (1, 3, m.CALIBRATION_BINS) and low.dtype == torch.float64
 
 
 def test_calibration_histogram_by_hand():

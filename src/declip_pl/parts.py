@@ -28,10 +28,10 @@ VARIABLE = "DECLIP_PARTS"
 
 T = TypeVar("T", bound=Callable[..., Any])
 
-_loaded: dict[str, ModuleType] = {}
+LOADED: dict[str, ModuleType] = {}
 """The modules that the user has named, by name."""
 
-_named: set[str] = set()
+NAMED: set[str] = set()
 """What of ``DECLIP_PARTS`` was imported already."""
 
 
@@ -69,9 +69,9 @@ def load(source: str | Path) -> ModuleType:
 def load_named() -> None:
     """Import what ``DECLIP_PARTS`` names; again without effect."""
     for source in filter(None, (part.strip() for part in os.environ.get(VARIABLE, "").split(","))):
-        if source not in _named:
+        if source not in NAMED:
             load(source)
-            _named.add(source)
+            NAMED.add(source)
 
 
 class Registry(Generic[T]):
@@ -194,11 +194,11 @@ def code_of(part: Any) -> str | None:
 
 def _is_named(module: str) -> bool:
     """Whether the user has named a module, or the package that it lies in."""
-    return any(module == name or module.startswith(f"{name}.") for name in _loaded)
+    return any(module == name or module.startswith(f"{name}.") for name in LOADED)
 
 
 def _remember(module: ModuleType) -> ModuleType:
-    _loaded[module.__name__] = module
+    LOADED[module.__name__] = module
     return module
 
 

@@ -59,9 +59,10 @@ class Metric:
         return nan if self.needs_fake and not image.has_fakes else float(self.score(image))
 
 
-_of_maps: dict[str, Metric] = {}
+MAP_METRICS: dict[str, Metric] = {}
+"""The metrics that score single maps, by name; :func:`metric` adds to them."""
 
-_OF_SETS = {
+SET_METRICS = {
     entry.name: entry
     for entry in (
         Metric(
@@ -111,6 +112,7 @@ _OF_SETS = {
         ),
     )
 }
+"""The metrics of all pixels or all images of a test set, by name."""
 
 
 def metric(
@@ -142,11 +144,11 @@ def metric(
             f"expected a metric's name of lower-case letters, digits and _, without image_ or "
             f"pixel_ in front and _n behind; found {name!r}"
         )
-    if name in _of_maps:
+    if name in MAP_METRICS:
         raise ValueError(f"there are two metrics called {name!r}; rename one")
 
     def add(score: Score) -> Score:
-        _of_maps[name] = Metric(
+        MAP_METRICS[name] = Metric(
             name, title, definition, "map", score, less_is_better, needs_fake, tuned, key
         )
         return score
@@ -161,13 +163,13 @@ def map_metrics(tuned: bool) -> list[Metric]:
         tuned: With those that need a threshold chosen on validation photos.
     """
     parts.load_named()
-    return [entry for entry in _of_maps.values() if tuned or not entry.tuned]
+    return [entry for entry in MAP_METRICS.values() if tuned or not entry.tuned]
 
 
 def all_metrics() -> list[Metric]:
     """Return the whole table in the order of reports: of maps, then of whole test sets."""
     parts.load_named()
-    return [*_of_maps.values(), *_OF_SETS.values()]
+    return [*MAP_METRICS.values(), *SET_METRICS.values()]
 
 
 def find_metric(name: str) -> Metric:
@@ -177,4 +179,4 @@ def find_metric(name: str) -> Metric:
     """
     parts.load_named()
     unknown = Metric(name, name, "", "map", key=False)
-    return _of_maps.get(name) or _OF_SETS.get(name) or unknown
+    return MAP_METRICS.get(name) or SET_METRICS.get(name) or unknown

@@ -265,11 +265,11 @@ class LocalizationTask(L.LightningModule):
 
     def _prepare(
         self,
-        loaders: list[Any] | None,
+        loaders: Any,
         thresholds: Thresholds = NO_THRESHOLDS,
         choose: bool = False,
     ) -> None:
-        assert loaders is not None
+        loaders = loaders if isinstance(loaders, list) else [loaders]
         names = [loader.dataset.name for loader in loaders]
         self.scoring = Scoring(names, self.pooling, self.device, thresholds, choose)
 

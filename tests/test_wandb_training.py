@@ -1,0 +1,78 @@
+"""What W&B is told of a training and of later tests: runs of their own, and the best score."""
+
+import json
+import os
+import subprocess
+import sys
+from itertools import pairwise
+
+import pytest
+from test_cli import read_wandb, records
+from wandb.proto.wandb_internal_pb2 import Record
+
+
+@pytest.fixture(scope="module")
+def logged(clip, tree, tmp_path_factory):
+    """A folder in which a model was trained, tested on another generator, and trained on."""
+    folder = tmp_path_factory.mktemp("logged")
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "HF_HUB_OFFLINE": "1"}
+    environment |= {k: os.environ[k] for k in ("DECLIP_FEATURES", "PYTHONPATH") if k in os.environ}
+    fit = [
+        "fit", "--run.name=run", f"--data.root={tree}", "--data.generator=ldm",
+        "--data.batch_size=4", "--data.num_workers=0", f"--model.encoder={clip}",
+        "--model.layer=layer1", "--model.decoder=linear", "--model.image_size=64",
+        "--model.learning_rate=1.0",  # so that scores fall again
+        "--trainer.max_epochs=4", "--trainer.accelerator=cpu",
+        "--trainer.enable_progress_bar=false",
+    ]  # fmt: skip
+    test = ["test", "outputs/train/run", "--generator=lama", "--trainer.accelerator=cpu"]
+    for arguments in (fit, test):
+        done = subprocess.run(
+            [sys.executable, "-m", "declip_pl", *arguments],
+            check=False, env=environment, capture_output=True, text=True, cwd=folder,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "wandb leet" in done.stdout and "wandb sync" in done.stdout
+    return folder / "outputs/train/run"
+
+
+def only(folder):
+    """Return the records of the one run that was logged in a folder."""
+    (run,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    return [Record.FromString(data) for data in records(run.read_bytes())]
+
+
+def started(found):
+    (run,) = (record.run for record in found if record.HasField("run"))
+    return run
+
+
+def test_a_test_is_a_run_of_its_own_in_the_group(logged):
+    trained, tested = (started(only(folder)) for folder in (logged, logged / "evaluations"))
+    assert trained.run_id != tested.run_id
+    assert (trained.job_type, tested.job_type) == ("fit", "test")
+    assert trained.run_group == tested.run_group == "dolos"
+    assert (trained.display_name, tested.display_name) == ("run", "run on dolos/lama")
+
+
+def test_the_run_holds_the_curves(logged, clip):
+    (run,) = logged.glob("wandb/offline-run-*/run-*.wandb")
+    keys, config = read_wandb(run)
+    curves = {"train/loss_epoch", "val/iou", "val/score", "learning_rate", "panels"}
+    assert keys >= curves | {"test/ldm/iou"}
+    facts = {"layer": "layer1", "decoder": "linear", "generator": "ldm", "seed": 0}
+    assert config | facts | {"encoder": clip.name} == config and config["model"]
+
+
+def figures(updates):
+    """Return what was said of the score, in its order."""
+    named = [item for item in updates if "val/score" in (item.key, *item.nested_key)]
+    return [json.loads(item.value_json) for item in named]
+
+
+def test_the_best_score_is_the_summarys(logged):
+    found = only(logged)
+    scores = figures(item for record in found for item in record.history.item)
+    summaries = figures(item for record in found for item in record.summary.update)
+    assert len(set(scores)) > 1 and any(b < a for a, b in pairwise(scores))
+    assert summaries[-1] == {"max": max(scores)}
