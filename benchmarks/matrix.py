@@ -39,6 +39,7 @@ from declip_pl.model.network import POOLINGS
 
 GENERATORS = ("a", "b", "c", "d")
 PIXELS = 256**2
+MADE = Made("", 0.0, "", "cpu", None, "", {})
 
 HEADER = """| photos in a test set | seconds | CPU seconds | peak memory (MiB) | cells (MiB) |
 |---|---|---|---|---|"""
@@ -73,9 +74,9 @@ def build(folder: Path, photos: int) -> None:
     cells = {pair: cell for pair, cell in found.items() if cell}
     assert len(cells) == len(found)
     tests = {test: ScoredSet(photos, "") for test in (*GENERATORS, REAL)}
-    about = About("simulated", None, UNPERTURBED, Data("", "", tests), (), _MADE)
-    thresholds = {model.name: _thresholds() for model in _models()}
-    matrix = build_matrix(_models(), cells, thresholds, GENERATORS, "top", about)
+    about = About("simulated", None, UNPERTURBED, Data("", "", tests), (), MADE)
+    thresholds = {model.name: _thresholds() for model in trained_models()}
+    matrix = build_matrix(trained_models(), cells, thresholds, GENERATORS, "top", about)
     assert all(len(table) == len(GENERATORS) for table in matrix.matrix.values())
     seconds, used = time.perf_counter() - start, time.process_time() - before
     size = sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / 2**20
@@ -111,10 +112,11 @@ def _histogram(rng: np.random.Generator, photos: int, fake: float) -> NDArray[np
 
 
 def _cells() -> Iterator[tuple[Model, str]]:
-    return ((model, test) for model in _models() for test in (*GENERATORS, REAL))
+    return ((model, test) for model in trained_models() for test in (*GENERATORS, REAL))
 
 
-def _models() -> list[Model]:
+def trained_models() -> list[Model]:
+    """Return a model for each generator."""
     return [Model(f"model-{name}", name, _checkpoint(name)) for name in GENERATORS]
 
 
@@ -133,9 +135,6 @@ def _checkpoint(generator: str) -> Checkpoint:
 
 def _thresholds() -> Thresholds:
     return Thresholds(0.5, dict.fromkeys(POOLINGS, 0.4))
-
-
-_MADE = Made("", 0.0, "", "cpu", None, "", {})
 
 
 def _options() -> argparse.Namespace:

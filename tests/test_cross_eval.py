@@ -19,7 +19,7 @@ from conftest import GENERATORS, make_clip, make_tree
 from PIL import Image
 
 from declip_pl import cli
-from declip_pl.cross_eval import cells, command, models
+from declip_pl.cross_eval import build, cells, command, models
 from declip_pl.cross_eval.cell import cell_path, finished_cell, read_cell
 from declip_pl.cross_eval.matrix import read_matrix
 from declip_pl.cross_eval.models import read_models, row_name
@@ -275,13 +275,60 @@ def test_nothing_to_score_is_an_error_without_a_traceback(place, here, error_of)
     assert "Traceback" not in message
 
 
-def test_a_damaged_cell_is_made_anew(place, here):
+def damage_by(path, how):
+    """Damage a file as a full disk, a killed process or a failing disk would."""
+    content = path.read_bytes()
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    path.write_bytes({"empty": b"", "half": content[:middle], "flipped": flipped, "{}": b"{}"}[how])
+
+
+@pytest.mark.parametrize("how", ["empty", "half", "flipped", "{}"])
+def test_whatever_is_damaged_is_named_once_and_made_anew(place, here, capsys, how):
+    run = here / "outputs/train/tiny-clip-layer1-linear-ldm"
+    # Thresholds that are not in the checkpoint stand in a file.
+    save(dataclasses.replace(read_model(run), thresholds=None), here / "old")
+    cross_eval(place, here / "old")
+    folder, expected = result(here)[0], numbers(here)
+    files = ["cells/old/ldm.safetensors", "panels/old/lama/best.png", "matrix.json"]
+    files += ["thresholds/old.json"] * (how != "{}")  # nothing says that it is not an older one
+    for file in files:
+        damage_by(folder / file, how)
+    capsys.readouterr()
+    cross_eval(place, here / "old")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "made anew" in line]
+    assert len(lines) == len(files)
+    for file in files:
+        assert any(f"{folder.name}/{file} is" in line for line in lines), file
+    assert numbers(here) == expected
+    cross_eval(place, here / "old")
+    assert "made anew" not in capsys.readouterr().out
+
+
+def test_what_killed_processes_left_is_deleted(place, here):
     cross_eval(place)
-    folder, expected = result(here)
-    for content in ("", '{"half', "{}"):
-        (folder / "cells/tiny-clip-layer1-linear-ldm/lama.json").write_text(content)
-        cross_eval(place)
-        assert result(here)[1]["matrix"] == expected["matrix"]
+    folder, _ = result(here)
+    for path in (folder, folder / "cells/tiny-clip-layer1-linear-ldm", folder / "thresholds"):
+        path.mkdir(exist_ok=True)
+        (path / ".unfinished-abc.safetensors").write_bytes(b"half")
+    cross_eval(place)
+    assert not list(folder.rglob(".unfinished-*"))
+
+
+def test_with_all_cells_finished_nothing_is_loaded_or_computed_again(place, here, monkeypatch):
+    cross_eval(place)
+    expected = numbers(here)
+
+    def never(*_args, **_options):
+        raise AssertionError("this was done before")
+
+    for module, name in ((command, "build_encoder"), (command, "load_decoder"), (build, "sampled")):
+        monkeypatch.setattr(module, name, never)
+    cross_eval(place)
+    assert numbers(here) == expected
+    with pytest.raises(AssertionError, match="this was done before"):
+        cli.main(["cross-eval", f"--config={place}/tiny.yaml", f"--data={place}/dolos",
+                  "--pooling=mean"])  # fmt: skip
 
 
 def test_stale_cells_are_not_read(place, here, monkeypatch, error_of):

@@ -152,7 +152,8 @@ class Cells:
         for shown in kept.panels.values():
             drawn = self.folder / shown.file
             if not drawn.is_file() or sha256(drawn) != shown.sha256:
-                print(f"{drawn} is missing or damaged: {path} is made anew")
+                print(f"{drawn} is missing or damaged: it is made anew, with its cell")
+                path.unlink()
                 return None
         return kept
 

@@ -64,8 +64,8 @@ def occurring(defined: NDArray[np.bool_]) -> Indices | slice:
 
     Photos of other test sets take no part in a product, nor any memory of it.
     """
-    anywhere: NDArray[np.bool_] = defined.any(0)
-    return slice(None) if anywhere.all() else np.flatnonzero(anywhere)
+    places = np.flatnonzero(np.atleast_1d(defined.any(0)))
+    return slice(None) if len(places) == defined.shape[-1] else places
 
 
 def mean_over(values: Array, seeds: Indices) -> Array:
