@@ -1,7 +1,6 @@
 """Train and test a localizer with a plain Lightning Trainer."""
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from declip_pl.data.datamodule import LocalizationDataModule
@@ -17,8 +16,5 @@ if __name__ == "__main__":  # the processes that decode photos import this file 
     trainer.fit(task, datamodule=data)
     trainer.test(task, datamodule=data, ckpt_path="best", weights_only=True, verbose=False)
     print(task.results)
-    # The test photos; data.photos = ["photo.jpg"] names others.
-    for batch in trainer.predict(task, datamodule=data):
-        print(batch["name"], batch["score"].tolist(), tuple(batch["probabilities"].shape))
-    torch.save(task.state_dict(), "outputs/mine/state.pt")
-    task.load_state_dict(torch.load("outputs/mine/state.pt", weights_only=True))
+    for batch in trainer.predict(task, datamodule=data):  # the test photos, or data.photos
+        print(batch["name"], batch["score"].tolist(), batch["probabilities"].shape)
