@@ -33,7 +33,8 @@ from declip_pl.cross_eval.matrix import UNPERTURBED, About, Curve, Data, Made, S
 from declip_pl.cross_eval.models import Model
 from declip_pl.data.layout import REAL
 from declip_pl.metrics import CALIBRATION_BINS, Thresholds, map_metrics
-from declip_pl.model.checkpoint import Checkpoint, TrainedOn
+from declip_pl.model.checkpoint import Checkpoint
+from declip_pl.model.description import TrainedOn
 from declip_pl.model.features import Identity
 from declip_pl.model.network import POOLINGS
 

@@ -19,8 +19,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from declip_pl import Localizer
-from declip_pl.data.images import read_mask, read_photo
+from declip_pl.data.images import read_photo
 from declip_pl.data.layout import Sample, build_layout, samples
+from declip_pl.data.masks import read_mask
 from declip_pl.inference.export import INPUT, export
 from declip_pl.metrics import iou, resize_to
 

@@ -23,8 +23,9 @@ from torchmetrics.classification import BinaryAveragePrecision, BinaryConfusionM
 from transformers import CLIPConfig, CLIPModel
 
 from benchmarks.settings import Work, times
-from declip_pl.data.images import Polarity, read_mask, read_photo
+from declip_pl.data.images import read_photo
 from declip_pl.data.layout import Sample, Split, build_layout, samples
+from declip_pl.data.masks import Polarity, read_mask
 from declip_pl.data.transforms import build_transform, resize_mask
 from declip_pl.metrics import DILATE, ERODE, THRESHOLD
 from declip_pl.model.decoder import build_decoder

@@ -28,7 +28,7 @@ from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.layout import build_layout
 from declip_pl.model.encoder import build_encoder
 from declip_pl.parts import Spec
-from declip_pl.training.recipe import experiments, read_recipe
+from declip_pl.training.recipe_file import experiments, read_recipe
 from declip_pl.training.schedules import OneCycle, PaperSchedule, Schedule
 from declip_pl.training.task import LocalizationTask
 

@@ -19,8 +19,9 @@ from torchmetrics.functional.classification import binary_auroc
 from tqdm import tqdm
 
 from declip_pl import Localizer
-from declip_pl.data.images import read_mask, read_photo
+from declip_pl.data.images import read_photo
 from declip_pl.data.layout import REAL, Sample, build_layout, samples
+from declip_pl.data.masks import read_mask
 from declip_pl.metrics import average_precision, iou
 
 UNTOUCHED = ("chelsea.png", "coffee.png", "astronaut.png", "rocket.jpg", "retina.jpg")

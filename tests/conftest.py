@@ -78,6 +78,11 @@ def make_tree(root: Path, generators=GENERATORS, counts=COUNTS) -> Path:
     return root
 
 
+def left(folder: Path) -> list[str]:
+    """Return the names of what is in a folder, but for the locks of those who built it."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+
+
 def find(root: Path, generator: str, split: str) -> list[Sample]:
     """Return a split's photos of one generator (or ``real``) in Dolos' layout."""
     return samples(build_layout("dolos", root), split, generator)

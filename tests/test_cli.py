@@ -192,7 +192,7 @@ def test_resuming_on_other_data_is_an_error(fit_arguments, tmp_path, error_of):
     before = files_of(run_folder(tmp_path))
     changes = {"run.name": "x", "run.resume": "true", "data.generator": "lama"}
     message = error_of(*fit_arguments(**changes))
-    assert "trained on other data: its generators are ldm, here they are lama" in message
+    assert "was begun with other settings: data.generator is ldm, here lama" in message
     assert files_of(run_folder(tmp_path)) == before
 
 

@@ -25,6 +25,7 @@ from declip_pl.cross_eval.matrix import read_matrix
 from declip_pl.cross_eval.models import read_models, row_name
 from declip_pl.cross_eval.views import heat_map, wandb_run
 from declip_pl.cross_eval.views.wandb_dashboard import plan
+from declip_pl.data.masks import mostly_fake
 from declip_pl.errors import UserError
 from declip_pl.model.checkpoint import BEST, save
 from declip_pl.model.checkpoint import read_checkpoint as read_model
@@ -322,7 +323,7 @@ def test_with_all_cells_finished_nothing_is_loaded_or_computed_again(place, here
     def never(*_args, **_options):
         raise AssertionError("this was done before")
 
-    for module, name in ((command, "build_encoder"), (command, "load_decoder"), (build, "sampled")):
+    for module, name in ((command, "load_encoder"), (command, "load_decoder"), (build, "sampled")):
         monkeypatch.setattr(module, name, never)
     cross_eval(place)
     assert numbers(here) == expected
@@ -361,15 +362,26 @@ def test_masks_of_mostly_fake_pixels_are_scored_with_a_warning(place, here, caps
     printed = capsys.readouterr().out.splitlines()
     share = 100 * (1 - 40**2 / 96**2)
     for test in GENERATORS:
-        (line,) = [text for text in printed if text.startswith("warning: ") and test in text]
-        assert f"{share:.0f} % of the pixels of {test} are fake" in line
-        assert "--polarity white or --polarity black" in line
+        (line,) = [text for text in printed if text.startswith(f"warning: {test}")]
+        # The same words as data check and training.
+        assert line == f"warning: {mostly_fake(test, share / 100, 'white')}"
+        assert f"{share:.0f} % of all pixels are fake if white means fake" in line
+        assert "--polarity black" in line
     assert list(result(here)[1]["matrix"]["iou"]["ldm"]) == list(GENERATORS)
 
 
 def test_masks_of_few_fake_pixels_give_no_warning(place, here, capsys):
     cross_eval(place, here / "outputs/train/tiny-clip-layer1-linear-ldm")
     assert "warning" not in capsys.readouterr().out
+
+
+def test_what_is_left_out_of_a_test_set_is_told(place, here, capsys):
+    other = place / "dolos/fake/lama/images/test/9.heic"
+    other.touch()
+    cross_eval(place, here / "outputs/train/tiny-clip-layer1-linear-ldm")
+    other.unlink()
+    (line,) = [text for text in capsys.readouterr().out.splitlines() if "warning" in text]
+    assert line.endswith("by its name: 1 .heic (fake/lama/images/test/9.heic)")
 
 
 def test_a_model_whose_training_data_are_not_on_record_has_a_row_outside_all_means(place, here):
@@ -487,7 +499,7 @@ def test_a_run_of_another_schedule_is_not_taken(place, here, schedule, taken):
     if taken:
         recipe.check(run, "ldm")
     else:
-        with pytest.raises(UserError, match=r"another recipe \(its schedule is .*'patience': 5"):
+        with pytest.raises(UserError, match=r"another recipe \(schedule(.patience is 5| is Paper)"):
             recipe.check(run, "ldm")
 
 
@@ -497,6 +509,26 @@ def test_models_that_differ_in_more_than_the_seed_have_rows_of_their_own(place, 
     cross_eval_models = [run, here / "faster"]
     cli.main(["cross-eval", *map(str, cross_eval_models), f"--data={place}/dolos"])
     assert result(here)[1]["rows"] == ["ldm (faster)", f"ldm ({run.name})"]
+
+
+def test_models_find_their_encoder_where_any_of_them_or_the_user_says(place, here, error_of):
+    """One model names a folder that has gone, then both do."""
+    runs = sorted((here / "outputs/train").glob("*/"))
+    names = [here / "there", here / "gone"]
+    shutil.copytree(place / "tiny-clip", names[0])
+    for index, run in enumerate(runs):
+        content = torch.load(run / BEST, weights_only=True)
+        content["declip_pl"]["encoder"] = str(names[index])
+        content["declip_pl"]["identity"]["source"] = f"folder {names[index]}"
+        torch.save(content, run / BEST)
+    cross_eval(place, *reversed(runs))
+    expected = numbers(here)
+    shutil.rmtree(here / "outputs/cross_eval")
+    names[0].rename(here / "moved")
+    message = error_of("cross-eval", *map(str, runs), f"--data={place}/dolos")
+    assert "gone is neither a folder" in message
+    cross_eval(place, *runs, f"--encoder={here}/moved")
+    assert numbers(here) == expected
 
 
 def test_given_models_are_not_trained(place, here, error_of):

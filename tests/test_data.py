@@ -15,14 +15,10 @@ from declip_pl import cli
 from declip_pl.data.check import check_data
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.dataset import LocalizationDataset, collate
-from declip_pl.data.images import read_mask, read_photo
-from declip_pl.data.layout import (
-    SPLITS,
-    build_layout,
-    image_files,
-    select_generators,
-    source_root,
-)
+from declip_pl.data.folders import walk
+from declip_pl.data.images import read_photo
+from declip_pl.data.layout import SPLITS, build_layout, select_generators, source_root
+from declip_pl.data.masks import read_mask
 from declip_pl.data.transforms import AntialiasedResize, build_transform, make_changes, resize_mask
 from declip_pl.errors import UserError
 from declip_pl.model.features import CLIP_MEAN, CLIP_STD, Preprocessing
@@ -225,7 +221,7 @@ def test_check_lists_everything_at_once(own_tree):
     assert errors.count("masks/valid") == COUNTS["valid"]
     assert f"{own_tree}: no valid photo of ldm" in errors
     assert "masks/train/4.png: no fake pixel" in warnings
-    assert "masks/train/5.png: not binary, 256 grey values" in warnings
+    assert "masks/train/5.png: expected a mask in black and white, 0 and 255" in errors
     assert "masks/train/6.png: (96, 40) px, another aspect ratio" in warnings
     assert "lama" not in errors + warnings
     with pytest.raises(UserError, match=r"2\.png"):
@@ -246,7 +242,7 @@ def test_masks_of_zeros_and_ones_are_errors_not_inverted(own_tree):
     for path in (own_tree / "fake/ldm/masks").rglob("*.png"):
         Image.fromarray(np.asarray(Image.open(path)) // 255).save(path)
     errors = check(own_tree).errors
-    assert len(errors) == 16 and all("expected 0 and 255" in error for error in errors)
+    assert len(errors) == 16 and all("found grey values up to 1" in error for error in errors)
 
 
 def test_a_set_without_any_fake_pixel_is_an_error(own_tree):
@@ -267,7 +263,7 @@ def test_a_damaged_photo_never_trains_silently(own_tree):
 def test_files_of_a_folder_are_those_with_a_usual_suffix(tmp_path):
     for name in ("b.JPEG", "a.png", "notes.txt", ".DS_Store", "c.TIF"):
         (tmp_path / name).touch()
-    assert [p.name for p in image_files(tmp_path)] == ["a.png", "b.JPEG", "c.TIF"]
+    assert [p.name for p in walk(tmp_path).photos] == ["a.png", "b.JPEG", "c.TIF"]
 
 
 def test_sets_of_the_data_module(tree):
@@ -488,13 +484,13 @@ def test_a_layout_of_ones_own(flat, monkeypatch):
         module(flat, layout=spec)
     monkeypatch.setenv("DECLIP_PARTS", str(flat.parent / "own_layout.py"))
     data = module(flat, layout=spec, generator="all", supervision="weak")
-    assert (data.generators, data.polarity, data.has_reals) == (["brush"], "white", True)
+    assert (data.generators, data.mask_rule, data.has_reals) == (["brush"], "white", True)
     items = [data.train_set()[index] for index in range(3)]
     assert [item["label"] for item in items] == [1, 1, 0]
     assert [item["mask"].float().mean().item() for item in items] == [0.25, 0.25, 0]
     names = [photos.name for photos in data.test_sets()]
     assert names == ["test/brush", "test/real"]
-    assert module(flat, layout=spec, generator="brush", polarity="black").polarity == "black"
+    assert module(flat, layout=spec, generator="brush", polarity="black").mask_rule == "black"
     wanted = dict.fromkeys(SPLITS, ("brush", "real"))
     report = check_data(data.layout, wanted, "white", progress=False)
     assert report.errors == report.warnings == [] and report.images == 9 + 6

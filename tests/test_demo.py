@@ -26,7 +26,8 @@ from declip_pl.errors import UserError
 from declip_pl.inference import demo, demo_text, saved_folder
 from declip_pl.inference.localizer import Localization, Localizer, Region
 from declip_pl.inference.recorded_scores import RecordedScores, ScoredOn, recorded_scores
-from declip_pl.model.checkpoint import BEST, TrainedOn, read_checkpoint
+from declip_pl.model.checkpoint import BEST, read_checkpoint
+from declip_pl.model.description import TrainedOn
 from declip_pl.training.task import LocalizationTask
 
 LOOPBACK = "127.0.0.1"

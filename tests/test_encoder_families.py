@@ -251,7 +251,7 @@ def test_gelu_in_place_of_quick_gelu_is_another_encoder(clip, tmp_path):
     ours, theirs = (build_encoder(str(path), "layer1", 64) for path in (clip, other))
     assert ours.sha256 == theirs.sha256 == fingerprint(theirs)
     ours.identity.check(build_encoder(str(clip), "layer1", 64).identity)  # fits
-    message = r"another encoder.* with hidden_act quick_gelu, here it is gelu"
+    message = r"another encoder.* here is .* with hidden_act gelu in place of quick_gelu"
     with pytest.raises(UserError, match=message):
         ours.identity.check(theirs.identity)
 

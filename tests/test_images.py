@@ -4,47 +4,37 @@ import io
 import struct
 import warnings
 import zlib
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from conftest import make_photo, make_tree
-from PIL import ExifTags, Image, ImageOps
+from conftest import make_tree
+from hypothesis import given
+from hypothesis import strategies as st
+from image_files import CUT_EXIF, GREY, PHOTO, SHORT_EXIF, file_of, turned
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from declip_pl.data.check import check_data
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.feature_cache import FeatureCache
-from declip_pl.data.images import read_mask, read_photo
+from declip_pl.data.images import read_photo, size_of
 from declip_pl.data.layout import build_layout
+from declip_pl.data.masks import read_mask
 from declip_pl.data.transforms import build_transform
 from declip_pl.errors import UserError
 from declip_pl.model.encoder import build_encoder
-
-PHOTO = make_photo(np.random.default_rng(0), 40)[:, :24]  # 24 wide, 40 high
-
-
-def _file(array: np.ndarray, format_: str, mode: str | None = None, **options) -> bytes:
-    image = Image.fromarray(array)
-    buffer = io.BytesIO()
-    (image.convert(mode) if mode else image).save(buffer, format_, **options)
-    return buffer.getvalue()
-
-
-def _turned(format_: str, orientation: int, array: np.ndarray) -> bytes:
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation
-    options = {"quality": 100, "subsampling": 0} if format_ == "JPEG" else {}
-    return _file(array, format_, exif=exif, **options)
 
 
 def _png_header(width: int, height: int) -> bytes:
     """Return a PNG that claims a size and holds no pixels."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     check = struct.pack(">I", zlib.crc32(header))
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + check + _file(PHOTO, "PNG")[33:]
+    return (
+        b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + check + file_of(PHOTO, "PNG")[33:]
+    )
 
 
-GREY = PHOTO[..., 0]
 ALPHA = np.dstack([PHOTO, np.arange(40 * 24, dtype=np.uint8).reshape(40, 24)])
 DEEP = np.arange(40 * 24, dtype=np.uint16).reshape(40, 24) * 68
 DEEP_SEEN = (DEEP >> 8).astype(np.uint8)[..., None]
@@ -69,45 +59,45 @@ def _deep_colour() -> bytes:
 
 def _animated(format_: str) -> bytes:
     other = [Image.fromarray(255 - GREY)]
-    return _file(GREY, format_, save_all=True, append_images=other, lossless=True)
+    return file_of(GREY, format_, save_all=True, append_images=other, lossless=True)
 
 
 GIVEN = {
     # A phone held upright stores a photo that lies on its side, and says so.
-    "phone photo, EXIF rotation.jpg": (_turned("JPEG", 6, np.rot90(PHOTO)), PHOTO),
-    "mirrored.png": (_turned("PNG", 2, PHOTO[:, ::-1]), PHOTO),
-    "turned.tif": (_turned("TIFF", 3, PHOTO[::-1, ::-1]), PHOTO),
-    "12,000 x 8,000 px.png": (_file(BLACK[..., 0] > 0, "PNG"), BLACK),
-    "1 x 1 px.png": (_file(PHOTO[:1, :1], "PNG"), PHOTO[:1, :1]),
-    "CMYK.jpg": (_file(PHOTO, "JPEG", mode="CMYK", quality=100), PHOTO),
-    "CMYK.tif": (_file(PHOTO, "TIFF", mode="CMYK"), PHOTO),
-    "16-bit grey.png": (_file(DEEP, "PNG"), DEEP_SEEN),
+    "phone photo, EXIF rotation.jpg": (turned("JPEG", 6, np.rot90(PHOTO)), PHOTO),
+    "mirrored.png": (turned("PNG", 2, PHOTO[:, ::-1]), PHOTO),
+    "turned.tif": (turned("TIFF", 3, PHOTO[::-1, ::-1]), PHOTO),
+    "12,000 x 8,000 px.png": (file_of(BLACK[..., 0] > 0, "PNG"), BLACK),
+    "1 x 1 px.png": (file_of(PHOTO[:1, :1], "PNG"), PHOTO[:1, :1]),
+    "CMYK.jpg": (file_of(PHOTO, "JPEG", mode="CMYK", quality=100), PHOTO),
+    "CMYK.tif": (file_of(PHOTO, "TIFF", mode="CMYK"), PHOTO),
+    "16-bit grey.png": (file_of(DEEP, "PNG"), DEEP_SEEN),
     "16-bit colour.png": (_deep_colour(), DEEP_SEEN),
-    "grey.png": (_file(GREY, "PNG"), GREY[..., None]),
-    "black and white.png": (_file(GREY > 99, "PNG"), np.uint8(255) * (GREY > 99)[..., None]),
-    "palette.png": (_file(GREY, "PNG", mode="P"), GREY[..., None]),
+    "grey.png": (file_of(GREY, "PNG"), GREY[..., None]),
+    "black and white.png": (file_of(GREY > 99, "PNG"), np.uint8(255) * (GREY > 99)[..., None]),
+    "palette.png": (file_of(GREY, "PNG", mode="P"), GREY[..., None]),
     # What lies under transparency is analysed, as in training.
-    "transparent.png": (_file(ALPHA, "PNG"), PHOTO),
+    "transparent.png": (file_of(ALPHA, "PNG"), PHOTO),
     "transparent palette.png": (
-        _file(GREY, "PNG", mode="P", transparency=b"\0\x7f"),
+        file_of(GREY, "PNG", mode="P", transparency=b"\0\x7f"),
         GREY[..., None],
     ),
     # Of several frames the first.
     "animated.gif": (_animated("GIF"), GREY[..., None]),
     "animated.webp": (_animated("WEBP"), GREY[..., None]),
     "animated.png": (_animated("PNG"), GREY[..., None]),
-    "a name with spaces and 🦊.png": (_file(PHOTO, "PNG"), PHOTO),
-    "a PNG named.jpg": (_file(PHOTO, "PNG"), PHOTO),
+    "a name with spaces and 🦊.png": (file_of(PHOTO, "PNG"), PHOTO),
+    "a PNG named.jpg": (file_of(PHOTO, "PNG"), PHOTO),
     "a drawing.svg": (SVG, NO_PHOTO),
     "text named.jpg": (b"this is no photo", NO_PHOTO),
     "empty.jpg": (b"", NO_PHOTO),
     "PostScript.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", NO_PHOTO),
-    "truncated.png": (_file(PHOTO, "PNG")[:-99], DAMAGED),
-    "truncated.jpg": (_file(PHOTO, "JPEG")[:-99], DAMAGED),
-    "header cut.png": (_file(PHOTO, "PNG")[:20], DAMAGED),
+    "truncated.png": (file_of(PHOTO, "PNG")[:-99], DAMAGED),
+    "truncated.jpg": (file_of(PHOTO, "JPEG")[:-99], DAMAGED),
+    "header cut.png": (file_of(PHOTO, "PNG")[:20], DAMAGED),
     "decompression bomb.png": (_png_header(60_000, 60_000), TOO_LARGE),
     "large without a bomb.png": (_png_header(13_300, 13_200), TOO_LARGE),
-    "32-bit floats.tif": (_file(GREY.astype(np.float32), "TIFF"), "found PIL mode F"),
+    "32-bit floats.tif": (file_of(GREY.astype(np.float32), "TIFF"), "found PIL mode F"),
 }
 """A file's name: its content, and its pixels or what the error says."""
 
@@ -136,7 +126,7 @@ def test_files(tmp_path, name):
 @pytest.mark.parametrize("orientation", range(10))
 @pytest.mark.parametrize("format_", ["PNG", "TIFF"])
 def test_every_orientation(tmp_path, orientation, format_):
-    (tmp_path / "photo").write_bytes(_turned(format_, orientation, PHOTO))
+    (tmp_path / "photo").write_bytes(turned(format_, orientation, PHOTO))
     with Image.open(tmp_path / "photo") as image:
         upright = ImageOps.exif_transpose(image)
     assert np.array_equal(read_photo(tmp_path / "photo"), upright)
@@ -147,7 +137,7 @@ def test_every_orientation(tmp_path, orientation, format_):
 
 
 def test_damaged_exif_does_not_matter(tmp_path):
-    content = _turned("JPEG", 6, PHOTO)
+    content = turned("JPEG", 6, PHOTO)
     assert content.count(b"MM\0*") == 1
     (tmp_path / "photo.jpg").write_bytes(content.replace(b"MM\0*", b"MM\0?"))
     assert read_photo(tmp_path / "photo.jpg").shape == PHOTO.shape
@@ -177,8 +167,8 @@ def test_arrays(name):
 
 def test_tensors_have_their_channels_first():
     tensor = torch.from_numpy(PHOTO.copy()).movedim(-1, 0)
-    for given in (tensor, tensor.float() / 255, tensor.double() / 255, tensor.clone()):
-        assert np.array_equal(read_photo(given), PHOTO)
+    for same in (tensor, tensor.float() / 255, tensor.double() / 255, tensor.clone()):
+        assert np.array_equal(read_photo(same), PHOTO)
     assert np.abs(read_photo((tensor / 255).bfloat16()).astype(int) - PHOTO).max() <= 1
     assert np.array_equal(read_photo((tensor / 255).requires_grad_()), PHOTO)
     assert (read_photo(tensor[0]) == GREY[..., None]).all()
@@ -218,26 +208,20 @@ def test_what_is_no_file_is_refused(tmp_path):
 
 
 def test_a_truncated_pil_image_is_named(tmp_path):
-    (tmp_path / "cut.png").write_bytes(_file(PHOTO, "PNG")[:-99])
+    (tmp_path / "cut.png").write_bytes(file_of(PHOTO, "PNG")[:-99])
     with Image.open(tmp_path / "cut.png") as image, pytest.raises(UserError, match=r"cut\.png"):
         read_photo(image)
 
 
-CUT_EXIF = b"Exif\0\0MM\0*\0\0\0\x08\0\x03\x01\x12\0"
-"""A block that announces three entries and ends within the first: PIL warns."""
-SHORT_EXIF = b"Exif\0\0MM\0*\0\0"
-"""A block that ends within its header: ``struct.error`` in PIL."""
-
-
 ODD = {
-    "orientation 3.png": _turned("PNG", 3, np.rot90(PHOTO, 2)),
-    "orientation 6.png": _turned("PNG", 6, np.rot90(PHOTO)),
-    "orientation 6.tif": _turned("TIFF", 6, np.rot90(PHOTO)),
-    "cut EXIF.png": _file(PHOTO, "PNG", exif=CUT_EXIF),
-    "short EXIF.png": _file(PHOTO, "PNG", exif=SHORT_EXIF),
-    "short EXIF.jpg": _file(PHOTO, "JPEG", exif=SHORT_EXIF, quality=100, subsampling=0),
-    "usual.jfif": _file(PHOTO, "JPEG", quality=100, subsampling=0),
-    "orientation 6.JFIF": _turned("JPEG", 6, np.rot90(PHOTO)),
+    "orientation 3.png": turned("PNG", 3, np.rot90(PHOTO, 2)),
+    "orientation 6.png": turned("PNG", 6, np.rot90(PHOTO)),
+    "orientation 6.tif": turned("TIFF", 6, np.rot90(PHOTO)),
+    "cut EXIF.png": file_of(PHOTO, "PNG", exif=CUT_EXIF),
+    "short EXIF.png": file_of(PHOTO, "PNG", exif=SHORT_EXIF),
+    "short EXIF.jpg": file_of(PHOTO, "JPEG", exif=SHORT_EXIF, quality=100, subsampling=0),
+    "usual.jfif": file_of(PHOTO, "JPEG", quality=100, subsampling=0),
+    "orientation 6.JFIF": turned("JPEG", 6, np.rot90(PHOTO)),
 }
 """The same photo, stored in other ways."""
 
@@ -273,7 +257,7 @@ def test_training_evaluation_cache_and_inference_see_the_same(clip, odd_tree, tm
     """One file gives one tensor, whichever way it comes in."""
     root, photo = odd_tree
     photo = photo.with_suffix("." + name.rpartition(".")[2])
-    content = {"plain.png": _file(PHOTO, "PNG"), **ODD}.get(name) or GIVEN[name][0]
+    content = {"plain.png": file_of(PHOTO, "PNG"), **ODD}.get(name) or GIVEN[name][0]
     photo.write_bytes(content)
     encoder = build_encoder(str(clip), "layer1", 64)
     data = LocalizationDataModule(str(root), "ldm")
@@ -298,56 +282,134 @@ def test_training_evaluation_cache_and_inference_see_the_same(clip, odd_tree, tm
     assert not [line for line in report.errors if "valid photo" not in line and "test" not in line]
 
 
-FAKE = np.zeros((40, 24), bool)
-FAKE[5:20, 3:12] = True
-MASK = np.where(FAKE, 0, 255).astype(np.uint8)  # black is fake
-COLUMBIA = np.where(FAKE[..., None], (0, 200, 0), (200, 0, 0)).astype(np.uint8)
-STROKE = np.dstack([np.zeros((40, 24, 3), np.uint8), 255 - MASK])
-
-MASKS = {
-    "plain.png": _file(MASK, "PNG"),
-    "one bit.png": _file(MASK > 0, "PNG"),
-    "colour.png": _file(MASK, "PNG", mode="RGB"),
-    "palette.gif": _file(MASK, "GIF"),
-    "opaque.png": _file(MASK, "PNG", mode="RGBA"),
-    "lossy.jfif": _file(MASK, "JPEG", mode="RGB", quality=90),
-    "turned.png": _turned("PNG", 6, np.rot90(MASK)),
-    "short EXIF.png": _file(MASK, "PNG", exif=SHORT_EXIF),
-}
-"""One mask, stored in several ways."""
-
-NO_MASKS = {
-    "red and green.png": (_file(COLUMBIA, "PNG"), "red and green channels differ by up to 200"),
-    "blue.png": (_file(np.dstack([MASK, MASK, GREY]), "PNG"), "green and blue channels differ"),
-    "alpha over a photo.png": (
-        _file(np.dstack([PHOTO, MASK]), "PNG"),
-        "its alpha channel goes from 0 to 255; save it without transparency",
-    ),
-    "stroke on nothing.png": (_file(STROKE, "PNG"), "its alpha channel goes from 0 to 255"),
-    "grey and alpha.png": (_file(STROKE, "PNG", mode="LA"), "its alpha channel goes from 0 to 255"),
-    "deep.png": (_file(DEEP, "PNG"), "expected 8 bits a channel"),
-    "truncated.png": (_file(MASK, "PNG")[:60], DAMAGED),
-}
-"""What says more than grey levels hold, or nothing."""
+DECODERS_RAISE = (
+    *(struct.error, SyntaxError, OverflowError, ZeroDivisionError, MemoryError, RecursionError),
+    *(Image.DecompressionBombError, UnidentifiedImageError, OSError, EOFError, KeyError),
+    *(TypeError, ValueError, IndexError, AttributeError, AssertionError, UnicodeDecodeError),
+)
 
 
-@pytest.mark.parametrize("name", MASKS)
-def test_masks_stored_otherwise_read_the_same(tmp_path, name):
-    (tmp_path / name).write_bytes(MASKS[name])
-    found = read_mask(tmp_path / name, "black")
-    assert found.dtype == bool and np.array_equal(found, FAKE)
-    assert np.array_equal(read_mask(tmp_path / name, "white"), ~FAKE)
+@pytest.mark.parametrize("raised", DECODERS_RAISE, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("read", [read_photo, partial(read_mask, rule="black"), size_of])
+def test_whatever_a_decoder_raises_is_one_error_that_names_the_file(
+    tmp_path, monkeypatch, raised, read
+):
+    def damaged(*args, **options):
+        raise raised(*(("utf-8", b"", 0, 1, "") if raised is UnicodeDecodeError else ()))
 
-
-@pytest.mark.parametrize("name", NO_MASKS)
-def test_masks_that_say_it_in_colour_or_transparency_are_refused(odd_tree, name):
-    content, message = NO_MASKS[name]
-    root, photo = odd_tree
-    photo.write_bytes(_file(PHOTO, "PNG"))
-    mask = root / "fake/ldm/masks/train/0.png"
-    mask.write_bytes(content)
+    (tmp_path / "photo.png").write_bytes(file_of(PHOTO, "PNG"))
+    monkeypatch.setattr(Image, "open", damaged)
     with pytest.raises(UserError) as error:
-        read_mask(mask, "black")
-    assert message in str(error.value) and str(mask) in str(error.value)
-    report = check_data(build_layout("dolos", root), ["ldm"], "black", progress=False)
-    assert str(error.value) in report.errors
+        read(tmp_path / "photo.png")
+    assert str(tmp_path / "photo.png") in str(error.value) and "\n" not in str(error.value)
+
+
+def _whole() -> dict[str, bytes]:
+    """Return the same photo in every format that PIL reads and writes here."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif[ExifTags.Base.Make] = "maker"
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ExifVersion] = b"0232"
+    more = {"save_all": True, "append_images": [Image.fromarray(255 - PHOTO)]}
+    return {
+        "photo.jpg": file_of(PHOTO, "JPEG", exif=exif),
+        "several pictures.jpg": file_of(PHOTO, "MPO", exif=exif, **more),
+        "photo.png": file_of(PHOTO, "PNG", exif=exif),
+        "photo.webp": file_of(PHOTO, "WEBP", exif=exif),
+        "photo.avif": file_of(PHOTO, "AVIF", exif=exif),
+        "photo.tif": file_of(PHOTO, "TIFF", exif=exif),
+        "packed.tif": file_of(PHOTO, "TIFF", compression="tiff_lzw"),
+        "photo.jp2": file_of(PHOTO, "JPEG2000"),
+        "photo.bmp": file_of(PHOTO, "BMP"),
+        "photo.gif": file_of(PHOTO, "GIF", **more),
+        "photo.ppm": file_of(PHOTO, "PPM"),
+    }
+
+
+WHOLE = _whole()
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@given(data=st.data())
+def test_a_damaged_file_is_read_or_named(tmp_path, name, data):
+    """Cut anywhere, with any bytes replaced: pixels, or one line with the file's name."""
+    content = bytearray(WHOLE[name])
+    content = content[: data.draw(st.integers(0, len(content)))]
+    places = st.dictionaries(st.integers(0, max(0, len(content) - 1)), st.integers(0, 255))
+    for place, value in data.draw(places).items() if content else ():
+        content[place] = value
+    path = tmp_path / name
+    path.write_bytes(content)
+    for read in (read_photo, partial(read_mask, rule="black")):
+        try:
+            found = read(path)
+        except UserError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+        else:
+            assert found.dtype in (np.uint8, bool) and found.size
+
+
+def _turned_ways(pixels: np.ndarray) -> list[np.ndarray]:
+    ways = [np.rot90(pixels, turns) for turns in range(4)]
+    return ways + [way[:, ::-1] for way in ways]
+
+
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+BLOCKS = {
+    ("photo.jpg", b"Exif\0\0"): file_of(PHOTO, "JPEG", exif=CUT_EXIF + bytes(40)),
+    ("profile.jpg", b"ICC_PROFILE\0"): file_of(PHOTO, "JPEG", icc_profile=PROFILE),
+    ("index.jpg", b"MPF\0"): WHOLE["several pictures.jpg"],
+    ("photo.png", b"eXIf"): WHOLE["photo.png"],
+    ("profile.png", b"iCCP"): file_of(PHOTO, "PNG", icc_profile=PROFILE),
+    ("density.png", b"pHYs"): file_of(PHOTO, "PNG", dpi=(72, 72)),
+    ("photo.webp", b"EXIF"): file_of(PHOTO, "WEBP", lossless=True, exif=CUT_EXIF + bytes(40)),
+}
+"""A file, and how an optional block in it begins."""
+
+
+@pytest.mark.parametrize(("name", "start"), BLOCKS)
+@given(data=st.data())
+def test_damaged_optional_blocks_leave_intact_pixels_readable(tmp_path, name, start, data):
+    """The photo is read, in one of the ways it may be turned, whatever a block holds."""
+    content = bytearray(BLOCKS[name, start])
+    stored = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    begin = content.index(start) + len(start)
+    inside = st.integers(begin, begin + (12 if start == b"pHYs" else 30))
+    for place, value in data.draw(st.dictionaries(inside, st.integers(0, 255))).items():
+        if not (start == b"EXIF" and place < begin + 4):  # a WebP's length belongs to its structure
+            content[place] = value
+    (tmp_path / name).write_bytes(content)
+    found = read_photo(tmp_path / name)
+    assert any(np.array_equal(found, way) for way in _turned_ways(stored))
+
+
+def test_a_png_whose_block_fails_its_checksum_is_read_as_not_turned(tmp_path):
+    content = bytearray(turned("PNG", 6, PHOTO))
+    content[content.index(b"eXIf") + 10] ^= 1
+    (tmp_path / "photo.png").write_bytes(content)
+    with pytest.raises(UnidentifiedImageError):  # the case is what it says
+        Image.open(tmp_path / "photo.png")
+    assert np.array_equal(read_photo(tmp_path / "photo.png"), PHOTO)
+
+
+def test_a_damaged_note_leaves_the_orientation(tmp_path):
+    content = bytearray(_with_note(turned("PNG", 6, np.rot90(PHOTO))))
+    content[content.index(b"a note")] ^= 1
+    (tmp_path / "photo.png").write_bytes(content)
+    assert np.array_equal(read_photo(tmp_path / "photo.png"), PHOTO)
+
+
+def _with_note(png: bytes) -> bytes:
+    """Return a PNG with a text block after its header."""
+    note = b"tEXtComment\0a note"
+    block = struct.pack(">I", len(note) - 4) + note + struct.pack(">I", zlib.crc32(note))
+    return png[:33] + block + png[33:]
+
+
+def test_damaged_pixels_are_not_mended(tmp_path):
+    content = bytearray(turned("PNG", 6, PHOTO))
+    content[content.index(b"IDAT") + 9] ^= 1
+    content[content.index(b"eXIf") + 10] ^= 1
+    (tmp_path / "photo.png").write_bytes(content)
+    with pytest.raises(UserError, match=r"photo\.png"):
+        read_photo(tmp_path / "photo.png")

@@ -26,7 +26,8 @@ from declip_pl.data.transforms import build_transform
 from declip_pl.errors import UserError
 from declip_pl.inference.import_published import VIT, import_published
 from declip_pl.inference.recorded_scores import recorded_scores
-from declip_pl.model.checkpoint import TrainedOn, load_decoder, load_network, read_checkpoint
+from declip_pl.model.checkpoint import load_decoder, load_network, read_checkpoint
+from declip_pl.model.description import TrainedOn
 from declip_pl.model.encoder import build_encoder
 from declip_pl.model.features import Features, Preprocessing
 from declip_pl.training.task import LocalizationTask

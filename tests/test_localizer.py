@@ -215,7 +215,9 @@ def test_an_encoder_that_is_gone_is_named(tmp_path):
     clip = make_clip(tmp_path / "clip")
     write_run(checkpoint_of(_trained(clip)), tmp_path / "model.ckpt")
     shutil.rmtree(clip)
-    with pytest.raises(UserError, match=f"trained on {clip} .folder {clip}"):
+    with pytest.raises(
+        UserError, match=f"trained on clip layer1 .folder {clip}.* {clip} is neither"
+    ):
         Localizer.from_pretrained(tmp_path / "model.ckpt")
     make_clip(clip, seed=1)
     with pytest.raises(UserError, match="belongs to another encoder"):
@@ -234,7 +236,7 @@ def test_a_decoder_that_does_not_fit_is_refused(file, tmp_path, damage):
     else:
         state[name] = state[name][:1]
     torch.save(checkpoint, tmp_path / "model.ckpt")
-    with pytest.raises(UserError, match=r"model, trained on .*decoder's weights do not fit"):
+    with pytest.raises(UserError, match=r"model: the decoder's weights do not fit"):
         Localizer.from_pretrained(tmp_path / "model.ckpt")
 
 
@@ -267,7 +269,7 @@ def test_push_to_hub(model, monkeypatch):
     hub = Hub()
     monkeypatch.setattr(weights.huggingface_hub, "HfApi", lambda: hub)
     monkeypatch.setattr(weights.huggingface_hub, "get_token", lambda: "token")
-    with pytest.raises(UserError, match=r"its config\.json"):  # the tiny encoder is a local folder
+    with pytest.raises(UserError, match=r"encoder=HUB_ID"):  # the tiny encoder is a local folder
         model.push_to_hub("someone/localizer")
     assert not hub.given
     _on(model, monkeypatch, "openai/clip-vit-base-patch16")

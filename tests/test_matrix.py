@@ -145,8 +145,9 @@ def test_test_sets_that_are_mostly_fake_are_warned_of_once():
         return replace(CELL, test=test, histogram=histogram)
 
     cells = [with_share(*pair) for pair in (("lama", 6), ("lama", 6), ("ldm", 5), ("real", 0))]
-    (line,) = polarity_warnings(cells)
-    assert line.startswith("warning: 60 % of the pixels of lama are fake")
+    (line,) = polarity_warnings(cells, "black")
+    assert line.startswith("warning: lama: 60 % of all pixels are fake if black means fake")
+    assert "--polarity white" in line
 
 
 def test_a_perturbation_is_told_wherever_scores_are(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import left
 from PIL import Image
 
 from declip_pl.data import inpainters, mini
@@ -171,7 +172,7 @@ def test_missing_photo_is_named_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setitem(mini.PHOTOS, "test", ("absent.png",))
     with pytest.raises(UserError, match=r"absent\.png.*scikit-image"):
         mini.build_mini(tmp_path / "mini", {"test": 3})
-    assert list(tmp_path.iterdir()) == []
+    assert left(tmp_path) == []
 
 
 def test_ctrl_c_leaves_nothing(tmp_path):
@@ -190,7 +191,7 @@ def test_ctrl_c_leaves_nothing(tmp_path):
     )
     try:
         deadline = time.monotonic() + 60
-        while not list(tmp_path.glob(".mini-*/mini/real/train/*.png")):
+        while not list(tmp_path.glob(".unfinished-mini-*/mini/real/train/*.png")):
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -199,4 +200,4 @@ def test_ctrl_c_leaves_nothing(tmp_path):
     finally:
         process.kill()
     assert errors.rstrip().endswith("KeyboardInterrupt")
-    assert list(tmp_path.iterdir()) == []
+    assert left(tmp_path) == []

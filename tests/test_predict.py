@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_photo
+from image_files import PHOTO, SHORT_EXIF, file_of, turned
 from localizer_example import checkpoint_of
 from PIL import Image
 
@@ -142,16 +143,30 @@ def test_damaged_files_are_reported_and_do_not_stop_the_rest(photos, model, caps
     content = (photos / "b/x.jpg").read_bytes()
     (photos / "a/half.jpg").write_bytes(content[: len(content) // 2])
     (photos / "a/drawing.svg").write_text("<svg/>")
+    (photos / "a/gone.jpg").symlink_to(photos / "nowhere.jpg")
+    bad = {"a/text.jpg", "a/half.jpg", "a/gone.jpg"}
+    # Each of the formats, cut where its pixels are.
+    for format_ in ("PNG", "WEBP", "TIFF", "AVIF", "GIF", "BMP", "PPM"):
+        whole = file_of(PHOTO, format_)
+        (photos / f"cut.{format_.lower()}").write_bytes(whole[: len(whole) // 2])
+        bad.add(f"cut.{format_.lower()}")
+    # An optional block is damaged, the pixels are whole.
+    (photos / "short.png").write_bytes(file_of(PHOTO, "PNG", exif=SHORT_EXIF))
+    checksum = bytearray(turned("PNG", 6, PHOTO))
+    checksum[checksum.index(b"eXIf") + 10] ^= 1
+    (photos / "sum.png").write_bytes(checksum)
     Image.new("CMYK", (30, 20), (10, 20, 30, 40)).save(photos / "cmyk.jpg")
     assert run(photos, "--model", model, "--output", "out") == 1
     by_name = {record["name"]: record for record in records()}
-    assert set(by_name) == {*SIZES, "a/text.jpg", "a/half.jpg", "cmyk.jpg"}
+    assert set(by_name) == {*SIZES, *bad, "cmyk.jpg", "short.png", "sum.png"}
     failed = {name for name, record in by_name.items() if "error" in record}
-    assert failed == {"a/text.jpg", "a/half.jpg"}
-    assert by_name["cmyk.jpg"]["width"] == 30 and len(pictures()) == 15
+    assert failed == bad
+    assert all(Path(name).name in by_name[name]["error"] for name in bad)
+    assert by_name["cmyk.jpg"]["width"] == 30 and len(pictures()) == 21
+    assert by_name["sum.png"]["width"] == by_name["short.png"]["width"] == 24
     said = capsys.readouterr()
-    assert "2 of 7 photos failed" in said.err and "a/half.jpg: " in said.err
-    assert "left out 1 files" in said.out and ".svg" in said.out
+    assert "10 of 17 photos failed" in said.err and "a/half.jpg: " in said.err
+    assert "left out what is no photo by its name: 1 .svg (a/drawing.svg)" in said.out
     assert "Traceback" not in said.err
     assert {row["name"] for row in table() if row["error"]} == failed
 

@@ -9,7 +9,7 @@ from declip_pl import cli
 from declip_pl.data.mini import build_mini
 from declip_pl.errors import UserError
 from declip_pl.model.mirror import build_mirror
-from declip_pl.training.recipe import experiments
+from declip_pl.training.recipe_file import experiments
 
 
 @pytest.fixture(scope="module")

@@ -12,14 +12,8 @@ from declip_pl import cli
 from declip_pl.errors import UserError
 from declip_pl.model.checkpoint import load_network, read_checkpoint
 from declip_pl.training.lightning_cli import _with_read_recipes
-from declip_pl.training.recipe import (
-    Options,
-    Recipe,
-    experiments,
-    parse_yaml,
-    read_list,
-    read_recipe,
-)
+from declip_pl.training.recipe import Options, Recipe
+from declip_pl.training.recipe_file import experiments, parse_yaml, read_list, read_recipe
 
 
 def written(path: Path, text: str) -> Path:

@@ -27,7 +27,8 @@ from declip_pl.inference.model_card import model_card
 from declip_pl.inference.recorded_scores import RecordedScores, ScoredOn, recorded_scores
 from declip_pl.model import checkpoint as checkpoints
 from declip_pl.model import weights
-from declip_pl.model.checkpoint import Checkpoint, Description, TrainedOn, read_checkpoint
+from declip_pl.model.checkpoint import Checkpoint, read_checkpoint
+from declip_pl.model.description import Description, TrainedOn
 from declip_pl.model.features import Identity
 
 CHECKPOINT = Checkpoint(

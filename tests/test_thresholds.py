@@ -148,6 +148,8 @@ def test_saved_folders_and_cards_have_the_thresholds(run, tmp_path):
         {"pixel": True, "image": {}},
         {"pixel": 0.5, "image": [0.5]},
         {"pixel": 0.5},
+        {"pixel": 0.5, "image": {"other": 0.5}},
+        {},
         [0.5],
         "0.5",
     ],
@@ -269,8 +271,9 @@ def other_activation(clip, tmp_path):
 def test_another_activation_is_another_encoder(run, tree, other_activation, error_of):
     saved = torch.load(run / BEST, weights_only=True)
     saved["declip_pl"]["encoder"] = str(other_activation)
+    saved["declip_pl"]["identity"]["source"] = "a folder that is gone"
     torch.save(saved, run / BEST)
-    reason = "with hidden_act quick_gelu, here it is gelu"
+    reason = "with hidden_act gelu in place of quick_gelu"
     assert reason in error_of("test", str(run), f"--data={tree}", "--generator=lama",
                               f"--model.encoder={other_activation}")  # fmt: skip
     assert reason in error_of("cross-eval", str(run), f"--data={tree}")

@@ -59,6 +59,7 @@ COMMANDS: dict[str, Command] = {
     "data check": Command(_DATA, "data.commands:check", ("root",)),
     "data mini": Command(_DATA, "data.commands:mini"),
     "cache ls": Command(_DATA, "data.commands:cache_ls"),
+    "cache check": Command(_DATA, "data.commands:cache_check"),
     "cache prune": Command(_DATA, "data.commands:cache_prune", ("name",)),
     "weights": Command(_DATA, "data.commands:weights"),
     "fit": Command(_LIGHTNING, "training.lightning_cli:DeclipCLI.fit", kept=KEPT_RUN),

@@ -7,3 +7,7 @@ class UserError(Exception):
     The message names the file or value, says what was expected and what to do next. The command
     line prints it as one line, without a traceback.
     """
+
+    def __init__(self, message: str) -> None:
+        # What a DataLoader's process raises, torch raises again with a traceback as its text.
+        super().__init__(message.rpartition(f"{__name__}.{type(self).__name__}: ")[2].rstrip())

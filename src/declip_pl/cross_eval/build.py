@@ -62,7 +62,12 @@ def build_matrix(
     inputs = inputs_hash(scored, cells, thresholds, columns, pooling)
     if before and before.inputs == inputs:
         return replace(before, **vars(about))
-    scores = Scores(models, cells, thresholds, pooling)
+    return _built(Scores(models, cells, thresholds, pooling), scored, columns, about, inputs)
+
+
+def _built(
+    scores: Scores, models: Sequence[ScoredModel], columns: Sequence[str], about: About, inputs: str
+) -> Matrix:
     rows = sorted(scores.models, key=lambda row: (row.startswith(ALL_BUT), row))
     done = [(row, column) for row in rows for column in columns if any(scores.found(row, column))]
     samples = _sampled(scores, done)
@@ -71,8 +76,8 @@ def build_matrix(
     return Matrix(
         **vars(about),
         format=FORMAT,
-        pooling=pooling,
-        models=tuple(scored),
+        pooling=scores.pooling,
+        models=tuple(models),
         rows=tuple(rows),
         columns=tuple(columns),
         in_domain={row: domains.inside[row] for row in rows},

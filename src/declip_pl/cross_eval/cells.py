@@ -1,6 +1,5 @@
 """Scoring: what each model makes of each test set, reused as long as nothing changed."""
 
-import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -32,8 +31,8 @@ from declip_pl.cross_eval.columns import Column
 from declip_pl.cross_eval.matrix import UNPERTURBED, Curve, Panel
 from declip_pl.cross_eval.models import Model
 from declip_pl.data.dataset import LocalizationDataset, collate
-from declip_pl.data.images import Polarity, read_photo
-from declip_pl.data.layout import REAL, Sample
+from declip_pl.data.layout import REAL
+from declip_pl.data.masks import MaskRule, mostly_fake
 from declip_pl.files import atomic_path, sha256
 from declip_pl.metrics import (
     THRESHOLDS,
@@ -63,7 +62,7 @@ class TestSet:
     Attributes:
         name: A generator, or ``real``.
         data: The photos, with cached features.
-        sha256: Hash of their files' contents and of the masks' polarity.
+        sha256: Hash of their files' contents and of how masks are read.
         perturbation: What the photos went through, ``none`` if nothing.
     """
 
@@ -191,30 +190,18 @@ class Cells:
             heat = decoder(features.to(self.device).float()).sigmoid()[0, 0].cpu().numpy()
             file = Path("panels") / model.name / test.name / f"{name}.png"
             with atomic_path(self.folder / file) as temporary:
-                panel(read_photo(Path(item["path"])), item["mask"].numpy(), heat).save(temporary)
+                panel(test.data.photo(item["path"]), item["mask"].numpy(), heat).save(temporary)
             drawn[name] = Panel(
                 str(file), item["name"], _number(scores[index]), sha256(self.folder / file)
             )
         return drawn
 
 
-def polarity_warnings(cells: Iterable[Cell]) -> list[str]:
+def polarity_warnings(cells: Iterable[Cell], rule: MaskRule) -> list[str]:
     """Return a line for each test set of which most pixels are fake: its masks may be inverted."""
     shares = {cell.test: cell.fake_share for cell in cells}
-    return [
-        f"warning: {100 * share:.0f} % of the pixels of {test} are fake; if its masks are "
-        "inverted, say which value is fake: --polarity white or --polarity black"
-        for test, share in shares.items()
-        if share > 0.5  # noqa: PLR2004
-    ]
-
-
-def content_hash(files: Sequence[Sample], polarity: Polarity) -> str:
-    """Return a SHA-256 over names and contents of photos and masks, and the masks' polarity."""
-    lines = [f"{polarity} is fake"]
-    for sample in files:
-        lines += [sample.name, sha256(sample.image), sha256(sample.mask) if sample.mask else REAL]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    found = [mostly_fake(test, share, rule) for test, share in shares.items()]
+    return [f"warning: {line}" for line in found if line]
 
 
 def _intact(read: Callable[[Path], T | None], path: Path) -> T | None:

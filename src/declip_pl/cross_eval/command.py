@@ -1,12 +1,12 @@
 """``declip-pl cross-eval``: every trained model against every generator."""
 
-import json
 import platform
 import shlex
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from declip_pl.cross_eval.build import build_matrix
-from declip_pl.cross_eval.cells import Cells, TestSet, content_hash, polarity_warnings
+from declip_pl.cross_eval.cell import Cell
+from declip_pl.cross_eval.cells import Cells, TestSet, polarity_warnings
 from declip_pl.cross_eval.folder import check_folder, choose_folder, name_of
 from declip_pl.cross_eval.matrix import (
     ROOT,
@@ -31,8 +32,10 @@ from declip_pl.cross_eval.matrix import (
 from declip_pl.cross_eval.models import (
     Model,
     attempt,
+    by_encoder,
     choices,
     read_models,
+    shared_pooling,
     train_missing,
 )
 from declip_pl.cross_eval.summary import summary
@@ -41,21 +44,18 @@ from declip_pl.cross_eval.views.report import write_report
 from declip_pl.cross_eval.views.wandb_run import track
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.feature_cache import FeatureCache
-from declip_pl.data.layout import ALL, REAL
+from declip_pl.data.layout import ALL, REAL, left_out_line
 from declip_pl.data.mini import MINI, build_mini
+from declip_pl.data.stamps import content_hash
 from declip_pl.data.transforms import Changes, key_of, make_changes
 from declip_pl.errors import UserError
 from declip_pl.files import remove_leftovers
-from declip_pl.model.checkpoint import load_decoder
-from declip_pl.model.encoder import Encoder, build_encoder
+from declip_pl.model.checkpoint import load_decoder, load_encoder
+from declip_pl.model.encoder import Encoder
 from declip_pl.model.network import Pooling
-from declip_pl.training.recipe import (
-    Options,
-    Recipe,
-    choose_config,
-    choose_data,
-    read_list,
-)
+from declip_pl.parts import Spec, as_text
+from declip_pl.training.recipe import Options, Recipe, choose_config, choose_data
+from declip_pl.training.recipe_file import read_list
 from declip_pl.training.results import circumstances
 from declip_pl.training.run_folder import claim
 
@@ -87,13 +87,10 @@ def cross_eval(
         UserError: If there is nothing to score, or a model or cell failed; the rest is written.
     """
     start = time.monotonic()
-    if models and (seeds > 1 or loo or options.trains()):
+    if models and (seeds > 1 or loo or replace(options, encoder=None).trains()):
         raise UserError("given models are scored as they are: leave out all options of training")
     perturbation = read_changes(perturbation)
-    root, why = choose_data(options.data, options.source)
-    if root == MINI:
-        build_mini(MINI)
-    print(f"data: {root} ({why})")
+    root = _chosen_data(options)
     paths, failures, label, test_data = _prepared(options, models, root, seeds, loo, perturbation)
     described, unread = read_models(paths, test_data.generators)
     failures += unread
@@ -103,14 +100,29 @@ def cross_eval(
     with claim(folder, "cross-evaluating into"):
         remove_leftovers(folder)
         before = check_folder(folder, test_data)
-        results, failed = _score(described, test_data, folder)
+        results, failed = _score(described, test_data, folder, options.encoder)
         failures += failed
         about = _about(folder, test_data, results, failures, start)
         scored = (results["cells"], results["thresholds"], test_data.generators)
-        matrix = build_matrix(described, *scored, pooling or _pooling(described), about, before)
-        _show(folder, matrix, polarity_warnings(results["cells"].values()))
+        pooling = pooling or shared_pooling(described)
+        matrix = build_matrix(described, *scored, pooling, about, before)
+        _show(folder, matrix, _warnings(test_data, results["cells"].values()))
     if failures:
         raise UserError(_failed(failures))
+
+
+def _warnings(data: LocalizationDataModule, cells: Iterable[Cell]) -> list[str]:
+    """Return what deserves a look in the data that were scored, one line each."""
+    left_out = left_out_line(data.layout, [*data.generators, REAL])
+    return polarity_warnings(cells, data.mask_rule) + [f"warning: {left_out}"] * bool(left_out)
+
+
+def _chosen_data(options: Options) -> Path:
+    root, why = choose_data(options.data, options.source)
+    if root == MINI:
+        build_mini(MINI)
+    print(f"data: {root} ({why})")
+    return root
 
 
 def _show(folder: Path, matrix: Matrix, warnings: Sequence[str]) -> None:
@@ -164,7 +176,7 @@ def _prepared(
 
 
 def _score(
-    models: Sequence[Model], data: LocalizationDataModule, folder: Path
+    models: Sequence[Model], data: LocalizationDataModule, folder: Path, named: Spec | None
 ) -> tuple[dict[str, Any], list[Failure]]:
     """Score every model on every test set; photos pass each encoder once, whatever the models.
 
@@ -190,11 +202,9 @@ def _score(
     # Where nothing is left to score, no encoder is loaded. What fails here is tried again below.
     add = partial(_add_finished, cells, data, tests, results)
     left = [model for model in models if not attempt([], model.name, partial(add, model))]
-    for sharing in _by_encoder(left):
-        first = sharing[0].checkpoint
+    for sharing in by_encoder(left):
         names = [model.name for model in sharing]
-        build = partial(build_encoder, first.encoder, first.layer, first.image_size)
-        encoder = attempt(failures, ", ".join(names), build)
+        encoder = attempt(failures, ", ".join(names), partial(_shared_encoder, sharing, named))
         if encoder is None:
             continue
         cache = FeatureCache(encoder, perturbation=data.perturbation)
@@ -255,23 +265,18 @@ def _score_model(
 def _encode(cache: FeatureCache, test: TestSet, device: torch.device) -> bool:
     """Give a set its photos' features."""
     test.data.views = [cache.fetch([sample.image for sample in test.data.samples], device)]
+    test.data.check_photos()
     return True
 
 
-def _by_encoder(models: Sequence[Model]) -> list[list[Model]]:
-    """Return models of one encoder and input size together: the same weights and arithmetic."""
-    groups: dict[tuple[str, str, int], list[Model]] = defaultdict(list)
-    for model in models:
-        identity = model.checkpoint.identity
-        arithmetic = json.dumps(identity.arithmetic, sort_keys=True)
-        groups[identity.sha256, arithmetic, model.checkpoint.image_size].append(model)
-    return list(groups.values())
-
-
-def _pooling(models: Sequence[Model]) -> Pooling:
-    """Return the pooling that all models say, as their own tests do, or the usual one."""
-    said = {model.checkpoint.pooling for model in models}
-    return said.pop() if len(said) == 1 else "top"
+def _shared_encoder(models: Sequence[Model], named: Spec | None) -> Encoder:
+    """Return the encoder of models that have the same, from wherever one of them says it is."""
+    ways = {as_text(model.checkpoint.encoder): model.checkpoint for model in models}
+    *others, last = ways.values()
+    for checkpoint in others:
+        with suppress(UserError):
+            return load_encoder(checkpoint, named)
+    return load_encoder(last, named)
 
 
 def _valid_sets(data: LocalizationDataModule, model: Model) -> list[TestSet]:
@@ -291,7 +296,7 @@ def _valid_sets(data: LocalizationDataModule, model: Model) -> list[TestSet]:
 def _test_set(data: LocalizationDataModule, name: str, split: Any, *generators: str) -> TestSet:
     photos = data.evaluation_set(name, split, *generators)
     perturbation = key_of(data.perturbation if split == "test" else UNPERTURBED)
-    return TestSet(name, photos, content_hash(photos.samples, data.polarity), perturbation)
+    return TestSet(name, photos, content_hash(photos.samples, data.mask_rule_key), perturbation)
 
 
 def _about(

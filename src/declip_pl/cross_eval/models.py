@@ -1,9 +1,11 @@
 """Which localizers a cross-evaluation compares, and training those that are missing."""
 
 import ctypes
+import json
 import signal
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +17,7 @@ from declip_pl.cross_eval.matrix import Failure
 from declip_pl.data.layout import ALL, ALL_BUT
 from declip_pl.errors import UserError
 from declip_pl.model.checkpoint import Checkpoint, read_checkpoint
+from declip_pl.model.network import Pooling
 from declip_pl.training.recipe import Recipe
 from declip_pl.training.run_folder import RESULTS
 
@@ -142,6 +145,22 @@ def row_name(trained_on: Sequence[str], columns: Sequence[str]) -> str:
     if not left_out:
         return ALL
     return ALL_BUT + left_out[0] if len(left_out) == 1 else "+".join(trained_on)
+
+
+def by_encoder(models: Sequence[Model]) -> list[list[Model]]:
+    """Return models of one encoder and input size together: the same weights and arithmetic."""
+    groups: dict[tuple[str, str, int], list[Model]] = defaultdict(list)
+    for model in models:
+        identity = model.checkpoint.identity
+        arithmetic = json.dumps(identity.arithmetic, sort_keys=True)
+        groups[identity.sha256, arithmetic, model.checkpoint.image_size].append(model)
+    return list(groups.values())
+
+
+def shared_pooling(models: Sequence[Model]) -> Pooling:
+    """Return the pooling that all models say, as their own tests do, or the usual one."""
+    said = {model.checkpoint.pooling for model in models}
+    return said.pop() if len(said) == 1 else "top"
 
 
 def _model(path: str | Path, columns: Sequence[str]) -> Model:

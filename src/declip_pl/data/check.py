@@ -1,15 +1,19 @@
 """The preflight check: all that is wrong with a data set, at once and by file name."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from declip_pl.data.images import Polarity, is_fake, read_grey, read_photo
-from declip_pl.data.layout import REAL, SPLITS, Layout, Sample, Split, find_samples
+from declip_pl.data.images import read_photo
+from declip_pl.data.layout import REAL, SPLITS, Layout, Sample, Split, find_samples, left_out_line
+from declip_pl.data.masks import MaskRule, is_fake, mostly_fake, read_grey, read_mask
 from declip_pl.errors import UserError
 
 SHOWN = 20
@@ -46,9 +50,22 @@ class Report:
 
 @dataclass(frozen=True)
 class _Finding:
+    """What one sample gave.
+
+    Attributes:
+        error: What would spoil training.
+        warnings: What deserves a look.
+        fake_share: Share of fake pixels in its mask, in [0, 1]; None without a mask.
+        content: Hash of the photo's pixels; empty if it can't be read.
+    """
+
     error: str | None = None
     warnings: tuple[str, ...] = ()
     fake_share: float | None = None
+    content: bytes = b""
+
+
+Checked = tuple[Split, Sample, _Finding]
 
 
 Wanted = Mapping[Split, Sequence[str]]
@@ -77,69 +94,115 @@ def present(layout: Layout, names: Sequence[str]) -> tuple[Wanted, list[str]]:
     return wanted, lacks
 
 
-def check_data(layout: Layout, wanted: Wanted, polarity: Polarity, progress: bool = True) -> Report:
+def check_data(layout: Layout, wanted: Wanted, rule: MaskRule, progress: bool = True) -> Report:
     """Decode every file of some generators and report everything that is wrong.
 
-    Errors: a photo without mask or the reverse, files that can't be decoded to the end, splits
-    without images that are wanted. Warnings: masks that look inverted (more than half of all
-    pixels fake), masks that are not binary (they are cut half-way), masks without fake pixels,
-    masks of another aspect ratio than their image.
+    Errors: a photo without mask or the reverse, files that can't be decoded to the end, masks that
+    say more than black and white, splits without images that are wanted. Warnings: what was left
+    out by its name, generators of which most is fake (the masks may be inverted), masks with
+    softened edges (they are cut half-way), without fake pixels, or of another aspect ratio than
+    their image; photos that are in two splits, and fakes identical to a real photo.
 
     Args:
         layout: The data set.
         wanted: What to look at.
-        polarity: Which grey value means fake in the masks.
+        rule: Which pixels of a mask are fake.
         progress: Show a progress bar.
     """
     report = Report()
-    samples: list[Sample] = []
+    places: list[tuple[Split, Sample]] = []
     for split, names in wanted.items():
         for name in names:
             found, problems = find_samples(layout, split, name)
-            samples += found
+            places += [(split, sample) for sample in found]
             report.errors += problems
-    shares: list[float] = []
+    samples = [sample for _, sample in places]
     with ThreadPoolExecutor() as pool:  # PIL decodes outside the interpreter lock
-        findings = pool.map(partial(_check_sample, polarity), samples)
-        for finding in tqdm(findings, "checking data", len(samples), disable=not progress):
-            report.errors += [finding.error] if finding.error else []
-            report.warnings += finding.warnings
-            shares += [finding.fake_share] if finding.fake_share is not None else []
+        findings = pool.map(partial(_check_sample, rule), samples)
+        bar = tqdm(findings, "checking data", len(samples), disable=not progress)
+        checked = [(*place, finding) for place, finding in zip(places, bar, strict=True)]
     report.images = len(samples) + sum(sample.mask is not None for sample in samples)
-    if shares and np.mean(shares) > 0.5:  # noqa: PLR2004 - more fake than real
-        report.warnings.insert(0, inverted(str(layout.root), float(np.mean(shares)), polarity))
-    if shares and not any(shares):
-        report.errors.append(f"{layout.root}: no mask has a single fake pixel ({polarity} = fake)")
+    named = list(dict.fromkeys(name for names in wanted.values() for name in names))
+    left_out = left_out_line(layout, named)
+    report.warnings += [left_out] if left_out else []
+    _add_shares(report, layout, checked, rule)
+    for _, _, finding in checked:
+        report.errors += [finding.error] if finding.error else []
+        report.warnings += finding.warnings
+    report.warnings += [*_leaks(checked), *_unchanged(checked)]
     return report
 
 
-def inverted(what: str, share: float, polarity: Polarity) -> str:
-    """Return the warning that masks may be inverted, and the switch for that."""
-    other = "black" if polarity == "white" else "white"
-    return (
-        f"{what}: {100 * share:.0f} % of all pixels are fake if {polarity} means fake; if the "
-        f"masks are inverted, say --polarity {other} (POLARITY={other}, --data.polarity {other})"
-    )
+def _add_shares(report: Report, layout: Layout, checked: Sequence[Checked], rule: MaskRule) -> None:
+    """Add what the shares of fake pixels say of whole generators."""
+    shares: dict[str, list[float]] = defaultdict(list)
+    for _, sample, finding in checked:
+        if finding.fake_share is not None:
+            shares[sample.generator].append(finding.fake_share)
+    found = (mostly_fake(name, float(np.mean(part)), rule) for name, part in shares.items())
+    report.warnings += filter(None, found)
+    if shares and not any(any(part) for part in shares.values()):
+        meaning = "by the layout's read_mask" if callable(rule) else f"{rule} = fake"
+        report.errors.append(f"{layout.root}: no mask has a single fake pixel ({meaning})")
 
 
-def _check_sample(polarity: Polarity, sample: Sample) -> _Finding:
-    mask = sample.mask
+def _leaks(checked: Sequence[Checked]) -> Iterator[str]:
+    """Yield a line for each photo whose pixels are also in an earlier split."""
+    seen: dict[bytes, tuple[Split, Sample]] = {}
+    for split, sample, finding in sorted(checked, key=lambda item: SPLITS.index(item[0])):
+        if not finding.content:
+            continue
+        there, first = seen.setdefault(finding.content, (split, sample))
+        if there != split:
+            yield f"{sample.image}: in {split}, the same pixels as {first.image} in {there}"
+
+
+def _unchanged(checked: Sequence[Checked]) -> Iterator[str]:
+    """Yield a line for each fake whose pixels are those of a real photo."""
+    reals = {f.content: s for _, s, f in checked if s.generator == REAL and f.content}
+    for _, sample, finding in checked:
+        if sample.generator != REAL and finding.content in reals:
+            real = reals[finding.content].image
+            yield f"{sample.image}: a fake with the same pixels as the real {real}"
+
+
+def _check_sample(rule: MaskRule, sample: Sample) -> _Finding:
     try:
-        height, width = read_photo(sample.image).shape[:2]
-        if mask is None:
-            return _Finding()
-        grey = read_grey(mask)
+        photo = read_photo(sample.image)
     except UserError as error:
         return _Finding(error=str(error))
-    if 0 < grey.max() < 128:  # noqa: PLR2004 - half of 255
-        return _Finding(error=f"{mask}: grey values up to {grey.max()}; expected 0 and 255")
-    share = float(is_fake(grey, polarity).mean())
+    content = _content(photo)
+    if sample.mask is None:
+        return _Finding(content=content)
+    try:
+        if callable(rule):
+            fake, softened = read_mask(sample.mask, rule), 0
+        else:
+            grey = read_grey(sample.mask)
+            fake, softened = is_fake(grey, rule), _softened(grey)
+    except UserError as error:
+        return _Finding(error=str(error), content=content)
     warnings = []
-    if not np.isin(grey, (0, 255)).all():
-        warnings.append(f"{mask}: not binary, {len(np.unique(grey))} grey values; cut half-way")
-    if share == 0:
-        warnings.append(f"{mask}: no fake pixel")
+    if softened:
+        warnings.append(f"{sample.mask}: not binary, {softened} grey values; cut half-way")
+    if not fake.any():
+        warnings.append(f"{sample.mask}: no fake pixel")
     # One pixel of rounding in either size is no other aspect ratio.
-    if abs(grey.shape[0] * width - grey.shape[1] * height) > max(height, width):
-        warnings.append(f"{mask}: {grey.shape[::-1]} px, another aspect ratio than its image")
-    return _Finding(warnings=tuple(warnings), fake_share=share)
+    height, width = photo.shape[:2]
+    if abs(fake.shape[0] * width - fake.shape[1] * height) > max(height, width):
+        warnings.append(
+            f"{sample.mask}: {fake.shape[::-1]} px, another aspect ratio than its image"
+        )
+    return _Finding(None, tuple(warnings), float(fake.mean()), content)
+
+
+def _content(photo: NDArray[np.uint8]) -> bytes:
+    """Return a hash of a photo's pixels, the same whatever file they are stored in."""
+    digest = hashlib.sha256(str(photo.shape).encode())
+    digest.update(photo.data)
+    return digest.digest()
+
+
+def _softened(grey: NDArray[np.uint8]) -> int:
+    """Return how many grey values a mask has, or 0 if it is black and white."""
+    return 0 if np.isin(grey, (0, 255)).all() else len(np.unique(grey))

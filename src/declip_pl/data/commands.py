@@ -2,18 +2,19 @@
 
 from pathlib import Path
 
-from declip_pl.data import feature_cache
+from declip_pl.data import cache_folders
 from declip_pl.data.check import check_data, present
-from declip_pl.data.images import Polarity
 from declip_pl.data.layout import (
     ALL,
     REAL,
     SPLITS,
     build_layout,
     has_reals,
+    mask_rule,
     select_generators,
     source_root,
 )
+from declip_pl.data.masks import Polarity
 from declip_pl.data.mini import MINI, build_mini
 from declip_pl.errors import UserError
 from declip_pl.model.weights import resolve
@@ -45,7 +46,7 @@ def check(
     names = select_generators(data, generator)
     names += [REAL] if any(has_reals(data, split) for split in SPLITS) else []
     wanted, lacks = present(data, names)
-    report = check_data(data, wanted, polarity or data.polarity)
+    report = check_data(data, wanted, mask_rule(data, polarity))
     report.warnings += lacks
     report.raise_errors()
     print(report)
@@ -71,9 +72,34 @@ def weights(encoder: str = "openai/clip-vit-base-patch16") -> None:
 
 def cache_ls() -> None:
     """List the cached features: photos, size on disk, and which encoder they come from."""
-    found = [feature_cache.describe(folder) for folder in feature_cache.caches()]
+    found = [cache_folders.describe(folder) for folder in cache_folders.caches()]
     print("\n".join(found) or "no features are cached")
-    print(f"folder: {feature_cache.features_folder()} (DECLIP_FEATURES names another)")
+    print(f"folder: {cache_folders.features_folder()} (DECLIP_FEATURES names another)")
+
+
+def cache_check(delete: bool = False) -> None:
+    """Read all cached features and name the damaged ones.
+
+    Commands that need photos of a damaged shard encode them again; this is for finding out before.
+
+    Args:
+        delete: Delete damaged features.
+
+    Raises:
+        UserError: If some are damaged and not to be deleted, or a process is writing there.
+    """
+    count = 0
+    for folder in cache_folders.caches():
+        damaged = cache_folders.damaged_shards(folder)
+        for shard in damaged:
+            print(f"{shard.path} is damaged ({shard.fault})")
+        if delete and damaged:
+            cache_folders.delete_shards(folder, damaged)
+        count += len(damaged)
+    found = f"{count or 'no'} damaged shard{'' if count == 1 else 's'}"
+    if count and not delete:
+        raise UserError(f"{found}; delete them: declip-pl cache check --delete")
+    print(f"{found}{', deleted' if count else ''}")
 
 
 def cache_prune(name: str) -> None:
@@ -85,9 +111,9 @@ def cache_prune(name: str) -> None:
     Raises:
         UserError: If there is no such cache, or a process is writing it.
     """
-    chosen = [folder for folder in feature_cache.caches() if name in (folder.name, ALL)]
+    chosen = [folder for folder in cache_folders.caches() if name in (folder.name, ALL)]
     if not chosen and name != ALL:
         raise UserError(f"no features are cached under {name!r}; see declip-pl cache ls")
     for folder in chosen:
-        print(f"deleting {feature_cache.describe(folder)}")
-        feature_cache.delete(folder)
+        print(f"deleting {cache_folders.describe(folder)}")
+        cache_folders.delete(folder)

@@ -8,7 +8,6 @@ from typing import Any
 
 import lightning as L
 import numpy as np
-import psutil
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
@@ -17,7 +16,6 @@ from torch.utils.data import DataLoader
 from declip_pl.data.check import check_data
 from declip_pl.data.dataset import EpochSampler, Item, LocalizationDataset, collate
 from declip_pl.data.feature_cache import CachedFeatures
-from declip_pl.data.images import Polarity, read_mask
 from declip_pl.data.layout import (
     REAL,
     SPLITS,
@@ -28,17 +26,29 @@ from declip_pl.data.layout import (
     find_samples,
     has_reals,
     is_stand_in,
+    mask_rule,
+    mask_rule_key,
     samples,
     select_generators,
 )
+from declip_pl.data.masks import Polarity, read_mask
+from declip_pl.data.memory import free_memory
+from declip_pl.data.stamps import Stamps, check_contents, content_hash, files_of
 from declip_pl.data.transforms import Changes, build_transform, make_changes, resize_mask
 from declip_pl.errors import UserError
-from declip_pl.model.checkpoint import Supervision, TrainedOn
+from declip_pl.model.description import Supervision, TrainedOn
 from declip_pl.model.features import OUTPUT_SIZE, Preprocessing
 from declip_pl.parts import Spec
 
 PRELOADED_SHARE = 0.25
 """Features and masks are preloaded into a device's memory if they need less than this share."""
+
+NEEDED: dict[TrainerFn | None, tuple[Split, ...]] = {
+    TrainerFn.VALIDATING: ("valid",),
+    TrainerFn.TESTING: ("test",),
+    TrainerFn.PREDICTING: ("test",),
+}
+"""The splits that a stage needs, where that is not all of them."""
 
 STAND_IN_NOTICE = (
     "mini is a stand-in made by simple inpainters from a few photos: "
@@ -62,7 +72,7 @@ class LocalizationDataModule(L.LightningDataModule):
             one out).
         layout: How the folder is laid out: ``dolos``, or a class.
         polarity: Which grey value of the masks means fake, ``black`` or ``white``; by default
-            what the layout says (Dolos: black).
+            what the layout says (Dolos: black), which may also read its masks itself.
         augmentation: Changes of training photos: ``none``, ``blur``, ``jitter``, ``jpeg``, ``all``
             (the paper's), or a list of albumentations.
         views: With augmentation and cache: how many random versions of each photo are encoded and
@@ -79,6 +89,8 @@ class LocalizationDataModule(L.LightningDataModule):
             :mod:`declip_pl.data.feature_cache`).
 
     Attributes:
+        mask_rule: Which grey value of a mask means fake, or the layout's own reader of masks.
+        mask_rule_key: The same as a line for keys.
         preprocessing: How photos become the encoder's input; the encoder's is put here before a
             stage begins (:class:`declip_pl.training.encoding.EncodePhotos`).
         train_views: Cached features of the training photos, one for each view.
@@ -115,7 +127,8 @@ class LocalizationDataModule(L.LightningDataModule):
         self.root = self.layout.root
         self.generator = generator
         self.generators = select_generators(self.layout, generator)
-        self.polarity: Polarity = polarity or self.layout.polarity
+        self.mask_rule = mask_rule(self.layout, polarity)
+        self.mask_rule_key = mask_rule_key(self.mask_rule, layout)
         self.augmentation = augmentation
         self.views = views
         self.perturbation = perturbation
@@ -150,22 +163,14 @@ class LocalizationDataModule(L.LightningDataModule):
         """
         if self.check:  # once: Lightning calls this before training and again before testing
             self.check = False
-            wanted = {split: self._names(split) for split in self._splits()}
-            report = check_data(self.layout, wanted, self.polarity)
+            _ = self.stamps  # before the files are read
+            stage = self.trainer.state.fn if self.trainer else None
+            own = stage == TrainerFn.PREDICTING and self.photos
+            splits = () if own else NEEDED.get(stage, SPLITS)
+            wanted = {split: self._names(split) for split in splits}
+            report = check_data(self.layout, wanted, self.mask_rule)
             report.raise_errors()
             print(f"data: {self.root}, {report}")
-
-    def _splits(self) -> tuple[Split, ...]:
-        """Return the splits that the trainer's stage needs; all, where training is to come."""
-        stage = self.trainer.state.fn if self.trainer else TrainerFn.FITTING
-        if stage == TrainerFn.PREDICTING and self.photos:
-            return ()
-        alone: dict[Any, tuple[Split, ...]] = {
-            TrainerFn.VALIDATING: ("valid",),
-            TrainerFn.TESTING: ("test",),
-            TrainerFn.PREDICTING: ("test",),
-        }
-        return alone.get(stage, SPLITS)
 
     def _names(self, split: Split) -> list[str]:
         """Return the generators, and ``real`` where a split has such photos or needs them."""
@@ -197,7 +202,9 @@ class LocalizationDataModule(L.LightningDataModule):
         """Return the training photos, with masks at the size of the network's output."""
         transform = build_transform(self.preprocessing, self.augmentation)
         files = self.files("train", *self._names("train"))
-        return LocalizationDataset("train", files, transform, self.polarity, OUTPUT_SIZE, self.seed)
+        return LocalizationDataset(
+            "train", files, transform, self.mask_rule, OUTPUT_SIZE, self.seed, self.stamps
+        )
 
     def valid_sets(self) -> list[LocalizationDataset]:
         """Return the valid splits of the chosen generators as one set, and the real photos."""
@@ -218,24 +225,53 @@ class LocalizationDataModule(L.LightningDataModule):
         given = [Path(photo).expanduser() for photo in self.photos]
         files = [Sample(photo.stem, photo, None) for photo in given]
         return LocalizationDataset(
-            "predict", files, build_transform(self.preprocessing), self.polarity
+            "predict", files, build_transform(self.preprocessing), self.mask_rule
         )
 
     def evaluation_set(self, name: str, split: Split, *generators: str) -> LocalizationDataset:
         """Return photos with masks at their own size, without augmentation."""
         files = self.files(split, *generators)
         transform = build_transform(self.preprocessing, perturbation=self.perturbation)
-        return LocalizationDataset(name, files, transform, self.polarity)
+        return LocalizationDataset(name, files, transform, self.mask_rule, stamps=self.stamps)
 
     def files(self, split: Split, *generators: str) -> list[Sample]:
         """List the samples of some generators (or ``real``) in a split."""
         return samples(self.layout, split, *generators)
 
     @cached_property
+    def stamps(self) -> Stamps:
+        """What the generators' files and the real ones are when they are first asked for."""
+        names = (*self.generators, REAL)
+        splits = (find_samples(self.layout, split, *names)[0] for split in SPLITS)
+        return Stamps(files_of(chain.from_iterable(splits)))
+
+    @cached_property
     def fingerprint(self) -> str:
         """A hash of the relative paths and sizes of the generators' files."""
         splits = (find_samples(self.layout, split, *self.generators)[0] for split in SPLITS)
         return file_list_hash(self.root, list(chain.from_iterable(splits)))
+
+    @cached_property
+    def content_sha256(self) -> str:
+        """A hash of the contents of all photos and masks that training and validation see."""
+        sets = [self.train_set(), *self.valid_sets()]
+        files = [sample for data in sets for sample in data.samples]
+        found = content_hash(files, self.mask_rule_key)
+        self.stamps.check(*files_of(files))
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps, to resume from: which files it was trained on."""
+        return {"files_sha256": self.fingerprint, "content_sha256": self.content_sha256}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to resume a run with files of other contents.
+
+        Raises:
+            UserError: If they differ under the same names.
+        """
+        if self.trainer and self.trainer.state.fn == TrainerFn.FITTING:
+            check_contents(state_dict, self.state_dict(), self.root)
 
     @property
     def trained_on(self) -> TrainedOn:
@@ -252,9 +288,11 @@ class LocalizationDataModule(L.LightningDataModule):
             most: Of more masks, this many evenly spread ones are taken.
         """
         files = find_samples(self.layout, "train", *self.generators)[0]
-        for sample in files[:: max(1, -(-len(files) // most))]:
+        files = files[:: max(1, -(-len(files) // most))]
+        for sample in files:
             if sample.mask:
-                yield resize_mask(read_mask(sample.mask, self.polarity), OUTPUT_SIZE)
+                yield resize_mask(read_mask(sample.mask, self.mask_rule), OUTPUT_SIZE)
+        self.stamps.check(*files_of(files))
 
     def train_dataloader(self) -> DataLoader[Item]:
         """Return shuffled batches, in an order that depends on the seed and the epoch only."""
@@ -304,11 +342,3 @@ class LocalizationDataModule(L.LightningDataModule):
             pin_memory=torch.cuda.is_available() and not self._preloaded,
             **options,
         )
-
-
-def free_memory(device: torch.device) -> int:
-    """Return how many bytes of a device's memory (the machine's, for ``cpu``) are free."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()  # torch keeps what the encoder took
-        return torch.cuda.mem_get_info(device)[0]
-    return int(psutil.virtual_memory().available)

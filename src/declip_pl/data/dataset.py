@@ -10,12 +10,15 @@ from typing import Any, TypedDict
 import albumentations as A
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
 from declip_pl.data.feature_cache import CachedFeatures
-from declip_pl.data.images import Polarity, read_mask, read_photo, size_of
+from declip_pl.data.images import read_photo, size_of
 from declip_pl.data.layout import Sample
+from declip_pl.data.masks import MaskRule, read_mask
+from declip_pl.data.stamps import Stamps, files_of
 from declip_pl.data.transforms import resize_mask
 from declip_pl.model.features import OUTPUT_SIZE, Features
 
@@ -52,13 +55,16 @@ class Batch(TypedDict):
 class LocalizationDataset(Dataset[Item]):
     """Photos with masks.
 
+    A photo or mask that has changed by the time it is read is an error that names it.
+
     Args:
         name: What the set is called in results, for example ``test/ldm``.
         samples: Files of the set.
         transform: From uint8 arrays to tensors.
-        polarity: Which grey value means fake in the masks.
+        mask_rule: Which pixels of a mask are fake (:func:`declip_pl.data.layout.mask_rule`).
         mask_size: Side of the masks in pixels, or None to leave them at their own size.
         seed: Seed of the transform's random part.
+        stamps: What the files were when the run began; by default what they are now.
 
     Attributes:
         epoch: Number of the epoch; the same photo is drawn differently in each.
@@ -71,16 +77,18 @@ class LocalizationDataset(Dataset[Item]):
         name: str,
         samples: Sequence[Sample],
         transform: A.Compose,
-        polarity: Polarity,
+        mask_rule: MaskRule,
         mask_size: int | None = None,
         seed: int = 0,
+        stamps: Stamps | None = None,
     ) -> None:
         self.name = name
         self.samples = list(samples)
         self.transform = transform
-        self.polarity: Polarity = polarity
+        self.mask_rule = mask_rule
         self.mask_size = mask_size
         self.seed = seed
+        self.stamps = stamps or Stamps(files_of(self.samples))
         self.epoch = 0
         self.views: Sequence[CachedFeatures] = ()
         self._preloaded: dict[int, Tensor] = {}
@@ -93,7 +101,7 @@ class LocalizationDataset(Dataset[Item]):
         """Return one photo.
 
         Raises:
-            UserError: If a file can't be decoded.
+            UserError: If a file can't be decoded, or has changed since the run began.
         """
         sample = self.samples[index]
         return Item(
@@ -138,15 +146,20 @@ class LocalizationDataset(Dataset[Item]):
         # resumed run starts.
         draw = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)
         self.transform.set_random_seed(int(draw[0]))
-        pixels: Tensor = self.transform(image=read_photo(self.samples[index].image))["image"]
+        pixels: Tensor = self.transform(image=self.photo(self.path(index)))["image"]
         return pixels
 
     def _mask(self, sample: Sample) -> Tensor:
         if sample.mask is None:  # nothing is fake, at any size
             return torch.zeros(OUTPUT_SIZE, OUTPUT_SIZE, dtype=torch.bool)
-        mask = read_mask(sample.mask, self.polarity)
+        mask = self._read_mask(sample.mask)
         mask = resize_mask(mask, self.mask_size) if self.mask_size else mask
         return torch.from_numpy(mask)
+
+    def _read_mask(self, path: Path) -> NDArray[np.bool_]:
+        mask = read_mask(path, self.mask_rule)
+        self.stamps.check(path)
+        return mask
 
     @staticmethod
     def _size(mask: Path | None) -> tuple[int, int]:
@@ -163,11 +176,25 @@ class LocalizationDataset(Dataset[Item]):
         """Return the file of a photo."""
         return str(self.samples[index].image)
 
+    def photo(self, path: str) -> NDArray[np.uint8]:
+        """Return the pixels of one of the photos, ``[H, W, 3]`` uint8, as they are in its file."""
+        photo = read_photo(path)
+        self.stamps.check(Path(path))
+        return photo
+
+    def check_photos(self) -> None:
+        """Make sure that what was made of the photos was made of those that the run began with.
+
+        Raises:
+            UserError: If one has changed.
+        """
+        self.stamps.check(*(sample.image for sample in self.samples))
+
     def masks(self) -> Iterator[Tensor]:
         """Yield each photo's mask ``[H, W]`` bool at its own size; the photos are not decoded."""
         for sample in self.samples:
             assert sample.mask is not None
-            yield torch.from_numpy(read_mask(sample.mask, self.polarity))
+            yield torch.from_numpy(self._read_mask(sample.mask))
 
 
 class EpochSampler(DistributedSampler[Item]):

@@ -1,36 +1,46 @@
 """The feature cache: what a frozen encoder sees in a photo is computed once and kept on disk.
 
 One folder for each encoder (by the hash of its weights), layer, input size and preprocessing (with
-an augmentation, for each view of the photos); in it shards of at most 64 photos, safetensors files
-of ``[n, tokens, C]`` fp16. Photos are known by the SHA-256 of their files, so that a changed photo
-is a new one and equal files are encoded once, whatever data set, run or generator they belong to.
+an augmentation, for each view of the photos); in it shards of at most 64 photos
+(:mod:`declip_pl.data.shards`). Photos are known by the SHA-256 of their files, so that a changed
+photo is a new one and equal files are encoded once, whatever data set, run or generator they belong
+to.
 
-Shards are read through a memory map; a GPU can have them preloaded into its own memory.
+Every time photos are looked up, the shards that they lie in are read once against their checksums.
+A damaged shard is named and deleted, and its photos are encoded again. Then shards are read through
+a memory map; a GPU can have them preloaded into its own memory.
 """
 
-import errno
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm
 
 from declip_pl import parts
+from declip_pl.data.cache_folders import GIB, META, features_folder
 from declip_pl.data.images import read_photo
+from declip_pl.data.shards import (
+    FORMAT,
+    Shard,
+    inspect,
+    open_shard,
+    shard_files,
+    write_shard,
+)
 from declip_pl.data.transforms import PREPROCESSING, Changes, build_transform, key_of
 from declip_pl.errors import UserError
-from declip_pl.files import atomic_path, sha256, write_text
+from declip_pl.files import LOCK, locked, remove_leftovers, sha256, write_text
 from declip_pl.model.features import Features
 from declip_pl.model.frozen import Encoder
 
@@ -38,11 +48,15 @@ SHARD = 64
 """Photos in a shard. They are encoded as one batch, so that a build that was killed and started
 again computes the same batches, hence the same bytes."""
 
-FORMAT = 2
-"""Raise it with any change to what a shard holds."""
+Place = tuple[Path, int]
+"""A shard and a row in it."""
 
-META, LOCK = "meta.json", ".lock"
-GIB = 2**30
+
+class Found(NamedTuple):
+    """Where photos lie, by the SHA-256 of their files, and damaged shards that were met."""
+
+    places: dict[str, Place]
+    damaged: list[Shard]
 
 
 class CachedFeatures:
@@ -53,7 +67,7 @@ class CachedFeatures:
         grid_size: Side of the feature map.
     """
 
-    def __init__(self, places: Mapping[Path, tuple[Path, int]], grid_size: int) -> None:
+    def __init__(self, places: Mapping[Path, Place], grid_size: int) -> None:
         self.places = dict(places)
         self.grid_size = grid_size
         self._shards: dict[Path, Any] = {}
@@ -62,11 +76,11 @@ class CachedFeatures:
         """Return fp16 features of one photo: grid ``[C, h, w]``, class token ``[C]`` or None.
 
         Raises:
-            UserError: If the cache was deleted meanwhile.
+            UserError: If the cache was deleted or damaged meanwhile.
         """
         shard, row = self.places[photo]
         if shard not in self._shards:
-            self._shards[shard] = _open(shard).get_slice("tokens")
+            self._shards[shard] = open_shard(shard).get_slice("tokens")
         return _features(self._shards[shard][row], self.grid_size)
 
     @property
@@ -80,10 +94,10 @@ class CachedFeatures:
         On a CPU they stay a memory map, all of which the kernel may keep in memory.
 
         Raises:
-            UserError: If the cache was deleted meanwhile.
+            UserError: If the cache was deleted or damaged meanwhile.
         """
         self._shards = {
-            shard: _open(shard).get_tensor("tokens").to(device) for shard in self._used()
+            shard: open_shard(shard).get_tensor("tokens").to(device) for shard in self._used()
         }
 
     def unload(self) -> None:
@@ -144,77 +158,96 @@ class FeatureCache:
         """Return the features of photos; those that are missing are encoded first.
 
         A build may be killed at any time: finished shards stay. Of several processes one
-        encodes and the others wait for it.
+        encodes and the others wait for it. Photos of a damaged shard are encoded again.
 
         Args:
             photos: Image files.
             device: Where the encoder runs meanwhile.
 
         Raises:
-            UserError: If a photo can't be decoded, the disk is too small, or a shard is damaged.
+            UserError: If a photo can't be decoded or changes meanwhile, or the folder can't be
+                read or written.
         """
         with ThreadPoolExecutor() as pool:
             key_of = dict(zip(photos, pool.map(sha256, photos), strict=True))
         photo_of = {key: photo for photo, key in key_of.items()}
-        index = self._index()
-        if not photo_of.keys() <= index.keys():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with _locked(self.folder / LOCK):
-                known = self._index()  # another process may have encoded them meanwhile
-                missing = {k: photo for k, photo in photo_of.items() if k not in known}
-                self._encode(missing, device)
-            index = self._index()
-        places = {photo: index[key] for photo, key in key_of.items()}
-        return CachedFeatures(places, self.encoder.shape.grid_size)
+        places, damaged = self._look_up(photo_of)
+        if missing := {key: photo for key, photo in photo_of.items() if key not in places}:
+            for shard in damaged:
+                print(f"{shard.path} is damaged ({shard.fault}); its photos are encoded again")
+            with _locked(self.folder):
+                places |= self._complete(missing, device)
+        return CachedFeatures(
+            {photo: places[key] for photo, key in key_of.items()}, self.encoder.shape.grid_size
+        )
 
-    def _index(self) -> dict[str, tuple[Path, int]]:
-        """Return shard and row of every photo that is there, by the SHA-256 of its file."""
-        return {
-            key: (shard, row)
-            for shard in _shards(self.folder)
-            for row, key in enumerate(_keys(shard))
-        }
+    def _look_up(self, keys: Collection[str]) -> Found:
+        """Return where photos lie; a damaged shard holds none."""
+        found = Found({}, [])
+        with ThreadPoolExecutor() as pool:  # checksums are computed outside the interpreter lock
+            for shard in pool.map(partial(inspect, wanted=keys), shard_files(self.folder)):
+                if shard.fault:
+                    found.damaged.append(shard)
+                else:
+                    rows = enumerate(shard.photos)
+                    found.places.update({k: (shard.path, row) for row, k in rows if k in keys})
+        return found
 
-    def _encode(self, missing: dict[str, Path], device: torch.device) -> None:
-        if not missing:
-            return
-        for leftover in self.folder.glob(".*.safetensors"):  # of a build that was killed
-            leftover.unlink()
-        write_text(self.folder / META, json.dumps(self.meta, indent=2) + "\n")
-        keys = list(missing)
+    def _complete(self, missing: dict[str, Path], device: torch.device) -> dict[str, Place]:
+        """Encode missing photos and return where they lie; the folder is locked meanwhile."""
+        places, damaged = self._look_up(missing)  # another process may have encoded them meanwhile
+        left = {key: photo for key, photo in missing.items() if key not in places}
+        with _writing(self.folder):
+            remove_leftovers(self.folder)
+            for shard in damaged:
+                shard.path.unlink()
+        return places | self._encode(left, _batches(left, damaged), device)
+
+    def _encode(
+        self, photos: dict[str, Path], batches: list[list[str]], device: torch.device
+    ) -> dict[str, Place]:
+        places: dict[str, Place] = {}
+        if not batches:
+            return places
+        with _writing(self.folder):
+            write_text(self.folder / META, json.dumps(self.meta, indent=2) + "\n")
         encoder = self.encoder
         home = _device_of(encoder)
         encoder.to(device)
-        bar = tqdm(total=len(keys), desc="encoding photos", unit="photo")
+        bar = tqdm(total=len(photos), desc="encoding photos", unit="photo")
         try:
-            for index, pixels in enumerate(self._decoded(missing)):
+            for keys, pixels in zip(batches, self._decoded(photos, batches), strict=True):
                 tokens = _tokens(encoder(pixels.to(device)))
-                if index == 0:
-                    self._announce(len(keys), tokens[0].nbytes)
-                self._write(keys[index * SHARD : (index + 1) * SHARD], tokens)
+                if not places:
+                    self._announce(len(photos), tokens[0].nbytes)
+                with _writing(self.folder):
+                    shard = write_shard(self.folder, keys, tokens)
+                places |= {key: (shard, row) for row, key in enumerate(keys)}
                 bar.update(len(tokens))
         finally:
             bar.close()
             encoder.to(home)
+        return places
 
-    def _decoded(self, photos: dict[str, Path]) -> Iterator[Tensor]:
-        """Yield photos in batches of one shard, ``[B, 3, S, S]`` normalised, one batch ahead."""
+    def _decoded(self, photos: dict[str, Path], batches: list[list[str]]) -> Iterator[Tensor]:
+        """Yield photos in batches, ``[B, 3, S, S]`` normalised, one batch ahead."""
 
-        def read(item: tuple[str, Path]) -> Tensor:
+        def read(key: str) -> Tensor:
             transform = build_transform(
                 self.encoder.preprocessing, self.augmentation, self.perturbation
             )
             # The photo and the view alone decide, so that a rebuilt shard has the same bytes.
-            transform.set_random_seed(int(item[0][:8], 16) + self.view)
-            pixels: Tensor = transform(image=read_photo(item[1]))["image"]
+            transform.set_random_seed(int(key[:8], 16) + self.view)
+            pixels: Tensor = transform(image=read_photo(photos[key]))["image"]
+            if sha256(photos[key]) != key:  # read after it was decoded, from the kernel's memory
+                raise UserError(f"{photos[key]} changed while it was encoded; start again")
             return pixels
 
-        items = list(photos.items())
         with ThreadPoolExecutor() as pool:  # PIL decodes and resizes outside the interpreter lock
-            ahead = pool.map(read, items[:SHARD])
-            for start in range(SHARD, len(items) + SHARD, SHARD):
+            ahead = pool.map(read, batches[0])
+            for following in [*batches[1:], []]:
                 batch = list(ahead)
-                ahead = pool.map(read, items[start : start + SHARD])
+                ahead = pool.map(read, following)
                 yield torch.stack(batch)
 
     def _announce(self, photos: int, bytes_each: int) -> None:
@@ -228,89 +261,44 @@ class FeatureCache:
             )
         tqdm.write(f"features: {self.folder}: {sizes}")
 
-    def _write(self, keys: Sequence[str], tokens: Tensor) -> None:
-        name = hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
-        try:
-            with atomic_path(self.folder / f"{name}.safetensors") as temporary:
-                save_file({"tokens": tokens}, temporary, {"photos": json.dumps(keys)})
-        except (OSError, SafetensorError) as error:
-            if shutil.disk_usage(self.folder).free > tokens.nbytes:
-                raise
-            raise UserError(
-                f"the disk is full: {self.folder} ({os.strerror(errno.ENOSPC)}); finished shards "
-                "stay. Make room or name another folder (DECLIP_FEATURES=...)"
-            ) from error
-
-
-def features_folder() -> Path:
-    """Return the folder of all feature caches."""
-    cache = os.environ.get("DECLIP_CACHE") or "~/.cache/declip-pl"
-    return Path(os.environ.get("DECLIP_FEATURES") or f"{cache}/features").expanduser()
-
-
-def caches() -> list[Path]:
-    """Return the folders of all feature caches on this machine, sorted by name."""
-    return sorted(meta.parent for meta in features_folder().glob(f"*/{META}") if _is_ours(meta))
-
-
-def describe(folder: Path) -> str:
-    """Return a cache's name, its photos, its size on disk and whose features it holds."""
-    shards = _shards(folder)
-    size = sum(shard.stat().st_size for shard in shards)
-    encoder = json.loads((folder / META).read_text(encoding="utf-8"))["encoder"]
-    try:
-        photos = f"{sum(len(_keys(shard)) for shard in shards)} photos"
-    except UserError as error:
-        photos = str(error)
-    return f"{folder.name}: {photos}, {size / GIB:.2f} GiB, encoder from {encoder['source']}"
-
-
-def delete(folder: Path) -> None:
-    """Delete a cache; what is needed again is encoded again.
-
-    Raises:
-        UserError: If a process is encoding into it.
-    """
-    try:
-        with FileLock(folder / LOCK, timeout=0):
-            shutil.rmtree(folder)
-    except Timeout as error:
-        raise UserError(f"{folder} is being written by another process") from error
-
 
 def _word(changes: Changes) -> str:
     return changes if isinstance(changes, str) else f"{len(changes)}-changes"
 
 
-def _is_ours(meta: Path) -> bool:
-    """Whether a file describes a cache; others may keep a ``meta.json`` of theirs beside it."""
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Make a cache's folder and keep other processes from writing there."""
+    with ExitStack() as stack:
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder / LOCK, "encoding photos"))
+        yield
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Say in one line that a disk is full or a folder may not be written to."""
     try:
-        return {"format", "encoder", "preprocessing"} <= set(json.loads(meta.read_bytes()))
-    except (OSError, ValueError, TypeError):
-        return False
+        yield
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"features can't be written into {folder} ({error}); finished shards stay. Make room, "
+            "name another folder (DECLIP_FEATURES=...) or go without them (--data.cache false)"
+        ) from error
 
 
-def _shards(folder: Path) -> list[Path]:
-    return sorted(folder.glob("[!.]*.safetensors"))  # a hidden one is half written
-
-
-def _open(shard: Path) -> Any:
-    try:
-        return safe_open(shard, "pt")
-    except FileNotFoundError as error:
-        raise UserError(f"{shard} is gone: was the cache deleted? Start again") from error
-
-
-class _locked(FileLock):  # noqa: N801 - used as a function
-    """A lock that says whom it waits for."""
-
-    def __enter__(self) -> "_locked":
-        try:
-            self.acquire(timeout=0)
-        except Timeout:
-            print(f"another process is encoding photos ({self.lock_file}); waiting for it")
-            self.acquire()
-        return self
+def _batches(keys: Iterable[str], damaged: Iterable[Shard]) -> list[list[str]]:
+    """Return which photos are encoded together: those of a damaged shard as they were before."""
+    left = dict.fromkeys(keys)
+    batches = []
+    for shard in damaged:
+        again = [key for key in dict.fromkeys(shard.photos) if key in left]
+        left = {key: None for key in left if key not in again}
+        batches.append(again)
+    others = list(left)
+    batches += [others[start : start + SHARD] for start in range(0, len(others), SHARD)]
+    return [batch for batch in batches if batch]
 
 
 def _device_of(encoder: Encoder) -> torch.device:
@@ -336,15 +324,3 @@ def _features(tokens: Tensor, grid_size: int) -> Features:
     cls, patches = tokens[: -(grid_size**2)], tokens[-(grid_size**2) :]
     grid = patches.view(grid_size, grid_size, -1).permute(2, 0, 1)
     return Features(grid, cls[0] if len(cls) else None)
-
-
-def _keys(shard: Path) -> list[str]:
-    """Return the photos of a shard; none if it was deleted a moment ago."""
-    try:
-        with safe_open(shard, "pt") as opened:
-            keys: list[str] = json.loads(opened.metadata()["photos"])
-            return keys
-    except FileNotFoundError:
-        return []
-    except (SafetensorError, TypeError, KeyError, ValueError) as error:
-        raise UserError(f"{shard} is damaged ({error}); delete it, it is made anew") from error

@@ -1,17 +1,19 @@
-"""The one reader of photos and masks, for training, evaluation and inference alike."""
+"""The one reader of photos, for training, evaluation and inference alike."""
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageChops, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
+from declip_pl.data.optional_blocks import without_damaged_blocks
 from declip_pl.errors import UserError
 
 Photo = str | Path | Image.Image | NDArray[Any] | Tensor
@@ -22,18 +24,11 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM
 SUFFIXES = {s for s, format_ in Image.registered_extensions().items() if format_ in FORMATS}
 """Suffixes of photos and masks in folders, in lower case: those of the formats PIL reads here."""
 
-Polarity = Literal["black", "white"]
-"""Which grey value in a mask means fake."""
-
 EIGHT_BIT_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"}
 """PIL's modes that convert to 8-bit RGB without clipping."""
 
 MAX_PIXELS = 175_000_000
 """A file that claims more is refused before it is decoded; just below PIL's own limit."""
-
-COLOURS = ("red", "green", "blue")
-GREY_TOLERANCE = 16
-"""Levels by which the channels of a grey mask may differ after lossy compression."""
 
 _TOO_LARGE = f"more than {MAX_PIXELS:,} pixels; cut it into pieces"
 _EXPECTED = (
@@ -83,59 +78,9 @@ def read_photo(source: Photo) -> NDArray[np.uint8]:
     )
 
 
-def read_mask(path: Path, polarity: Polarity) -> NDArray[np.bool_]:
-    """Return a mask as ``[H, W]``, True = fake, upright as photos are.
-
-    Args:
-        path: File of the mask.
-        polarity: Which grey value means fake; the cut is half-way.
-
-    Raises:
-        UserError: If the file is damaged, truncated, no image, has more than 8 bits a channel, or
-            says something in colour or transparency; it is named.
-    """
-    return is_fake(read_grey(path), polarity)
-
-
-def read_grey(path: Path) -> NDArray[np.uint8]:
-    """Return a mask's grey levels ``[H, W]``; see :func:`read_mask`."""
-    with _opened(path) as image:
-        upright = _upright(image, path)
-        if upright.mode not in EIGHT_BIT_MODES:
-            raise UserError(f"{path}: expected 8 bits a channel, found PIL mode {image.mode}")
-        if found := _beside_grey(upright):
-            raise UserError(f"{path}: expected a mask in black and white; {found}")
-        return np.asarray(upright.convert("L"))
-
-
-def _beside_grey(mask: Image.Image) -> str:
-    """Return in words what a mask says in colour or transparency, which grey levels would lose."""
-    if mask.mode in ("1", "L"):
-        return ""
-    *colours, alpha = mask.convert("RGB").convert("RGBA").split()
-    if mask.has_transparency_data:
-        alpha = mask.convert("RGBA").getchannel("A")
-    low, high = alpha.getextrema()
-    if low != high:
-        return f"its alpha channel goes from {low} to {high}; save it without transparency"
-    for first, second in ((0, 1), (1, 2), (0, 2)):
-        difference: Any = ImageChops.difference(colours[first], colours[second])
-        most = difference.getextrema()[1]
-        if most > GREY_TOLERANCE:
-            names = f"{COLOURS[first]} and {COLOURS[second]}"
-            return f"its {names} channels differ by up to {most} levels; save it as grey"
-    return ""
-
-
-def is_fake(grey: NDArray[np.uint8], polarity: Polarity) -> NDArray[np.bool_]:
-    """Cut a mask's grey levels ``[H, W]`` half-way; True = fake."""
-    white = grey > 127  # noqa: PLR2004 - half of 255
-    return np.asarray(white == (polarity == "white"))
-
-
 def size_of(path: Path) -> tuple[int, int]:
     """Return width and height of a file's pixels as stored, without decoding them."""
-    with _opened(path) as image:
+    with opened(path) as image:
         return image.size
 
 
@@ -144,32 +89,53 @@ def decoding(name: object) -> Iterator[None]:
     """Turn whatever a decoder raises at a damaged file into a :class:`UserError` that names it."""
     try:
         yield
-    except (UserError, MemoryError):
+    except UserError:
         raise
+    except MemoryError as error:
+        raise UserError(f"{name}: there is not enough memory to decode it") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{name}: {_TOO_LARGE}") from error
+    except UnidentifiedImageError as error:
+        raise UserError(f"{name} is no photo: expected {', '.join(FORMATS)}") from error
     except Exception as error:  # each of PIL's decoders has exceptions of its own
         raise UserError(f"{name}: can't be decoded as an image ({error})") from error
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path) -> Iterator[Image.Image]:
+    """Open a file of one of :data:`FORMATS`, without its damaged optional blocks if it has any.
+
+    Raises:
+        UserError: If it can't be decoded, or what is done with it can't.
+    """
     with decoding(path), warnings.catch_warnings():
         # PIL warns from half its limit on, where large photos are still fine.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            with Image.open(path, formats=FORMATS) as image:
-                yield image
-        except UnidentifiedImageError as error:
-            raise UserError(f"{path} is no photo: expected {', '.join(FORMATS)}") from error
-        except Image.DecompressionBombError as error:
-            raise UserError(f"{path}: {_TOO_LARGE}") from error
+        with _identified(path) as image:
+            yield image
+
+
+def _identified(path: Path) -> Image.Image:
+    try:
+        return Image.open(path, formats=FORMATS)
+    except UnidentifiedImageError:
+        content = without_damaged_blocks(path)
+        if content is None:
+            raise
+        return Image.open(BytesIO(content), formats=FORMATS)
 
 
 def _from_file(path: Path) -> NDArray[np.uint8]:
-    with _opened(path) as image:
+    with opened(path) as image:
         return _from_image(image, path)
 
 
-def _upright(image: Image.Image, name: object) -> Image.Image:
+def upright(image: Image.Image, name: object) -> Image.Image:
+    """Decode an image and turn it as its EXIF orientation says.
+
+    Raises:
+        UserError: If it has over :data:`MAX_PIXELS` pixels.
+    """
     if image.width * image.height > MAX_PIXELS:
         raise UserError(f"{name}: {_TOO_LARGE}")
     image.load()  # which turns a TIFF, and takes its orientation away
@@ -188,14 +154,14 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _from_image(image: Image.Image, name: object) -> NDArray[np.uint8]:
-    upright = _upright(image, name)
+    photo = upright(image, name)
     if image.mode.startswith("I;16"):
-        return _from_array(np.asarray(upright), name)
+        return _from_array(np.asarray(photo), name)
     if image.mode not in EIGHT_BIT_MODES:
         raise UserError(f"{name}: expected 8 or 16 bits a channel, found PIL mode {image.mode}")
     if image.mode == "P":  # PIL warns of palettes with transparency, but not on this way
-        upright = upright.convert("RGBA")
-    return np.array(upright.convert("RGB"))
+        photo = photo.convert("RGBA")
+    return np.array(photo.convert("RGB"))
 
 
 def _from_tensor(tensor: Tensor) -> NDArray[np.uint8]:

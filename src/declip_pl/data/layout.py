@@ -1,6 +1,7 @@
 """Data layouts: which generators a data set has, and which files belong to a split.
 
-A layout is a class with an attribute ``polarity`` and two methods. ``dolos`` is the paper's:
+A layout is a class with two methods and an attribute ``polarity``, or a method ``read_mask`` in its
+place. ``dolos`` is the paper's:
 
     ROOT/fake/<generator>/images/{train,valid,test}/NAME.*
     ROOT/fake/<generator>/masks/{train,valid,test}/NAME.*     paired by relative path, any suffix
@@ -14,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from declip_pl.data.images import SUFFIXES, Polarity
+from declip_pl.data.folders import describe_left_out, subfolders, walk
+from declip_pl.data.masks import MaskReader, MaskRule, Polarity
 from declip_pl.errors import UserError
-from declip_pl.parts import Registry, Spec
+from declip_pl.parts import Registry, Spec, as_text, code_of, read_spec
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
@@ -50,6 +52,8 @@ class Sample:
         mask: File of the mask; None for an untouched photo.
         generator: What manipulated it, or ``real``.
         problem: Why it can't be used, if so.
+        left_out: Whether it is no sample but a file that the layout came by and left out, to be
+            counted and named.
     """
 
     name: str
@@ -57,10 +61,14 @@ class Sample:
     mask: Path | None
     generator: str = ""
     problem: str | None = None
+    left_out: bool = False
 
 
 class Layout(Protocol):
     """A data set on disk.
+
+    Where masks are no pictures in black and white, a method ``read_mask(path)`` in place of
+    ``polarity`` reads them: from a file to ``[H, W]`` bool, True = fake, upright.
 
     Attributes:
         root: Its folder.
@@ -96,7 +104,7 @@ class DolosLayout:
 
     def generators(self) -> list[str]:
         """Return the names of the folders under ``fake/``, sorted."""
-        return sorted(p.name for p in (self.root / "fake").iterdir() if p.is_dir())
+        return subfolders(self.root / "fake")
 
     def samples(self, split: Split) -> list[Sample]:
         """Return the photos of a split, those without a partner with their problem."""
@@ -106,22 +114,23 @@ class DolosLayout:
         return self._samples[split]
 
     def _reals(self, split: Split) -> list[Sample]:
-        photos, problems = _by_stem(self.root / REAL / split)
-        found = [Sample(stem, path, None, REAL) for stem, path in photos.items()]
-        return found + [Sample("", path, None, REAL, text) for path, text in problems]
+        files = _by_stem(self.root / REAL / split)
+        found = [Sample(stem, path, None, REAL) for stem, path in files.by_stem.items()]
+        return found + files.unusable(REAL)
 
     def _fakes(self, name: str, split: Split) -> list[Sample]:
         images, masks = (self.root / "fake" / name / part / split for part in ("images", "masks"))
-        photo_of, duplicates = _by_stem(images)
-        mask_of, more = _by_stem(masks)
-        problems = [*duplicates, *more]
+        photos, truth = _by_stem(images), _by_stem(masks)
+        photo_of, mask_of = photos.by_stem, truth.by_stem
         for stem in photo_of.keys() - mask_of:
-            problems.append((photo_of[stem], f"{photo_of[stem]}: no mask at {masks / stem}.*"))
+            text = f"{photo_of[stem]}: no mask at {masks / stem}.*"
+            photos.problems.append((photo_of[stem], text))
         for stem in mask_of.keys() - photo_of:
-            problems.append((mask_of[stem], f"{mask_of[stem]}: no image at {images / stem}.*"))
+            text = f"{mask_of[stem]}: no image at {images / stem}.*"
+            truth.problems.append((mask_of[stem], text))
         pairs = sorted(photo_of.keys() & mask_of)
         found = [Sample(stem, photo_of[stem], mask_of[stem], name) for stem in pairs]
-        return found + [Sample("", path, None, name, text) for path, text in sorted(problems)]
+        return found + photos.unusable(name) + truth.unusable(name)
 
 
 def build_layout(layout: Spec, root: Path) -> Layout:
@@ -205,7 +214,7 @@ def find_samples(layout: Layout, split: Split, *generators: str) -> tuple[list[S
     found: list[Sample] = []
     problems: list[str] = []
     for name in generators:
-        own = [sample for sample in everything if sample.generator == name]
+        own = [s for s in everything if s.generator == name and not s.left_out]
         found += [sample for sample in own if sample.problem is None]
         problems += [sample.problem for sample in own if sample.problem is not None]
         if not any(sample.problem is None for sample in own):
@@ -215,12 +224,37 @@ def find_samples(layout: Layout, split: Split, *generators: str) -> tuple[list[S
 
 def has_reals(layout: Layout, split: Split) -> bool:
     """Return whether a split has untouched photos."""
-    return any(sample.generator == REAL for sample in layout.samples(split))
+    return any(s.generator == REAL and not s.left_out for s in layout.samples(split))
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Return all image files below ``folder``, sorted by relative path."""
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+def left_out_line(layout: Layout, generators: Sequence[str]) -> str:
+    """Return one line on the files that a layout left out for some generators; "" if none."""
+    found = {
+        sample.image
+        for split in SPLITS
+        for sample in layout.samples(split)
+        if sample.left_out and sample.generator in generators
+    }
+    return describe_left_out(layout.root, sorted(found)) if found else ""
+
+
+def mask_rule(layout: Layout, polarity: Polarity | None = None) -> MaskRule:
+    """Return what says which pixels of a layout's masks are fake.
+
+    Args:
+        layout: The data set.
+        polarity: What its user says, in place of the layout's polarity or own reader.
+    """
+    own: MaskReader | None = getattr(layout, "read_mask", None)
+    return polarity or own or layout.polarity
+
+
+def mask_rule_key(rule: MaskRule, layout: Spec) -> str:
+    """Return one line that tells apart how masks are read, for keys: a user's code included."""
+    if not callable(rule):
+        return f"{rule} is fake"
+    code = code_of(LAYOUTS.find(read_spec(layout)[0]))
+    return f"read by {as_text(layout)}" + (f" code {code}" if code else "")
 
 
 def file_list_hash(root: Path, files: Sequence[Sample]) -> str:
@@ -233,14 +267,27 @@ def file_list_hash(root: Path, files: Sequence[Sample]) -> str:
     return digest.hexdigest()
 
 
-def _by_stem(folder: Path) -> tuple[dict[str, Path], list[tuple[Path, str]]]:
-    """Return the images of a folder by relative path without suffix, and what is there twice."""
-    found: dict[str, Path] = {}
-    duplicates = []
-    for path in image_files(folder):
+@dataclass(frozen=True)
+class _Files:
+    """The photos of a folder by relative path without suffix, and what else is there."""
+
+    by_stem: dict[str, Path]
+    problems: list[tuple[Path, str]]
+    left_out: list[Path]
+
+    def unusable(self, generator: str) -> list[Sample]:
+        """Return what is no sample as the layout names it."""
+        problems = [Sample("", path, None, generator, text) for path, text in sorted(self.problems)]
+        return problems + [Sample("", p, None, generator, left_out=True) for p in self.left_out]
+
+
+def _by_stem(folder: Path) -> _Files:
+    below = walk(folder)
+    files = _Files({}, [(p, f"{p}: a link to nothing") for p in below.to_nothing], below.left_out)
+    for path in below.photos:
         stem = path.relative_to(folder).with_suffix("").as_posix()
-        if stem in found:
-            text = f"{path}: the same name as {found[stem]} but for its suffix"
-            duplicates.append((path, text))
-        found.setdefault(stem, path)
-    return found, duplicates
+        there = files.by_stem.setdefault(stem, path)
+        if there != path:
+            text = f"{path}: the same name as {there} but for its suffix"
+            files.problems.append((path, text))
+    return files

@@ -7,7 +7,6 @@ the same bytes with any number of workers.
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -21,6 +20,7 @@ import skimage
 from PIL import Image
 from tqdm import tqdm
 
+from declip_pl.data.folders import walk
 from declip_pl.data.inpainters import (
     Autoencoder,
     Fill,
@@ -33,7 +33,7 @@ from declip_pl.data.inpainters import (
     repaint,
 )
 from declip_pl.errors import UserError
-from declip_pl.files import sha256, write_text
+from declip_pl.files import sha256, work_folder, write_text
 
 MINI = Path("data/mini")
 """Where commands build it."""
@@ -87,13 +87,12 @@ def build_mini(root: Path, counts: Mapping[str, int] = COUNTS, workers: int | No
         UserError: ``root`` holds something else, or scikit-image came without its photos.
     """
     root, start = root.resolve(), time.perf_counter()
-    if root.exists() and not (root.is_dir() and not any(root.iterdir())):
-        _check_existing(root, dict(counts))
-        print(f"mini: {root} is complete already, nothing to do")
+    if _is_there(root, counts):
         return
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as temporary:
-        folder = Path(temporary) / root.name
+    with work_folder(root, f"building {root}") as work:
+        if _is_there(root, counts):  # by another process
+            return
+        folder = work / root.name
         _make_images(folder, counts, workers)
         photos = len({name for split in PHOTOS.values() for name in split})
         images = sum(counts.values())
@@ -190,6 +189,19 @@ def _save(pixels: Pixels | Hole, path: Path) -> None:
     Image.fromarray(pixels).save(path, compress_level=1)  # a third of the time for 10 % of space
 
 
+def _is_there(root: Path, counts: Mapping[str, int]) -> bool:
+    """Whether the data set is built already.
+
+    Raises:
+        UserError: ``root`` holds something else.
+    """
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return False
+    _check_existing(root, dict(counts))
+    print(f"mini: {root} is complete already, nothing to do")
+    return True
+
+
 def _check_existing(root: Path, counts: dict[str, int]) -> None:
     """Raise UserError unless ``root`` holds a complete mini of this recipe and these counts."""
     remove = f"remove the folder {root} and build again"
@@ -214,7 +226,7 @@ def _check_existing(root: Path, counts: dict[str, int]) -> None:
 def _content_hash(folder: Path) -> str:
     """Return the SHA-256 over the names and contents of all images."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.png")):
+    for path in (path for path in walk(folder).photos if path.suffix == ".png"):
         digest.update(f"{path.relative_to(folder).as_posix()} {sha256(path)}\n".encode())
     return digest.hexdigest()
 

@@ -105,7 +105,7 @@ def resize_mask(mask: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
 
 CHANGES: Registry[Any] = Registry("augmentation", trusted=("albumentations",))
 """Strengths as in the public implementation's options. Cached views depend on them: raise
-``feature_cache.FORMAT`` with any change."""
+``shards.FORMAT`` with any change."""
 
 
 @CHANGES.register("jitter")

@@ -31,7 +31,12 @@ HEADERS = [
 ]
 
 
-def demo(models: str = Run.root, port: int = 7860, data: str | None = None) -> None:
+def demo(
+    models: str = Run.root,
+    port: int = 7860,
+    data: str | None = None,
+    encoder: str | None = None,
+) -> None:
     """Show in the browser what a localizer finds in a photo (extra: demo).
 
     The page is served on this machine alone and loads nothing from elsewhere. Ctrl-C ends it.
@@ -41,6 +46,8 @@ def demo(models: str = Run.root, port: int = 7860, data: str | None = None) -> N
         port: Of the page's address; 0 takes any that is free.
         data: Data set in Dolos' layout whose test photos are offered to try the page with. By
             default the one that declip-pl train would take, if it is on this machine.
+        encoder: The frozen encoder's folder or hub id, in place of those on record; its weights
+            have to be the same.
 
     Raises:
         UserError: If there is no model, the port is taken, or Gradio is not installed.
@@ -52,7 +59,7 @@ def demo(models: str = Run.root, port: int = 7860, data: str | None = None) -> N
             listen(port) as listener,
             tempfile.TemporaryDirectory(prefix="declip-demo-") as folder,
         ):
-            server = build_server(found, photos, folder)
+            server = build_server(found, photos, folder, encoder)
             print(f"open http://{HOST}:{listener.getsockname()[1]} (Ctrl-C ends it)", flush=True)
             server.run(sockets=[listener])
     except KeyboardInterrupt:
@@ -117,13 +124,16 @@ def listen(port: int) -> socket.socket:
         raise UserError(f"port {port} can't be used ({error}); choose another by --port") from error
 
 
-def build_server(models: dict[str, Path], photos: Sequence[Sample], folder: str) -> Any:
+def build_server(
+    models: dict[str, Path], photos: Sequence[Sample], folder: str, encoder: str | None = None
+) -> Any:
     """Return the ``uvicorn.Server`` of the page.
 
     Args:
         models: What :func:`find_models` returns; the first one is loaded.
         photos: To try the page with.
         folder: Where uploads and pictures are while the page shows them.
+        encoder: Where the user says that the frozen encoder is.
 
     Raises:
         UserError: If Gradio is not installed, or the model can't be loaded.
@@ -143,7 +153,7 @@ def build_server(models: dict[str, Path], photos: Sequence[Sample], folder: str)
     from declip_pl.inference.demo_page import build_page
 
     config = uvicorn.Config(
-        _as_app(build_page(models, photos)),
+        _as_app(build_page(models, photos, encoder)),
         headers=HEADERS,
         log_level="critical",
         timeout_graceful_shutdown=1,  # an open page never lets go of its connection

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from declip_pl.data.images import Photo
+from declip_pl.data.images import Photo, read_photo
 from declip_pl.data.layout import Sample
 from declip_pl.errors import UserError
 from declip_pl.inference.demo_text import (
@@ -58,10 +58,13 @@ class _Events:
     Each method returns new values for the components that :func:`_connect` names as outputs.
     """
 
-    def __init__(self, models: dict[str, Path], photos: Sequence[Sample]) -> None:
+    def __init__(
+        self, models: dict[str, Path], photos: Sequence[Sample], encoder: str | None
+    ) -> None:
         self.models = models
         self.photos = photos
-        self.load = lru_cache(maxsize=1)(Localizer.from_pretrained)  # an encoder is large
+        load = partial(Localizer.from_pretrained, encoder=encoder)
+        self.load = lru_cache(maxsize=1)(load)  # an encoder is large
 
     def about(self, name: str) -> str:
         try:
@@ -131,17 +134,20 @@ class _Results:
     threshold: Any
 
 
-def build_page(models: dict[str, Path], photos: Sequence[Sample]) -> gradio.Blocks:
+def build_page(
+    models: dict[str, Path], photos: Sequence[Sample], encoder: str | None = None
+) -> gradio.Blocks:
     """Return the page.
 
     Args:
         models: To choose from, by name; the first one is loaded.
         photos: To try the page with.
+        encoder: Where the user says that the frozen encoder is.
 
     Raises:
         UserError: If the first model can't be loaded.
     """
-    events, first = _Events(models, photos), next(iter(models))
+    events, first = _Events(models, photos, encoder), next(iter(models))
     events.load(models[first])  # what is wrong with it should not wait for a photo
     with gradio.Blocks(analytics_enabled=False, title="declip-pl", delete_cache=KEPT) as page:
         page.state_session_capacity = OPEN_PAGES
@@ -213,9 +219,9 @@ def _connect(events: _Events, inputs: _Inputs, results: _Results) -> None:
 
 
 def _thumbnail(photo: Path) -> Image.Image:
-    with Image.open(photo) as image:
-        image.thumbnail((SAMPLE_SIDE, SAMPLE_SIDE))
-        return image.convert("RGB")
+    image = Image.fromarray(read_photo(photo))
+    image.thumbnail((SAMPLE_SIDE, SAMPLE_SIDE))
+    return image
 
 
 def _visible(visible: bool) -> dict[str, Any]:

@@ -50,7 +50,11 @@ CHECKED = ((1, 256, 256), (3, 300, 450), (2, 60, 40))
 
 
 def export(
-    model: str, format: Literal["onnx"] = "onnx", output: Path | None = None, int8: bool = False
+    model: str,
+    format: Literal["onnx"] = "onnx",
+    output: Path | None = None,
+    int8: bool = False,
+    encoder: str | None = None,
 ) -> None:
     """Write a trained localizer, encoder included, as one file that runs without torch.
 
@@ -63,13 +67,15 @@ def export(
         output: The file; the model's name in this folder if left out.
         int8: Store matrices in 8 bits and compute with them: a smaller, faster file with slightly
             other answers.
+        encoder: The frozen encoder's folder or hub id, in place of the one on record; its weights
+            have to be the same.
 
     Raises:
         UserError: If the file exists, onnxruntime is missing, the model can't be found or has no
             matrices for int8, or the graph's answers are not torch's.
     """
     _require("onnxruntime", "onnxscript")
-    localizer = Localizer.from_pretrained(model, device="cpu")
+    localizer = Localizer.from_pretrained(model, device="cpu", encoder=encoder)
     if int8 and not _has_matrices(localizer.network.encoder):
         raise UserError(
             f"{model}: int8 is for matrices, and the encoder {localizer.checkpoint.identity.name} "

@@ -19,8 +19,9 @@ from declip_pl.inference.published_checkpoint import (
     read_published,
     save_resnet,
 )
-from declip_pl.model.checkpoint import Checkpoint, TrainedOn
+from declip_pl.model.checkpoint import Checkpoint
 from declip_pl.model.decoder import build_decoder
+from declip_pl.model.description import TrainedOn
 from declip_pl.model.encoder import Encoder, build_encoder
 from declip_pl.model.features import FeatureShape
 from declip_pl.model.resnet import BLOCKS

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -91,19 +91,27 @@ class Localizer:
         self._transform = build_transform(network.encoder.preprocessing)
 
     @classmethod
-    def from_pretrained(cls, model: str | Path, device: str | None = None) -> "Localizer":
+    def from_pretrained(
+        cls, model: str | Path, device: str | None = None, encoder: Spec | None = None
+    ) -> "Localizer":
         """Load a trained localizer.
 
         Args:
             model: A run's folder, a checkpoint (``.ckpt``), a saved folder, or an id on the
                 Hugging Face hub.
             device: Where it runs; a GPU where there is one.
+            encoder: Its frozen encoder's folder or hub id, in place of the one on record; the
+                weights have to be the same. What is saved or pushed then names this hub id.
 
         Raises:
             UserError: If it can't be found, is damaged, or its encoder is not to be had here.
         """
         checkpoint = read_checkpoint(model)
-        return cls(checkpoint.name, checkpoint, _moved(load_network(checkpoint), device))
+        network = load_network(checkpoint, encoder)
+        if encoder and not _is_local(encoder):  # a folder of this machine helps nobody else
+            identity = replace(checkpoint.identity, source=network.encoder.source)
+            checkpoint = replace(checkpoint, encoder=encoder, identity=identity)
+        return cls(checkpoint.name, checkpoint, _moved(network, device))
 
     @overload
     def __call__(
@@ -213,9 +221,9 @@ class Localizer:
         encoder = self.checkpoint.encoder
         if _is_local(encoder):
             raise UserError(
-                f"others can't load a localizer whose encoder is {encoder}, on this machine: save "
-                "it, write the encoder's hub id into its config.json (encoder), and push that "
-                "folder"
+                f"others can't load a localizer whose encoder is {encoder}, on this machine: load "
+                "it with from_pretrained(..., encoder=HUB_ID), the hub id of the same weights, and "
+                "push that"
             )
         with tempfile.TemporaryDirectory() as folder:
             scores = recorded_scores(self.checkpoint)

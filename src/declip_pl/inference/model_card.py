@@ -11,6 +11,7 @@ from declip_pl.metrics import THRESHOLD, all_metrics
 from declip_pl.model.checkpoint import Checkpoint
 from declip_pl.model.decoder import DECODERS
 from declip_pl.model.encoder import ENCODERS
+from declip_pl.model.mirror import MIRROR_ADVICE, MIRROR_SOURCE
 from declip_pl.parts import VARIABLE, as_text, read_spec
 
 _CARD = """---
@@ -91,6 +92,8 @@ def _facts(checkpoint: Checkpoint, scores: RecordedScores | None) -> Iterator[tu
     identity, side = checkpoint.identity, checkpoint.image_size
     yield "encoder (frozen)", f"`{as_text(checkpoint.encoder)}`, {checkpoint.layer}"
     yield "its weights", f"{identity.source}; SHA-256 `{identity.sha256}`"
+    if identity.source == MIRROR_SOURCE:
+        yield "where to get them", MIRROR_ADVICE
     yield "decoder", f"`{as_text(checkpoint.decoder)}`"
     if code := list(outside(checkpoint)):
         files = ",".join(f"{name}.py" for name in code)

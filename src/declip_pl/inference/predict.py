@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from tqdm import tqdm
 
+from declip_pl.data.folders import describe_left_out, in_circle, is_hidden, walk
 from declip_pl.data.images import SUFFIXES, read_photo
 from declip_pl.errors import UserError
 from declip_pl.files import atomic_path, write_text
@@ -59,6 +60,7 @@ def predict(
     tiles: bool = False,
     resume: bool = False,
     json: bool = False,
+    encoder: str | None = None,
 ) -> None:
     """Find the manipulated pixels of photos.
 
@@ -77,10 +79,10 @@ def predict(
         resume: Go on with what stands in the output folder and leave out the photos that are done
             and have not changed since.
         json: Print what is found in one photo as JSON and write no files.
+        encoder: Folder or hub id of the same frozen encoder, in place of the one on record.
 
     Raises:
-        UserError: If there is no photo, no model, or the folder holds something else; at the end,
-            if a photo failed.
+        UserError: If there is no photo, no model or no folder to use; at the end, if one failed.
     """
     if not 0 <= threshold <= 1:
         raise UserError(f"a threshold is a probability, from 0 to 1; found {threshold}")
@@ -88,12 +90,12 @@ def predict(
     if json:
         if output or resume:
             raise UserError("--json writes no files: leave out --output and --resume")
-        print(_as_json(paths, model, options))
+        print(_as_json(paths, model, encoder, options))
         return
     folder = output or OUTPUT
     photos = find_photos(paths, leave_out=folder)
     check_folder(folder, resume)
-    localizer = Localizer.from_pretrained(model or _only_run())
+    localizer = Localizer.from_pretrained(model or _only_run(), encoder=encoder)
     try:
         with claim(folder, "predicting into"):
             records = _predict_into(folder, localizer, photos, options)
@@ -142,10 +144,22 @@ def _expanded(paths: Iterable[str]) -> Iterator[Path]:
             yield Path(path)
         elif not glob.has_magic(path):
             raise UserError(f"there is no file or folder {path}")
-        elif matches := sorted(glob.glob(path, recursive=True)):  # noqa: PTH207 - also absolute
-            yield from map(Path, matches)
+        elif matches := _matches(path):
+            yield from matches
         else:
             raise UserError(f"nothing matches {path}")
+
+
+def _matches(pattern: str) -> list[Path]:
+    """List what a glob matches, in so far as :func:`walk` would find it or the pattern names it."""
+    named = Path(pattern).parts
+    found = map(Path, sorted(glob.glob(pattern, recursive=True)))  # noqa: PTH207 - also absolute
+    return [
+        path
+        for path in found
+        if not any(is_hidden(name) for name in path.parts if name not in named)
+        and not in_circle(path.parent)
+    ]
 
 
 def _lines_of_stdin() -> Iterator[str]:
@@ -156,23 +170,16 @@ def _lines_of_stdin() -> Iterator[str]:
 
 def _photos_below(folder: Path, leave_out: Path | None) -> list[Path]:
     """List a folder's photos and say what else is there, as that may be photos, too."""
-    ours = leave_out and os.path.abspath(leave_out)  # noqa: PTH100
-    files = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and not (ours and path.is_relative_to(ours))
-    ]
-    photos = [path for path in files if path.suffix.lower() in SUFFIXES]
-    others = {path.suffix.lower() or path.name for path in files} - SUFFIXES
+    found = walk(folder, leave_out)
+    photos = sorted([*found.photos, *found.to_nothing])  # a link to nothing is listed as failed
+    others = describe_left_out(folder, found.left_out) if found.left_out else ""
     if not photos:
-        raise UserError(f"no photo in {folder}: looked for {', '.join(sorted(SUFFIXES))}")
-    if others:
-        print(
-            f"{folder}: left out {len(files) - len(photos)} files that are no photos by their "
-            f"names ({', '.join(sorted(others))})"
+        raise UserError(
+            f"no photo in {folder}: looked for {', '.join(sorted(SUFFIXES))}"
+            + (f"; {others}" if others else "")
         )
+    if others:
+        print(others)
     return photos
 
 
@@ -192,7 +199,9 @@ def _only_run() -> Path:
     return runs[0]
 
 
-def _as_json(paths: Sequence[str], model: str | None, options: dict[str, Any]) -> str:
+def _as_json(
+    paths: Sequence[str], model: str | None, encoder: str | None, options: dict[str, Any]
+) -> str:
     with redirect_stdout(sys.stderr):  # what else is said must not stand beside the JSON
         photos = find_photos(paths)
         if len(photos) > 1:
@@ -200,7 +209,7 @@ def _as_json(paths: Sequence[str], model: str | None, options: dict[str, Any]) -
         record, pixels = _read(*next(iter(photos.items())))
         if pixels is None:
             raise UserError(record["error"])
-        localizer = Localizer.from_pretrained(model or _only_run())
+        localizer = Localizer.from_pretrained(model or _only_run(), encoder=encoder)
         start = time.monotonic()
         (found,) = localizer([pixels], **options)
     return json.dumps(record | _describe(found, time.monotonic() - start), indent=2)

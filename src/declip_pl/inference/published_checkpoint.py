@@ -5,7 +5,6 @@ encoder, the whole of CLIP below ``model.``), ``optimizer``, ``total_steps``, ``
 ``decoder_type``. Nothing of it is run.
 """
 
-import pickle
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from declip_pl.files import atomic_path
 from declip_pl.model.checkpoint import KEY
 from declip_pl.model.frozen import Encoder
 from declip_pl.model.resnet import CLIPResNet
+from declip_pl.model.safe_load import check_weights, load_file
 
 IMPORTED = ("linear", "conv-4", "conv-12", "conv-20")
 
@@ -103,24 +103,13 @@ def read_published(path: Path) -> Published:
         decoder,
         layer,
         steps if isinstance(steps := content.get("total_steps"), int) else None,
-        {k: v for k, v in weights.items() if k.startswith("fc.")},
+        check_weights({k: v for k, v in weights.items() if k.startswith("fc.")}, path),
         {k.removeprefix("model."): v for k, v in weights.items() if k.startswith("model.")},
     )
 
 
 def _load(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}")
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path}: no checkpoint, or one with pickled objects other than tensors, which could "
-            "run anything and are not read"
-        ) from error
-    except (RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).split("\n", 1)[0]
-        raise UserError(f"{path}: no checkpoint, or a damaged one ({reason})") from error
+    content = load_file(path)
     _check_content(path, content)
     return dict(content)
 

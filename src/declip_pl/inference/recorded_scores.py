@@ -17,11 +17,8 @@ from declip_pl.cross_eval.matrix import (
 )
 from declip_pl.cross_eval.records import from_json, to_json
 from declip_pl.errors import UserError
-from declip_pl.model.checkpoint import CONFIG_FILE, Checkpoint, run_of
+from declip_pl.model.checkpoint import CONFIG_FILE, SCORES, Checkpoint, run_of
 from declip_pl.training.run_folder import RESULTS
-
-KEY = "results"
-"""Where a saved folder's ``config.json`` keeps them."""
 
 Scores = dict[str, float]
 """Percentages by metric, without those that are not defined."""
@@ -84,15 +81,15 @@ def recorded_scores(checkpoint: Checkpoint) -> RecordedScores | None:
 
 def add_to_config(config: str, scores: RecordedScores) -> str:
     """Return the text of a ``config.json`` with scores added; :func:`recorded_scores` reads it."""
-    return json.dumps(json.loads(config) | {KEY: to_json(scores)}, indent=2) + "\n"
+    return json.dumps(json.loads(config) | {SCORES: to_json(scores)}, indent=2) + "\n"
 
 
 def _of_saved(config: Path) -> RecordedScores | None:
     try:
-        said = json.loads(config.read_text(encoding="utf-8")).get(KEY)
-        return None if said is None else from_json(RecordedScores, said, KEY)
+        said = json.loads(config.read_text(encoding="utf-8")).get(SCORES)
+        return None if said is None else from_json(RecordedScores, said, SCORES)
     except (OSError, ValueError) as error:
-        raise UserError(f"{config}: its scores are damaged ({error}); delete {KEY!r}") from error
+        raise UserError(f"{config}: its scores are damaged ({error}); delete {SCORES!r}") from error
 
 
 def _of_run(checkpoint: Checkpoint) -> RecordedScores | None:

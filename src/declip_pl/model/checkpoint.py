@@ -6,27 +6,27 @@ saved folder is what people pass on: ``model.safetensors`` with the decoder's we
 hash of its weights. Nothing is unpickled.
 """
 
+import hashlib
 import json
-import pickle
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from declip_pl.errors import UserError
 from declip_pl.files import atomic_path, sha256, write_text
-from declip_pl.metrics import Thresholds
 from declip_pl.model.decoder import build_decoder
-from declip_pl.model.encoder import Encoder, build_encoder
-from declip_pl.model.features import Identity
-from declip_pl.model.network import DeCLIP, Pooling
-from declip_pl.model.weights import snapshot
+from declip_pl.model.description import Description, describe
+from declip_pl.model.encoder import Encoder
+from declip_pl.model.find_encoder import find_encoder
+from declip_pl.model.network import DeCLIP
+from declip_pl.model.safe_load import check_weights, load_file
+from declip_pl.model.weights import is_download, snapshot
 from declip_pl.parts import Spec
 
 BEST = "checkpoints/best.ckpt"
@@ -34,75 +34,14 @@ BEST = "checkpoints/best.ckpt"
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 """What a saved folder holds."""
 
-FORMAT = 2
-"""Raise it with any change to what a description holds."""
+WEIGHTS_SHA256, SCORES = "weights_sha256", "results"
+"""What ``config.json`` holds beside the description: the hash of the weights' file, and scores."""
 
 KEY = "declip_pl"
 """Where a Lightning checkpoint keeps the description."""
 
 ENCODER_PREFIX, DECODER_PREFIX = "network.encoder.", "network.decoder."
 """Of the weights' names in a Lightning checkpoint."""
-
-Supervision = Literal["full", "weak"]
-
-
-@dataclass(frozen=True)
-class TrainedOn:
-    """What a localizer was trained on.
-
-    Attributes:
-        generators: Their names.
-        supervision: ``full`` (masks) or ``weak`` (image labels).
-        files_sha256: Hash of the files' relative paths and sizes.
-        data: Name of the data set.
-        notice: What everybody who sees scores on these data has to know.
-    """
-
-    generators: tuple[str, ...]
-    supervision: str
-    files_sha256: str
-    data: str = ""
-    notice: str = ""
-
-
-@dataclass(frozen=True)
-class Description:
-    """All that a checkpoint says of a localizer, beside the decoder's weights.
-
-    Attributes:
-        encoder: What the frozen encoder is built by.
-        layer: The feature layer.
-        decoder: What the decoder is built by.
-        image_size: Side of the input in pixels.
-        identity: Of the frozen encoder.
-        pooling: How an image's score is pooled from its map.
-        supervision: What it was trained with.
-        seed: Of its training.
-        learning_rate: Of its training.
-        loss: Of its training.
-        trained_on: Its data; None where they are not on record.
-        thresholds: Chosen on the validation photos of its training; None where that was not done.
-    """
-
-    encoder: Spec
-    layer: str
-    decoder: Spec
-    image_size: int
-    identity: Identity
-    pooling: Pooling = "top"
-    supervision: Supervision = "full"
-    seed: int = 0
-    learning_rate: float = 1e-3
-    loss: Spec = "bce"
-    trained_on: TrainedOn | None = None
-    thresholds: Thresholds | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return it for JSON and Lightning; :func:`describe` reads it."""
-        said = asdict(self)
-        if self.trained_on:
-            said["trained_on"]["generators"] = list(self.trained_on.generators)
-        return {"format": FORMAT, **said}
 
 
 @dataclass(frozen=True)
@@ -142,19 +81,16 @@ def read_checkpoint(model: str | Path) -> Checkpoint:
     if found.is_file():
         content = load_lightning(found)
         description = describe_lightning(content, found)
-        weights = content["state_dict"].items()
         state = {
             name.removeprefix(DECODER_PREFIX): weight
-            for name, weight in weights
-            if name.startswith(DECODER_PREFIX)
+            for name, weight in content["state_dict"].items()
+            if str(name).startswith(DECODER_PREFIX)
         }
     else:
-        said, state = _read_saved(found)
-        description = describe(said, found)
-    if broken := [name for name, weight in state.items() if not weight.isfinite().all()]:
-        raise UserError(f"{found}: NaN or infinite numbers in the decoder's {broken[0]}")
+        description, state = _read_saved(found)
+    weights = check_weights(state, found)
     parts = {f.name: getattr(description, f.name) for f in fields(description)}
-    return Checkpoint(**parts, name=name_of(model), path=found.absolute(), weights=state)
+    return Checkpoint(**parts, name=name_of(model), path=found.absolute(), weights=weights)
 
 
 def find(model: str | Path) -> Path:
@@ -204,8 +140,8 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
     weights = {name: weight.contiguous() for name, weight in checkpoint.weights.items()}
     with atomic_path(folder / WEIGHTS_FILE) as temporary:
         save_file(weights, temporary, {"format": "pt"})
-    said = json.dumps(checkpoint.description().as_dict(), indent=2)
-    write_text(folder / CONFIG_FILE, said + "\n")
+    said = checkpoint.description().as_dict() | {WEIGHTS_SHA256: sha256(folder / WEIGHTS_FILE)}
+    write_text(folder / CONFIG_FILE, json.dumps(said, indent=2) + "\n")
 
 
 def load_decoder(checkpoint: Checkpoint, encoder: Encoder) -> nn.Module:
@@ -225,75 +161,48 @@ def load_decoder(checkpoint: Checkpoint, encoder: Encoder) -> nn.Module:
     return decoder.requires_grad_(False).eval()
 
 
-def load_network(checkpoint: Checkpoint) -> DeCLIP:
-    """Return a checkpoint's network, with its encoder from wherever its weights are found.
+def load_encoder(checkpoint: Checkpoint, named: Spec | None = None) -> Encoder:
+    """Return the encoder that a checkpoint was trained on, from wherever its weights are found.
+
+    What lies in the hub's cache came from others: of an encoder, it may name a registered word or a
+    hub id, and no path of this machine is looked at for it.
+
+    Args:
+        checkpoint: The localizer.
+        named: Where the user says that the encoder is, in place of what the checkpoint says.
 
     Raises:
-        UserError: If the encoder is not to be had here, or is another one.
+        UserError: If it is not to be had here; what was found, and where, is listed.
     """
+    own = not is_download(checkpoint.path)
     try:
-        encoder = build_encoder(checkpoint.encoder, checkpoint.layer, checkpoint.image_size)
-        return DeCLIP(encoder, load_decoder(checkpoint, encoder))
+        return find_encoder(
+            named or checkpoint.encoder,
+            checkpoint.layer,
+            checkpoint.image_size,
+            checkpoint.identity,
+            trusted=own or named is not None,
+            moved=own and named is None,
+        )
     except UserError as error:
-        source = checkpoint.identity.source
-        raise UserError(
-            f"{checkpoint.name}, trained on {checkpoint.encoder} ({source}): {error}"
-        ) from error
+        raise UserError(f"{checkpoint.name}: {error}") from error
 
 
-def describe(said: Any, path: Path | str) -> Description:
-    """Read a description: the inverse of :meth:`Description.as_dict`.
+def load_network(checkpoint: Checkpoint, encoder: Spec | None = None) -> DeCLIP:
+    """Return a checkpoint's network.
+
+    Args:
+        checkpoint: The localizer.
+        encoder: Where the user says that the encoder is; see :func:`load_encoder`.
 
     Raises:
-        UserError: If it is damaged or of a newer version.
+        UserError: If the encoder is not to be had here, or the decoder's weights do not fit.
     """
-    if not isinstance(said, dict) or not isinstance(said.get("format"), int):
-        raise UserError(f"{path} describes no localizer of declip-pl")
-    if said["format"] > FORMAT:
-        raise UserError(f"{path} was written by a newer declip-pl; update this one")
+    frozen = load_encoder(checkpoint, encoder)
     try:
-        said = _from_first_format(said) if said["format"] == 1 else said
-        trained_on = said["trained_on"]
-        if trained_on:
-            trained_on = TrainedOn(**trained_on | {"generators": tuple(trained_on["generators"])})
-        known = {f.name: said[f.name] for f in fields(Description) if f.name in said}
-        thresholds = said.get("thresholds")
-        parts = known | {"identity": Identity(**said["identity"]), "trained_on": trained_on}
-        parts |= {"thresholds": Thresholds(**thresholds) if thresholds else None}
-        return _checked(Description(**parts))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: its description is damaged ({error!r})") from error
-
-
-def _checked(found: Description) -> Description:
-    texts = (found.layer, found.pooling, found.supervision, found.identity.sha256)
-    numbers = (found.image_size, found.seed)
-    specs = (found.encoder, found.decoder, found.loss)
-    chosen = found.thresholds or Thresholds(None, {})
-    shares = [value for value in (chosen.pixel, *chosen.image.values()) if value is not None]
-    if not all(isinstance(share, float) and 0 <= share <= 1 for share in shares):
-        raise ValueError("a threshold is not between 0 and 1")
-    if not (
-        all(isinstance(text, str) for text in texts)
-        and all(isinstance(number, int) for number in numbers)
-        and all(isinstance(spec, (str, dict)) for spec in specs)
-    ):
-        raise TypeError("an entry has the wrong type")
-    return found
-
-
-def _from_first_format(said: dict[str, Any]) -> dict[str, Any]:
-    """Bring a description of version 0.1 into today's shape."""
-    options = said["hyper_parameters"]
-    trained_on = said.get("DolosDataModule")
-    names = ("encoder", "layer", "pooling", "supervision", "seed", "learning_rate")
-    return {
-        **{name: options[name] for name in names if name in options},
-        "decoder": said["decoder"],
-        "image_size": said["image_size"],
-        "identity": said["encoder"],
-        "trained_on": dict(trained_on) if trained_on else None,
-    }
+        return DeCLIP(frozen, load_decoder(checkpoint, frozen))
+    except UserError as error:
+        raise UserError(f"{checkpoint.name}: {error}") from error
 
 
 def describe_lightning(content: Mapping[str, Any], path: Path | str) -> Description:
@@ -319,21 +228,27 @@ def load_lightning(path: Path) -> dict[str, Any]:
     Raises:
         UserError: If it is missing, damaged, or something else.
     """
-    if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}")
-    try:
-        found: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        reason = str(error).split("\n", 1)[0]
-        raise UserError(f"{path}: no checkpoint, or a damaged one ({reason})") from error
-    if not isinstance(found, dict) or "state_dict" not in found:
+    found: Any = load_file(path)
+    if not isinstance(found, dict) or not isinstance(found.get("state_dict"), dict):
         raise UserError(f"{path}: no checkpoint of declip-pl: it does not name its encoder")
-    return dict(found)
+    return found
 
 
-def _read_saved(folder: Path) -> tuple[Any, dict[str, Tensor]]:
+def _read_saved(folder: Path) -> tuple[Description, dict[str, Tensor]]:
     try:
         said = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        return said, load_file(folder / WEIGHTS_FILE)
-    except (OSError, ValueError, SafetensorError) as error:
+        data = (folder / WEIGHTS_FILE).read_bytes()
+        weights = load(data)
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise UserError(f"{folder} holds no localizer, or a damaged one ({error})") from error
+    if not isinstance(said, dict):
+        raise UserError(f"{folder} describes no localizer of declip-pl")
+    expected = said.get(WEIGHTS_SHA256)  # folders of version 0.1 have none
+    if expected is not None and expected != (digest := hashlib.sha256(data).hexdigest()):
+        raise UserError(
+            f"{folder / WEIGHTS_FILE} is damaged or another localizer's: expected SHA-256 "
+            f"{expected}, found {digest}"
+        )
+    kept_beside = (WEIGHTS_SHA256, SCORES)
+    description = {name: value for name, value in said.items() if name not in kept_beside}
+    return describe(description, folder), weights

@@ -6,7 +6,6 @@ Parameter names are those of the published checkpoints (``fc.*`` as one flat ``S
 
 import math
 from collections import OrderedDict
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from declip_pl.errors import UserError
 from declip_pl.model.features import OUTPUT_SIZE, Features, FeatureShape
-from declip_pl.parts import Registry, Spec
+from declip_pl.parts import Registry, Spec, read_spec
 
 DECODERS: Registry[Any] = Registry("decoder")
 """Decoders by name; each is built from the features' :class:`FeatureShape`."""
@@ -180,8 +179,14 @@ class _QuickGELU(nn.Module):
         return x * torch.sigmoid(1.702 * x)
 
 
+def _register(depth: int) -> None:
+    @DECODERS.register(f"conv-{depth}")
+    def build(shape: FeatureShape) -> ConvDecoder:  # no other depth by a downloaded init_args
+        return ConvDecoder(shape, depth)
+
+
 for _depth in (4, 12, 20):
-    DECODERS.register(f"conv-{_depth}")(partial(ConvDecoder, depth=_depth))
+    _register(_depth)
 
 
 def build_decoder(decoder: Spec, shape: FeatureShape) -> nn.Module:
@@ -190,9 +195,10 @@ def build_decoder(decoder: Spec, shape: FeatureShape) -> nn.Module:
     Raises:
         UserError: If there is no decoder of that name, or it is no module.
     """
-    built = DECODERS.make(decoder, shape)
-    if not isinstance(built, nn.Module):
+    part = DECODERS.find(read_spec(decoder)[0])
+    if isinstance(part, type) and not issubclass(part, nn.Module):  # not built to find out
         raise UserError(f"the decoder {decoder} is no torch.nn.Module")
+    built: nn.Module = DECODERS.make(decoder, shape)
     return built
 
 

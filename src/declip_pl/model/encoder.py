@@ -1,9 +1,10 @@
 """Encoders by name: what ``model.encoder`` of a recipe may say."""
 
 import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -13,9 +14,10 @@ from declip_pl.model.frozen import Encoder
 from declip_pl.model.own_encoder import ModuleEncoder, Pixels
 from declip_pl.model.resnet_encoder import FusionEncoder, ResNetEncoder
 from declip_pl.model.transformers_encoder import TransformersEncoder
+from declip_pl.model.weights import Weights
 from declip_pl.parts import Registry, Spec
 
-__all__ = ["ENCODERS", "Encoder", "build_encoder", "short_name"]
+__all__ = ["ENCODERS", "Encoder", "Plan", "build_encoder", "plan_encoder", "short_name"]
 
 ENCODERS: Registry[Any] = Registry("encoder")
 ENCODERS.register("transformers")(TransformersEncoder)
@@ -39,17 +41,47 @@ def build_encoder(encoder: Spec, layer: str, image_size: int | None = None) -> E
     Raises:
         UserError: If the encoder, its weights or the layer can't be found.
     """
+    plan = plan_encoder(encoder, layer, image_size)
+    built: Encoder = plan.make(*plan.names)
+    return built
+
+
+class Plan(NamedTuple):
+    """What an encoder is built from.
+
+    Attributes:
+        names: Of the weights that are read: none, one, or a ViT's and an RN50's.
+        make: Builds it from as many names, or from the weights themselves.
+    """
+
+    names: tuple[str, ...]
+    make: Callable[..., Encoder]
+
+
+def plan_encoder(encoder: Spec, layer: str, image_size: int | None, trusted: bool = True) -> Plan:
+    """Return what an encoder is built from, without looking for it.
+
+    Args:
+        encoder: See :func:`build_encoder`.
+        layer: The feature layer.
+        image_size: Side of the input in pixels, by default the encoder's own.
+        trusted: Whether the name may be a path of this machine.
+
+    Raises:
+        UserError: If it is a class that does not exist or may not be used.
+    """
+    tower = partial(TransformersEncoder, layer, image_size)
     if not isinstance(encoder, str):
-        return _from_class(encoder, layer, image_size)
-    if Path(encoder).expanduser().is_dir():  # whatever it is called
-        return TransformersEncoder(layer, image_size, encoder)
+        return _plan_class(encoder, layer, image_size)
+    if trusted and Path(encoder).expanduser().is_dir():  # whatever it is called
+        return Plan((encoder,), tower)
     if ENCODERS.knows(encoder) or _CLASS.fullmatch(encoder):
-        return _from_class(encoder, layer, image_size)
+        return _plan_class(encoder, layer, image_size)
     if encoder == "RN50" or encoder.startswith("RN50:"):
-        return ResNetEncoder(layer, image_size, encoder)
+        return Plan((encoder,), partial(ResNetEncoder, layer, image_size))
     if len(names := _RN50.split(encoder, maxsplit=1)) > 1:
-        return FusionEncoder(layer, image_size, *names)
-    return TransformersEncoder(layer, image_size, encoder)
+        return Plan(tuple(names), partial(FusionEncoder, layer, image_size))
+    return Plan((encoder,), tower)
 
 
 def short_name(encoder: Spec) -> str:
@@ -66,9 +98,24 @@ def short_name(encoder: Spec) -> str:
     return Path(vit).name + "+rn50" * bool(rn50)
 
 
-def _from_class(encoder: Spec, layer: str, image_size: int | None) -> Encoder:
+def _plan_class(encoder: Spec, layer: str, image_size: int | None) -> Plan:
     name, init_args = parts.read_spec(encoder)
     part = ENCODERS.find(name)
+    if part is not TransformersEncoder or "name" not in init_args:
+        return Plan((), partial(_from_class, part, encoder, layer, image_size))
+    if not isinstance(init_args["name"], str):
+        raise UserError(f"the encoder's name is {init_args['name']!r}; expected text")
+
+    def make(weights: str | Weights) -> Encoder:
+        spec = {"class_path": name, "init_args": {**init_args, "name": weights}}
+        built: Encoder = ENCODERS.make(spec, layer, image_size)
+        return built
+
+    return Plan((init_args["name"],), make)
+
+
+def _from_class(part: Any, encoder: Spec, layer: str, image_size: int | None) -> Encoder:
+    name, init_args = parts.read_spec(encoder)
     if isinstance(part, type) and issubclass(part, Encoder):
         built: Encoder = ENCODERS.make(encoder, layer, image_size)
         return built

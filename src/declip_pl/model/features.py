@@ -11,6 +11,9 @@ from declip_pl.errors import UserError
 OUTPUT_SIZE = 256
 """Side of the logit map in pixels, whatever the encoder and the input size (paper, section 3)."""
 
+MAX_SIDE = 4096
+"""Longest side of an encoder's input in pixels: 16 times what is in use."""
+
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 """Channel statistics of CLIP's training images (OpenAI)."""
@@ -59,11 +62,19 @@ class Preprocessing:
         image_size: Side in pixels that photos are resized to, whatever their shape.
         mean: Of each channel, subtracted from levels in [0, 1].
         std: Of each channel, divided by afterwards.
+
+    Raises:
+        UserError: If the side is not from 1 to :data:`MAX_SIDE`.
     """
 
     image_size: int = 224
     mean: tuple[float, ...] = CLIP_MEAN
     std: tuple[float, ...] = CLIP_STD
+
+    def __post_init__(self) -> None:
+        """Refuse what no photo is resized to."""
+        if not 1 <= self.image_size <= MAX_SIDE:
+            raise UserError(f"image size {self.image_size}: expected 1 to {MAX_SIDE} px")
 
 
 @dataclass(frozen=True)
@@ -95,12 +106,20 @@ class Identity:
         Raises:
             UserError: If weights or arithmetic differ; both encoders are named.
         """
-        belongs = f"the decoder belongs to another encoder: it was trained on {self}"
+        if (other := self.difference(here)) is not None:
+            raise UserError(
+                "the decoder belongs to another encoder: it was trained on "
+                f"{self}, here is {here}{other}"
+            )
+
+    def difference(self, here: "Identity") -> str | None:
+        """Return in words what another encoder computes with that this one does not, or None."""
         if self.sha256 != here.sha256:
-            raise UserError(f"{belongs}, here is {here}")
+            return ""
         if self.arithmetic is None or here.arithmetic is None:
-            return
+            return None
         for name in sorted(self.arithmetic.keys() | here.arithmetic.keys()):
             theirs, ours = self.arithmetic.get(name), here.arithmetic.get(name)
             if theirs != ours:
-                raise UserError(f"{belongs} with {name} {theirs}, here it is {ours}")
+                return f" with {name} {ours} in place of {theirs}"
+        return None

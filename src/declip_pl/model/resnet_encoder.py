@@ -1,5 +1,7 @@
 """CLIP's RN50 as a frozen encoder, by itself and beside a ViT."""
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from declip_pl.model.features import Features, FeatureShape, Preprocessing
 from declip_pl.model.frozen import Encoder
 from declip_pl.model.resnet import load_resnet
 from declip_pl.model.transformers_encoder import TransformersEncoder
-from declip_pl.model.weights import resolve_resnet
+from declip_pl.model.weights import Weights, resolve_resnet
 
 FUSED_LAYER = "layer3"
 """The RN50 layer of the fusion, whatever the ViT's layer is (public implementation)."""
@@ -27,20 +29,24 @@ class ResNetEncoder(Encoder):
         layer: ``layer1`` to ``layer4``.
         image_size: Side of the input in pixels, a multiple of 32; 224 by default.
         name: ``RN50`` (from the hub) or ``RN50:FILE`` (a safetensors file or a state dict with
-            OpenAI's key names).
+            OpenAI's key names), or the weights themselves.
 
     Raises:
-        UserError: If the weights can't be found or the layer does not exist.
+        UserError: If the weights can't be found, the layer does not exist, or the size is no
+            multiple of 32.
     """
 
-    def __init__(self, layer: str, image_size: int | None, name: str) -> None:
+    def __init__(self, layer: str, image_size: int | None, name: str | Weights) -> None:
         super().__init__()
         if layer not in STRIDES:
             raise UserError(f"RN50 has no {layer!r}; choose one of {', '.join(STRIDES)}")
-        self._path, self.source = resolve_resnet(name)
+        weights = resolve_resnet(name) if isinstance(name, str) else name
+        self._path, self.source = Path(weights.path), weights.source
         self.name, self.layer = "rn50", layer
         self.model = self.read()
         self.preprocessing = Preprocessing(image_size or NATIVE_SIZE)
+        if self.preprocessing.image_size % max(STRIDES.values()):
+            raise UserError(f"image size {image_size} is no multiple of 32, which RN50 needs")
         grid_size = self.preprocessing.image_size // STRIDES[layer]
         self.shape = FeatureShape(64 * STRIDES[layer], grid_size, always_resizes=True)
         self.arithmetic = {}
@@ -63,11 +69,13 @@ class FusionEncoder(Encoder):
     Args:
         layer: The ViT's layer.
         image_size: Side of the input in pixels, by default the ViT's own.
-        vit: Name of the ViT.
-        resnet: Name of the RN50.
+        vit: Name of the ViT, or its weights.
+        resnet: Name of the RN50, or its weights.
     """
 
-    def __init__(self, layer: str, image_size: int | None, vit: str, resnet: str) -> None:
+    def __init__(
+        self, layer: str, image_size: int | None, vit: str | Weights, resnet: str | Weights
+    ) -> None:
         super().__init__()
         self.vit = TransformersEncoder(layer, image_size, vit)
         self.preprocessing = self.vit.preprocessing

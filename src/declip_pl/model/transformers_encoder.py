@@ -21,6 +21,7 @@ from transformers.utils import logging
 from declip_pl.errors import UserError
 from declip_pl.model.features import CLIP_MEAN, CLIP_STD, Features, FeatureShape, Preprocessing
 from declip_pl.model.frozen import Encoder, seeded
+from declip_pl.model.mirror import round_as_mirror
 from declip_pl.model.weights import Weights, resolve
 
 TOWERS = {
@@ -62,7 +63,8 @@ class TransformersEncoder(Encoder):
         layer: ``layer0`` to the last block.
         image_size: Side of the input in pixels, by default the tower's own; position embeddings
             are interpolated where it is not the size the tower was trained at.
-        name: A hub id such as ``openai/clip-vit-large-patch14``, or a local folder.
+        name: A hub id such as ``openai/clip-vit-large-patch14``, a local folder, or the weights
+            themselves.
         init: ``pretrained``, or ``random``: the same architecture without what it learned.
 
     Raises:
@@ -73,18 +75,19 @@ class TransformersEncoder(Encoder):
         self,
         layer: str,
         image_size: int | None,
-        name: str,
+        name: str | Weights,
         init: Literal["pretrained", "random"] = "pretrained",
     ) -> None:
         super().__init__()
         if init not in ("pretrained", "random"):
             raise UserError(f"{name}: init is pretrained or random, not {init!r}")
-        self._weights, self._init, self._id = resolve(name), init, name
+        self._weights = name if isinstance(name, Weights) else resolve(name)
+        self._init, self._id = init, self._weights.name
         self.layer = layer
         self.model = self.read()
         self._config: Any = self.model.config
         self.preprocessing = _preprocessing(self._weights, self._config, image_size)
-        self.name = Path(name).name + "-random" * (init == "random")
+        self.name = Path(self._id).name + "-random" * (init == "random")
         self.source = self._weights.source
         if init == "random":
             self.source = f"random start in the architecture of {self.source}"
@@ -217,7 +220,7 @@ def _block_number(encoder: str, layer: str, blocks: int) -> int:
 
 def _config_of(weights: Weights) -> Any:
     try:
-        config = transformers.AutoConfig.from_pretrained(weights.path)
+        config = transformers.AutoConfig.from_pretrained(weights.path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{weights.path} describes no model of transformers: {error}") from error
     return config
@@ -253,6 +256,8 @@ def _load(weights: Weights) -> nn.Module:
             f"{weights.path} is no {type(model).__name__}: {len(missing)} weights are missing, "
             f"for example {missing[0]}"
         )
+    if weights.rounded:
+        round_as_mirror(model)
     return model  # type: ignore[no-any-return]
 
 

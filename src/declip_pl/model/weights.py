@@ -4,8 +4,11 @@ Whatever the place, what is handed on is a local folder or file, so that loading
 network, and one phrase that names the place for checkpoints and results.
 """
 
+import re
 import threading
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from glob import escape
 from pathlib import Path
 
 import huggingface_hub
@@ -15,10 +18,14 @@ from declip_pl.errors import UserError
 from declip_pl.model.mirror import (
     MIRROR_SOURCE,
     MIRRORED,
+    ROUNDED,
     build_mirror,
     checked_folder,
     mirror_folder,
 )
+
+FOLDER = "folder "
+"""Before the path in the source of weights from a local folder."""
 
 RN50_REPOSITORY = "timm/resnet50_clip.openai"
 RN50_FILE = "open_clip_model.safetensors"
@@ -28,6 +35,7 @@ _HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in the order transf
 _HUB_FAILURES: tuple[type[Exception], ...] = hub_errors.HfHubHTTPError.__bases__
 _UPLOAD_FAILURES: tuple[type[Exception], ...] = (*_HUB_FAILURES, hub_errors.HFValidationError)
 _PROBE_SECONDS = 4
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 class _NoSuchFileError(UserError):
@@ -39,12 +47,16 @@ class Weights:
     """Frozen weights that are on this machine.
 
     Attributes:
-        path: A local folder for ``from_pretrained``.
+        path: A local folder for ``from_pretrained``; of an RN50, a file.
         source: Where they came from, in words, for checkpoints and results.
+        name: What they were looked up by.
+        rounded: Whether matrices are rounded to int8 on loading, as the mirror's were.
     """
 
     path: str
     source: str
+    name: str
+    rounded: bool = False
 
 
 def resolve(encoder: str) -> Weights:
@@ -64,27 +76,24 @@ def resolve(encoder: str) -> Weights:
     """
     folder = Path(encoder).expanduser()
     if folder.is_dir():
-        return _from_folder(folder)
+        return _from_folder(encoder)
     cached = _cached_snapshot(encoder)
     if cached:
-        return Weights(cached, f"hub {encoder}")
+        return _from_snapshot(cached, encoder)
     if encoder == MIRRORED and mirror_folder().is_dir():
         return _from_mirror()
     if hub_reachable():
-        return Weights(_download_snapshot(encoder), f"hub {encoder}")
+        return _from_snapshot(_download_snapshot(encoder), encoder)
     if encoder == MIRRORED:
         return _from_mirror()
     raise _unreachable(encoder, "a local folder (ENCODER=/path/to/folder)")
 
 
-def resolve_resnet(spec: str) -> tuple[Path, str]:
+def resolve_resnet(spec: str) -> Weights:
     """Find the weights of CLIP's RN50.
 
     Args:
         spec: ``RN50`` (from the hub or its cache) or ``RN50:FILE``.
-
-    Returns:
-        The file, and where it came from in words.
 
     Raises:
         UserError: If the file does not exist or the hub can't be reached.
@@ -93,14 +102,49 @@ def resolve_resnet(spec: str) -> tuple[Path, str]:
     if name != "RN50" or spec == "RN50:":
         raise UserError(f"unknown encoder {spec!r}: expected RN50 or RN50:/path/to/file")
     if file:
-        return _local_file(Path(file).expanduser())
+        return _local_file(Path(file).expanduser(), spec)
     source = f"hub {RN50_REPOSITORY}"
     cached = _cached(RN50_REPOSITORY, RN50_FILE)
-    if cached:
-        return cached, source
-    if not hub_reachable():
+    if not cached and not hub_reachable():
         raise _unreachable(RN50_REPOSITORY, f"a local file (RN50:/path/to/{RN50_FILE})")
-    return download(RN50_REPOSITORY, RN50_FILE), source
+    return Weights(str(cached or download(RN50_REPOSITORY, RN50_FILE)), source, spec)
+
+
+def places(encoder: str, trusted: bool = True) -> Iterator[Weights | UserError]:
+    """Yield the weights of one encoder from every place that may have them, this machine's first.
+
+    Nothing is downloaded before it is asked for. What a place fails with is yielded as well.
+
+    Args:
+        encoder: What :func:`resolve` or :func:`resolve_resnet` takes.
+        trusted: Whether the name may be a path of this machine.
+    """
+    if not trusted and encoder != "RN50" and not _HUB_ID.fullmatch(encoder):
+        yield UserError(
+            f"a localizer from the hub names its encoder by a hub id, not by {encoder!r}"
+        )
+    elif encoder == "RN50" or encoder.startswith("RN50:"):
+        yield _attempt(lambda: resolve_resnet(encoder))
+    elif trusted and Path(encoder).expanduser().is_dir():
+        yield _attempt(lambda: _from_folder(encoder))
+    else:
+        yield from _places_by_id(encoder)
+
+
+def places_of_folder(folder: Path) -> Iterator[Weights | UserError]:
+    """Yield the weights of a folder on record: there, and in the hub's cache by the same name."""
+    if folder.is_dir():
+        yield _attempt(lambda: _from_folder(str(folder)))
+    separator = huggingface_hub.constants.REPO_ID_SEPARATOR
+    pattern = f"models{separator}*{separator}{escape(folder.name)}"
+    for cached in sorted(Path(huggingface_hub.constants.HF_HUB_CACHE).glob(pattern)):
+        encoder = "/".join(cached.name.split(separator)[1:])
+        yield from (_from_snapshot(path, encoder) for path in _cached_snapshots(encoder))
+
+
+def is_download(path: Path) -> bool:
+    """Whether a file or folder lies in the hub's cache, so that it came from others."""
+    return path.absolute().is_relative_to(Path(huggingface_hub.constants.HF_HUB_CACHE).absolute())
 
 
 def hub_reachable() -> bool:
@@ -186,20 +230,64 @@ def _probe() -> bool:
     return True  # a refusal is an answer as well
 
 
-def _from_folder(folder: Path) -> Weights:
-    return Weights(str(checked_folder(folder)), f"folder {folder.resolve()}")
+def _places_by_id(encoder: str) -> Iterator[Weights | UserError]:
+    try:
+        originals = [_from_snapshot(path, encoder) for path in _cached_snapshots(encoder)]
+    except UserError as error:
+        yield error
+        return
+    yield from originals
+    has_mirror = encoder == MIRRORED and mirror_folder().is_dir()
+    if has_mirror:
+        yield _attempt(_from_mirror)
+    yield from _rounded(originals)
+    fetched = _attempt(lambda: _fetched(encoder))
+    if fetched not in originals:
+        yield fetched
+        yield from _rounded([fetched])
+    if encoder == MIRRORED and not has_mirror:
+        yield _attempt(_from_mirror)
+
+
+def _rounded(originals: Sequence[Weights | UserError]) -> Iterator[Weights]:
+    """Yield what becomes of originals if they are rounded as the mirror's weights were."""
+    for found in originals:
+        if isinstance(found, Weights) and found.name == MIRRORED:
+            yield replace(found, source=f"{found.source}, {ROUNDED}", rounded=True)
+
+
+def _attempt(find: Callable[[], Weights]) -> Weights | UserError:
+    try:
+        return find()
+    except UserError as error:
+        return error
+
+
+def _fetched(encoder: str) -> Weights:
+    if not hub_reachable():
+        raise _unreachable(encoder, "a local folder")
+    return _from_snapshot(_download_snapshot(encoder), encoder)
+
+
+def _from_snapshot(folder: str, encoder: str) -> Weights:
+    return Weights(folder, f"hub {encoder}", encoder)
+
+
+def _from_folder(encoder: str) -> Weights:
+    folder = Path(encoder).expanduser()
+    return Weights(str(checked_folder(folder)), f"{FOLDER}{folder.resolve()}", encoder)
 
 
 def _from_mirror() -> Weights:
     folder = build_mirror()
     print(f"{MIRRORED} comes from the {MIRROR_SOURCE}, in {folder}")
-    return Weights(str(folder), MIRROR_SOURCE)
+    return Weights(str(folder), MIRROR_SOURCE, MIRRORED)
 
 
-def _local_file(path: Path) -> tuple[Path, str]:
+def _local_file(path: Path, spec: str) -> Weights:
     if not path.is_file():
         raise UserError(f"no RN50 weights at {path}: no such file")
-    return path, f"file {path.resolve()}"
+    return Weights(str(path), f"file {path.resolve()}", spec)
 
 
 def _unreachable(name: str, instead: str) -> UserError:
@@ -219,9 +307,22 @@ def _cached(repository: str, file: str) -> Path | None:
 
 def _cached_snapshot(repository: str) -> str | None:
     config = _cached(repository, "config.json")
-    if config and any((config.parent / name).is_file() for name in _HUB_WEIGHTS):
-        return str(config.parent)
-    return None
+    return str(config.parent) if config and _has_weights(config.parent) else None
+
+
+def _cached_snapshots(repository: str) -> list[str]:
+    """Return the folders of all versions of a repository in the hub's cache, the latest first."""
+    latest = _cached_snapshot(repository)
+    name = huggingface_hub.constants.REPO_ID_SEPARATOR.join(["models", *repository.split("/")])
+    versions = (Path(huggingface_hub.constants.HF_HUB_CACHE) / name / "snapshots").glob("*")
+    older = [str(folder) for folder in sorted(versions) if _has_weights(folder)]
+    return list(dict.fromkeys([latest, *older] if latest else older))
+
+
+def _has_weights(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and any(
+        (folder / name).is_file() for name in _HUB_WEIGHTS
+    )
 
 
 def _download_snapshot(repository: str) -> str:

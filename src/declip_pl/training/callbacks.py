@@ -4,18 +4,18 @@ import csv
 import io
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 
-from declip_pl.data.dataset import Batch
-from declip_pl.data.images import read_photo
+from declip_pl.data.dataset import Batch, LocalizationDataset
 from declip_pl.files import atomic_path, write_text
 from declip_pl.panels import panel
+from declip_pl.training.kept_epochs import KeptEpoch
 
 PANELS = "panels"
 """Where a run's folder keeps pictures of validation photos."""
@@ -24,11 +24,22 @@ PANELS = "panels"
 class History(Callback):
     """Write ``metrics.csv``, one row for each epoch.
 
-    The rows are part of every checkpoint, so a resumed run continues the table.
+    The rows are part of every checkpoint, so a resumed run continues the table. An epoch that was
+    not validated has no validation figures.
     """
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
+        self._validated = False
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the rows of the run that is being resumed: the file may be damaged or gone."""
+        if self.rows:
+            self._write(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note that this epoch was validated; Lightning goes on showing the last one's figures."""
+        self._validated = not trainer.sanity_checking
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Add this epoch's figures and rewrite the file."""
@@ -36,9 +47,14 @@ class History(Callback):
             name: float(value)
             for name, value in trainer.callback_metrics.items()
             if not name.endswith(("_step", "_epoch"))  # Lightning's doubles of train/loss
+            and (self._validated or not name.startswith("val/"))
         }
+        self._validated = False
         self.rows.append({"epoch": trainer.current_epoch, **figures})
-        if trainer.is_global_zero:
+        self._write(trainer)
+
+    def _write(self, trainer: L.Trainer) -> None:
+        if trainer.is_global_zero and not is_trial(trainer):
             write_text(Path(trainer.default_root_dir) / "metrics.csv", _as_csv(self.rows))
 
     def state_dict(self) -> dict[str, Any]:
@@ -51,19 +67,23 @@ class History(Callback):
 
 
 class Panels(Callback):
-    """Draw the same few validation photos whenever validation reaches a new best.
+    """Draw the same few validation photos whenever an epoch is the best so far.
 
     The pictures lie in ``panels/`` and go to the logger, so they always show the best checkpoint.
 
     Args:
         count: Photos, evenly spread over the validation set.
-        monitor: Logged figure that should rise.
+        monitor: Logged figure that decides on the best epoch.
+        mode: Whether the figure should rise (``max``) or fall (``min``).
     """
 
-    def __init__(self, count: int = 8, monitor: str = "val/score") -> None:
+    def __init__(
+        self, count: int = 8, monitor: str = "val/score", mode: Literal["max", "min"] = "max"
+    ) -> None:
         self.count = count
         self.monitor = monitor
-        self.best = -math.inf
+        self.sign = 1 if mode == "max" else -1
+        self.best = -self.sign * math.inf
         self._drawn: dict[str, Image.Image] = {}
 
     def on_validation_batch_end(
@@ -77,20 +97,21 @@ class Panels(Callback):
     ) -> None:
         """Draw the chosen photos of this batch from the step's probabilities."""
         training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-        if dataloader_idx or not training or not trainer.is_global_zero:
+        drawing = training and trainer.is_global_zero and not is_trial(trainer)
+        if dataloader_idx or not drawing:
             return
-        chosen = self._chosen(trainer)
+        photos, chosen = _validated(trainer), self._chosen(trainer)
         for path, mask, probabilities in zip(batch["path"], batch["mask"], outputs, strict=True):
             if path in chosen:
                 name = f"{chosen.index(path):02d}_{Path(path).stem}"
                 heat = probabilities[0].float().cpu().numpy()
-                self._drawn[name] = panel(read_photo(Path(path)), mask.cpu().numpy(), heat)
+                self._drawn[name] = panel(photos.photo(path), mask.cpu().numpy(), heat)
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save and log the pictures if this epoch is the best so far."""
         drawn, self._drawn = self._drawn, {}
-        score = float(trainer.callback_metrics.get(self.monitor, -math.inf))
-        if not drawn or score <= self.best:
+        score = float(trainer.callback_metrics.get(self.monitor, math.nan))
+        if not drawn or not self.sign * score > self.sign * self.best:
             return
         self.best = score
         for name, picture in drawn.items():
@@ -108,10 +129,55 @@ class Panels(Callback):
         self.best = state_dict["best"]
 
     def _chosen(self, trainer: L.Trainer) -> list[str]:
-        assert trainer.val_dataloaders is not None
-        data = trainer.val_dataloaders[0].dataset
+        data = _validated(trainer)
         step = max(1, len(data) // self.count)
         return [data.path(index) for index in range(0, len(data), step)][: self.count]
+
+
+def _validated(trainer: L.Trainer) -> LocalizationDataset:
+    """Return the set that validation decides by."""
+    assert trainer.val_dataloaders is not None
+    data: LocalizationDataset = trainer.val_dataloaders[0].dataset
+    return data
+
+
+class MovedRun(Callback):
+    """Let a run be resumed where its folder is now, under whatever name.
+
+    Lightning would forget which epoch was the best and keep a worse one.
+    """
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Say in the states of the callbacks that keep epochs where their files are now."""
+        states = checkpoint["callbacks"]
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, KeptEpoch):
+                key = callback.state_key
+                if key not in states:  # as version 0.1 called it
+                    before = key.replace(KeptEpoch.__name__, ModelCheckpoint.__name__)
+                    states[key] = states.pop(before)
+                states[key] = _moved(states[key], callback)
+
+
+def _moved(state: dict[str, Any], callback: ModelCheckpoint) -> dict[str, Any]:
+    """Return a state with the folder of a callback, for the files that are in it."""
+    folder = Path(callback.dirpath or "")
+
+    def place(path: str) -> str:
+        here = folder / Path(path).name
+        return str(here) if path and here.is_file() else path
+
+    paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+    moved = {name: place(state[name]) for name in paths}
+    kept = {place(path): score for path, score in state["best_k_models"].items()}
+    return state | moved | {"best_k_models": kept, "dirpath": callback.dirpath}
+
+
+def is_trial(trainer: L.Trainer) -> bool:
+    """Whether this is ``fast_dev_run``, of which nothing is kept."""
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
 
 
 def log_images(trainer: L.Trainer, key: str, images: dict[str, Image.Image]) -> None:

@@ -86,4 +86,7 @@ def _fetch(
     perturbation: Changes = "none",
 ) -> CachedFeatures:
     photos = list(dict.fromkeys(sample.image for data in sets for sample in data.samples))
-    return FeatureCache(encoder, augmentation, view, perturbation).fetch(photos, device)
+    features = FeatureCache(encoder, augmentation, view, perturbation).fetch(photos, device)
+    for data in sets:
+        data.check_photos()
+    return features

@@ -1,13 +1,13 @@
 """LightningCLI for this package: ``fit``, ``validate`` and ``test``."""
 
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import wandb
 from jsonargparse import Namespace
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -17,15 +17,25 @@ from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.layout import build_layout
 from declip_pl.errors import UserError
 from declip_pl.files import relative, write_text
-from declip_pl.model.checkpoint import BEST, load_lightning, name_of, read_checkpoint, run_of
+from declip_pl.model.checkpoint import (
+    BEST,
+    describe_lightning,
+    load_lightning,
+    name_of,
+    read_checkpoint,
+    run_of,
+)
 from declip_pl.model.encoder import short_name
-from declip_pl.training.callbacks import PANELS, History, Panels
-from declip_pl.training.recipe import as_argument, parse_yaml, read_recipe
+from declip_pl.training import kept_epochs
+from declip_pl.training.callbacks import PANELS, History, MovedRun, Panels, is_trial
+from declip_pl.training.continuation import check_continuation
+from declip_pl.training.kept_epochs import KeptEpoch, check_options
+from declip_pl.training.recipe_file import as_argument, parse_yaml, read_recipe
 from declip_pl.training.results import describe_results, results_path, summary
 from declip_pl.training.run_folder import CONFIG, RESULTS, Run, run_name
 from declip_pl.training.schedules import Schedule
 from declip_pl.training.task import LocalizationTask
-from declip_pl.training.wandb_runs import PROJECT, wandb_hints, wandb_id, wandb_mode
+from declip_pl.training.wandb_runs import make_logger, wandb_hints, wandb_id
 
 MEANT = (
     "LightningCLI's args parameter",  # `train` hands over other arguments than those typed
@@ -85,28 +95,24 @@ class DeclipCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's folder and the callbacks; one value serves data and model alike."""
         parser.add_class_arguments(Run, "run")
-        parser.add_lightning_class_args(ModelCheckpoint, "best")
-        parser.add_lightning_class_args(ModelCheckpoint, "last")
+        parser.add_lightning_class_args(KeptEpoch, "best")
+        parser.add_lightning_class_args(KeptEpoch, "last")
         parser.add_lightning_class_args(Schedule, "schedule", subclass_mode=True)
         parser.add_lightning_class_args(Panels, "panels")
         parser.add_lightning_class_args(History, "history")
+        parser.add_lightning_class_args(MovedRun, "moved")
         parser.set_defaults(
             {
                 "schedule": {"class_path": "declip_pl.training.schedules.PaperSchedule"},
-                "best.filename": "best",
-                "best.monitor": "val/score",
-                "best.mode": "max",
-                "best.save_on_train_epoch_end": True,  # after the schedule has decided
-                "best.enable_version_counter": False,
-                "best.save_weights_only": True,  # last.ckpt is what a run is resumed from
-                "last.filename": "last",
-                "last.save_on_train_epoch_end": True,
-                "last.enable_version_counter": False,
+                **{f"best.{name}": value for name, value in kept_epochs.BEST.items()},
+                **{f"last.{name}": value for name, value in kept_epochs.LAST.items()},
                 "trainer.log_every_n_steps": 10,
                 "trainer.use_distributed_sampler": False,  # the data module shares photos itself
             }
         )
         parser.link_arguments("model.supervision", "data.supervision")
+        parser.link_arguments("best.monitor", "panels.monitor")
+        parser.link_arguments("best.mode", "panels.mode")
         parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.seed")
 
@@ -128,11 +134,7 @@ class DeclipCLI(LightningCLI):
         # Wrong names should fail before weights are fetched.
         LocalizationDataModule(**config.data.as_dict())
         if self.subcommand == "fit":
-            self.run = _named(config)
-            last = self.run.check()
-            config.ckpt_path = config.ckpt_path or (str(last) if last else None)
-            if config.ckpt_path:
-                _check_resumable(Path(config.ckpt_path))
+            self._prepare_fit(config)
         elif config.ckpt_path:
             self.checkpoint = read_checkpoint(config.ckpt_path)
             self.run = _run_of(self.checkpoint.path, config.run, self.output)
@@ -141,6 +143,20 @@ class DeclipCLI(LightningCLI):
         config.weights_only = True  # a checkpoint is never unpickled
         config.trainer.default_root_dir = str(self.run.folder)
         config.best.dirpath = config.last.dirpath = str((self.run.folder / BEST).parent)
+
+    def _prepare_fit(self, config: Namespace) -> None:
+        check_options(config)
+        self.run = _named(config)
+        last = None if config.trainer.fast_dev_run else self.run.check()
+        config.ckpt_path = config.ckpt_path or (str(last) if last else None)
+        if config.ckpt_path:
+            checkpoint = Path(config.ckpt_path)
+            if self.run.overwrite and self.run.is_at(run_of(checkpoint) or checkpoint):
+                raise UserError(f"{checkpoint} would be deleted with the run that it is to replace")
+            settings = parse_yaml(self._parser(self.subcommand).dump(config, skip_none=False))
+            module, _, name = config.schedule.class_path.rpartition(".")
+            schedule = getattr(import_module(module), name)
+            check_continuation(checkpoint, settings, may_grow=not schedule.needs_end)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Log to W&B unless the config names loggers or turns them off."""
@@ -151,19 +167,28 @@ class DeclipCLI(LightningCLI):
 
     def fit(self, model: LocalizationTask, **kwargs: Any) -> None:
         """Check the data, train, test the best checkpoint and close with a summary."""
+        if is_trial(self.trainer):
+            self.trainer.fit(model, **kwargs)
+            print("fast_dev_run: trained and validated on a few batches; nothing is kept or tested")
+            return
+        if resumed := self.config["fit"].ckpt_path:  # before photos are encoded
+            model.take_encoder(describe_lightning(load_lightning(Path(resumed)), resumed))
         if not self.trainer.is_global_zero:  # only the first of several processes writes
             self._train_and_test(model, **kwargs)
             return
         self.datamodule.prepare_data()  # while nothing is written yet
         with self.run.claimed():
-            self.run.begin()
+            self.run.begin(self.config.fit.ckpt_path)
             self._train_and_test(model, **kwargs)
 
     def _train_and_test(self, model: LocalizationTask, **kwargs: Any) -> None:
         self.trainer.fit(model, **kwargs)
         best = self.run.folder / BEST
-        if not best.exists():  # fast_dev_run writes none
-            return
+        if not best.exists():
+            raise UserError(
+                "training ended before an epoch was trained and validated, so there is no best one "
+                "to test; see --trainer.max_steps, max_time and the learning rate"
+            )
         self.trainer.test(
             self.model, datamodule=self.datamodule, ckpt_path=str(best), verbose=False,
             weights_only=True,
@@ -221,22 +246,11 @@ class DeclipCLI(LightningCLI):
             trained_on = self.checkpoint.trained_on
             name = f"{name} on {group}/{data.generator}"
             group = (trained_on and trained_on.data) or group
-        # It starts with the first thing that is logged, which is after the run has begun.
-        logger = WandbLogger(
-            project=PROJECT,
-            name=name,
-            id=id_,
-            resume="allow",
-            save_dir=self._logs,
-            mode=wandb_mode(),
-            settings=wandb.Settings(quiet=True),
-            group=group,
-            job_type=self.subcommand,
-            tags=[str(fact) for fact in facts.values()],
+        tags = [str(fact) for fact in facts.values()]
+        return make_logger(
+            self._logs, name=name, id=id_, group=group, job_type=self.subcommand, tags=tags,
             config=facts,
-        )
-        logger._wandb_init.pop("anonymous", None)  # Lightning sets it, and wandb warns of it
-        return logger
+        )  # fmt: skip
 
 
 class _SaveConfig(SaveConfigCallback):
@@ -246,19 +260,31 @@ class _SaveConfig(SaveConfigCallback):
         """Wait until a checkpoint to resume from has proved to fit."""
 
     @rank_zero_only
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the file now."""
-        self.save_config(trainer, pl_module, "fit")
+        if not is_trial(trainer):
+            self.save_config(trainer, pl_module, "fit")
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write the file and log its content."""
-        # Whoever repeats config.yaml did not ask for these; they were of this start alone.
+        """Write the file and log its content.
+
+        A run that is resumed keeps its file, unless it is to train for longer.
+        """
         config = self.config.clone()
-        config.ckpt_path, config.run.resume, config.run.overwrite = None, False, False
-        text = self.parser.dump(config, skip_none=False)
-        write_text(Path(trainer.default_root_dir) / CONFIG, text)
+        path = Path(trainer.default_root_dir) / CONFIG
+        epochs = config.trainer.max_epochs
+        resumed = trainer.ckpt_path is not None and path.is_file()
+        if not resumed or read_recipe(path)["trainer"]["max_epochs"] != epochs:
+            write_text(path, self.parser.dump(_repeatable(config), skip_none=False))
         if isinstance(trainer.logger, WandbLogger):
             trainer.logger.log_hyperparams(self.config.as_dict())
+
+
+def _repeatable(config: Namespace) -> Namespace:
+    """Return a configuration without what was of this start alone."""
+    config.ckpt_path, config.run.resume, config.run.overwrite = None, False, False
+    config.trainer.default_root_dir = config.best.dirpath = config.last.dirpath = None
+    return config
 
 
 def _named(config: Namespace) -> Run:
@@ -283,14 +309,6 @@ def _run_of(model: Path, options: Namespace, output: Path | None) -> Run:
     if folder:
         return Run(str(relative(folder.parent)), folder.name, overwrite=options.overwrite)
     return Run(TESTS, options.name or name_of(model), overwrite=options.overwrite)
-
-
-def _check_resumable(checkpoint: Path) -> None:
-    if "optimizer_states" not in load_lightning(checkpoint):
-        raise UserError(
-            f"{checkpoint} has no optimiser's state to go on with; last.ckpt beside it has "
-            "(RESUME=1, --run.resume true)"
-        )
 
 
 def _with_read_recipes(args: list[str]) -> list[str]:

@@ -1,7 +1,6 @@
-"""Recipes: the one reader of YAML files, which one is taken, and what a run of it is made of."""
+"""Recipes: which one is taken, and what a run of it is made of."""
 
 import os
-import re
 import sys
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -9,31 +8,49 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import yaml
+from lightning import Trainer
 
 from declip_pl.data.datamodule import LocalizationDataModule
-from declip_pl.data.images import Polarity
 from declip_pl.data.layout import SOURCES, source_root
+from declip_pl.data.masks import Polarity
 from declip_pl.data.mini import MINI
 from declip_pl.data.transforms import Changes
 from declip_pl.errors import UserError
-from declip_pl.model.checkpoint import Supervision, read_checkpoint
+from declip_pl.model.checkpoint import read_checkpoint
+from declip_pl.model.description import Supervision
 from declip_pl.parts import Spec
-from declip_pl.training import schedules
-from declip_pl.training.run_folder import CONFIG, Run, run_name
+from declip_pl.training import kept_epochs, schedules
+from declip_pl.training.recipe_file import (
+    DOLOS,
+    Sections,
+    as_argument,
+    experiments,
+    read_config,
+    read_recipe,
+)
+from declip_pl.training.run_folder import Run, run_name
 from declip_pl.training.task import LocalizationTask
-
-DOLOS = Path("data/dolos_data")
 
 MODEL_OPTIONS = ("encoder", "layer", "decoder", "loss", "supervision")
 DATA_OPTIONS = ("layout", "polarity", "augmentation")
 """Options of commands that take the place of the recipe's, by its sections."""
 
-DECISIVE = (*DATA_OPTIONS, "views", "batch_size")
-"""Entries of the section ``data`` that decide on what is learned."""
+FREE = frozenset(
+    [
+        *("model.seed", "data.seed", "data.supervision"),  # said by other entries
+        *("data.root", "data.num_workers", "data.check"),
+        *("trainer.accelerator", "trainer.strategy", "trainer.devices", "trainer.num_nodes"),
+        *("trainer.logger", "trainer.log_every_n_steps", "trainer.enable_progress_bar"),
+        *("trainer.enable_model_summary", "trainer.enable_autolog_hparams", "trainer.profiler"),
+        *("trainer.benchmark", "trainer.detect_anomaly", "trainer.default_root_dir"),
+        *("trainer.max_time", "trainer.num_sanity_val_steps", "trainer.model_registry"),
+        *("trainer.limit_predict_batches", "trainer.fast_dev_run", "trainer.enable_checkpointing"),
+    ]
+)
+"""Entries that decide neither on what is learned nor on how it is scored."""
 
-Sections = dict[str, Any]
-"""A recipe's content."""
+Difference = tuple[str, Any, Any]
+"""An entry's name, its value there and its value here."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +66,7 @@ class Options:
         polarity: Which grey value of the masks means fake, black or white, in place of the
             layout's.
         augmentation: Changes of training photos, in place of the recipe's.
-        encoder: Frozen encoder, in place of the recipe's.
+        encoder: Frozen encoder, in place of the recipe's; of given models, where theirs is.
         layer: Feature layer, in place of the recipe's.
         decoder: Decoder, in place of the recipe's.
         loss: Loss, in place of the recipe's.
@@ -80,37 +97,6 @@ class Options:
 
     def _is_given(self, name: str) -> bool:
         return getattr(self, name) is not None
-
-
-def read_recipe(path: Path) -> Sections:
-    """Read a recipe or a run's ``config.yaml``.
-
-    Raises:
-        UserError: If there is none, it is no YAML, or it holds something else.
-    """
-    sections = _read(path)
-    if not isinstance(sections, dict):
-        raise UserError(f"{path} is no recipe: expected sections such as model and data")
-    return _from_first_version(sections)
-
-
-def read_list(path: Path) -> list[Any]:
-    """Read a list of changes of photos from a YAML file.
-
-    Raises:
-        UserError: If there is none, it is no YAML, or it holds something else.
-    """
-    content = _read(path)
-    if not isinstance(content, list):
-        raise UserError(f"{path}: expected a list of albumentations (class_path, init_args)")
-    return content
-
-
-def experiments() -> Path:
-    """Return the folder of the recipes that come with the package."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "experiments"  # where a wheel puts it
-    return inside if inside.is_dir() else package.parents[1] / "experiments"
 
 
 def choose_data(data: str | None, source: str | None = None) -> tuple[Path, str]:
@@ -196,13 +182,8 @@ class Recipe:
 
     @cached_property
     def entries(self) -> dict[str, Any]:
-        """All that decides what is trained, as ``section.name``, with defaults."""
-        found = {f"model.{name}": value for name, value in _defaults(LocalizationTask).items()}
-        data = _defaults(LocalizationDataModule)
-        found |= {f"data.{name}": data[name] for name in DECISIVE}
-        found |= _flat(self.sections) | self.options.given()
-        decisive = {*(f"data.{name}" for name in DECISIVE), "trainer.max_epochs"}
-        return {k: v for k, v in found.items() if k in decisive or k.startswith("model.")}
+        """All that decides on what is trained, as ``section.name``, with defaults."""
+        return decisive(self.sections) | self.options.given()
 
     def check(self, folder: Path, choice: str) -> None:
         """Refuse a finished run that this recipe would not have made.
@@ -214,27 +195,19 @@ class Recipe:
         trained_on = read_checkpoint(folder).trained_on
         if not trained_on or trained_on.files_sha256 != self.data_module(choice).fingerprint:
             raise UserError(f"{folder} was trained on other data than {self.root}; {advice}")
-        theirs = read_recipe(folder / CONFIG)
-        for name, there, here in self._differences(theirs):
+        try:
+            theirs = read_config(folder)
+        except UserError as error:
+            raise UserError(f"{error}, so nothing says what was trained; {advice}") from error
+        # Generator and seed are in the run's name; how scores are pooled is not learned; classes of
+        # Lightning's stand in the run with all their options.
+        apart = {"data.generator", "seed_everything", "model.pooling"}
+        apart |= {"trainer.callbacks", "trainer.plugins"}
+        found = compared(decisive(theirs), self.entries)
+        for name, there, here in (entry for entry in found if entry[0] not in apart):
             raise UserError(
                 f"{folder} was trained by another recipe ({name} is {there}, here {here}); {advice}"
             )
-
-    def _differences(self, theirs: Sections) -> list[tuple[str, Any, Any]]:
-        said = _flat(theirs)
-        pairs = [(name, said.get(name, ours), ours) for name, ours in self.entries.items()]
-        ours_schedule = _schedule(self.sections.get("schedule", "PaperSchedule"))
-        pairs.append(("its schedule", _schedule(theirs["schedule"]), ours_schedule))
-        # Neither changes what is learned: the seed is in the run's name, and a size that is not
-        # said is the encoder's own.
-        same = ("model.pooling", "model.seed")
-        return [
-            (name, there, here)
-            for name, there, here in pairs
-            if there != here
-            and name not in same
-            and not (name == "model.image_size" and None in (there, here))
-        ]
 
     def command(self, choice: str, seed: int) -> list[str]:
         """Return the command line that trains one model, or continues its training."""
@@ -245,46 +218,45 @@ class Recipe:
         return [sys.executable, "-m", "declip_pl", "train", *words, "--resume"]
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's floats: plain YAML 1.1 reads ``1e-3`` as text."""
+def decisive(sections: Sections) -> dict[str, Any]:
+    """Return all that decides on what is learned and how it is scored, with defaults.
 
+    Args:
+        sections: A recipe or a run's config.
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"),
-    list("-+0123456789."),
-)
-
-
-def parse_yaml(text: str) -> Any:
-    """Return what YAML says, in a file or as an option's value: the inverse of ``as_argument``."""
-    return yaml.load(text, _Loader)
-
-
-def as_argument(value: Any) -> str:
-    """Return an option's value as it is typed: words as they are, specs and lists as YAML."""
-    if isinstance(value, (dict, list)):
-        return yaml.safe_dump(value, default_flow_style=True, width=10**6).strip()
-    return str(value)
-
-
-def _read(path: Path) -> Any:
-    try:
-        return parse_yaml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"there is no file {path}; recipes are in {experiments()}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} can't be read as YAML: {reason}") from error
-
-
-def _flat(sections: Sections) -> dict[str, Any]:
-    return {
-        f"{section}.{name}": value
-        for section, names in sections.items()
-        if isinstance(names, dict) and section in ("model", "data", "trainer")
-        for name, value in names.items()
+    Returns:
+        Values by ``section.name``; a schedule's options only where it is of this package or they
+        are said.
+    """
+    schedule, options = _schedule(sections.get("schedule", "PaperSchedule"))
+    found = {"seed_everything": sections.get("seed_everything", 0), "schedule": schedule}
+    found |= {f"schedule.{name}": value for name, value in options.items()}
+    defaults = {
+        "model": _defaults(LocalizationTask),
+        "data": _defaults(LocalizationDataModule),
+        "trainer": _defaults(Trainer) | {"use_distributed_sampler": False},
+        "best": {name: kept_epochs.BEST[name] for name in ("monitor", "mode")},
     }
+    for section, ours in defaults.items():
+        said = ours | (sections.get(section) or {})
+        said = {name: said[name] for name in ours} if section == "best" else said
+        found |= {f"{section}.{name}": value for name, value in said.items()}
+    return {name: value for name, value in found.items() if name not in FREE}
+
+
+def compared(theirs: dict[str, Any], ours: dict[str, Any]) -> list[Difference]:
+    """Return the entries that differ, of those that both have.
+
+    An input size that is not said is the encoder's own.
+    """
+    pairs = [(name, there, ours[name]) for name, there in theirs.items() if name in ours]
+    return [
+        (name, there, here)
+        for name, there, here in pairs
+        if there != here
+        and str(there) != str(here)  # precision: 32 and "32" are the same
+        and not (name == "model.image_size" and None in (there, here))
+    ]
 
 
 def _schedule(said: Any) -> tuple[str, dict[str, Any]]:
@@ -298,20 +270,3 @@ def _schedule(said: Any) -> tuple[str, dict[str, Any]]:
 
 def _defaults(made: type) -> dict[str, Any]:
     return {name: parameter.default for name, parameter in signature(made).parameters.items()}
-
-
-def _from_first_version(sections: Sections) -> Sections:
-    """Bring a recipe or a run's config of version 0.1 into today's words."""
-    data = dict(sections["data"]) if isinstance(sections.get("data"), dict) else None
-    if data is not None:
-        data.pop("image_size", None)  # the encoder's
-        if convention := data.pop("convention", None):
-            data["polarity"] = "black" if convention == "dolos" else "white"
-        if source := data.pop("source", None):
-            data["root"] = str(Path(str(data.get("root", DOLOS))) / source)
-        sections = {**sections, "data": data}
-    schedule = sections.get("schedule")
-    if isinstance(schedule, dict) and isinstance(schedule.get("class_path"), str):
-        moved = schedule["class_path"].replace("declip_pl.callbacks.", f"{schedules.__name__}.")
-        sections = {**sections, "schedule": {**schedule, "class_path": moved}}
-    return sections

@@ -16,7 +16,8 @@ from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.errors import UserError
 from declip_pl.files import relative, sha256, short_hash, write_text
 from declip_pl.metrics import map_metrics
-from declip_pl.model.checkpoint import WEIGHTS_FILE, TrainedOn
+from declip_pl.model.checkpoint import WEIGHTS_FILE
+from declip_pl.model.description import TrainedOn
 from declip_pl.training.baselines import baselines
 from declip_pl.training.task import LocalizationTask
 

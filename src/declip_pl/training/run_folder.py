@@ -1,6 +1,7 @@
 """A run's folder: its name, who may write to it, and how it is resumed."""
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,11 +14,13 @@ from filelock import FileLock, Timeout
 from declip_pl import parts
 from declip_pl.data.transforms import Changes
 from declip_pl.errors import UserError
+from declip_pl.files import LOCK, atomic_path, remove_leftovers
+from declip_pl.model.checkpoint import BEST, run_of
 from declip_pl.model.encoder import short_name
 from declip_pl.model.own_encoder import NO_LAYER
 from declip_pl.parts import Spec
 
-CONFIG, LOCK = "config.yaml", ".lock"
+CONFIG = "config.yaml"
 RESULTS = "test_metrics.json"
 LAST = "checkpoints/last.ckpt"
 
@@ -62,10 +65,7 @@ class Run:
         if self.overwrite:
             return None
         if (self.folder / RESULTS).exists():
-            raise UserError(
-                f"a finished run stands in {self.folder}; name another (RUN=..., --run.name) or "
-                "replace it (OVERWRITE=1, --run.overwrite true)"
-            )
+            self._check_damaged_results()
         if self.last and not self.resume:
             raise UserError(
                 f"an unfinished run stands in {self.folder}; continue it (RESUME=1, --run.resume "
@@ -73,14 +73,53 @@ class Run:
             )
         return self.last
 
-    def begin(self) -> None:
-        """Delete the run that ``overwrite`` replaces."""
-        if self.overwrite and (self.folder / CONFIG).exists():
-            for old in self.folder.iterdir():
-                if old.is_dir():
-                    shutil.rmtree(old)
-                elif old.name != LOCK:
-                    old.unlink()
+    def _check_damaged_results(self) -> None:
+        """Let a run be resumed whose results are damaged: its best epoch is tested again.
+
+        Raises:
+            UserError: If they are whole, or that was not asked for.
+        """
+        again = "test its best epoch again (RESUME=1, --run.resume true) or " if self.last else ""
+        if not _is_json(self.folder / RESULTS):
+            if self.last and self.resume:
+                return
+            raise UserError(
+                f"{self.folder / RESULTS} is damaged; {again}replace the run (OVERWRITE=1, "
+                "--run.overwrite true)"
+            )
+        raise UserError(
+            f"a finished run stands in {self.folder}; name another (RUN=..., --run.name) or "
+            "replace it (OVERWRITE=1, --run.overwrite true)"
+        )
+
+    def begin(self, resumed: str | Path | None = None) -> None:
+        """Delete the run that ``overwrite`` replaces, or the best epoch of one that kept no last.
+
+        Args:
+            resumed: The checkpoint that is gone on from; of another run, its best epoch comes here.
+        """
+        if self.overwrite:
+            self._delete()
+        elif self.last is None:
+            (self.folder / BEST).unlink(missing_ok=True)
+        there = run_of(Path(resumed)) if resumed else None
+        if there and (there / BEST).exists() and not self.is_at(there):
+            with atomic_path(self.folder / BEST) as temporary:
+                shutil.copyfile(there / BEST, temporary)
+
+    def is_at(self, folder: Path) -> bool:
+        """Whether this is the run in a folder."""
+        return self.folder.absolute() == folder.absolute()
+
+    def _delete(self) -> None:
+        if not any((self.folder / file).exists() for file in (CONFIG, LAST, BEST, RESULTS)):
+            return
+        (self.folder / LAST).unlink(missing_ok=True)  # first: half a run is not resumed
+        for old in self.folder.iterdir():
+            if old.is_dir() and not old.is_symlink():
+                shutil.rmtree(old)
+            elif old.name != LOCK:
+                old.unlink()
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -99,9 +138,19 @@ class Run:
         return path if path.exists() else None
 
 
+def _is_json(path: Path) -> bool:
+    """Whether a file holds an object in JSON, rather than what is left of one."""
+    try:
+        return isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError):
+        return False
+
+
 @contextmanager
 def claim(folder: Path, doing: str) -> Iterator[None]:
     """Make a folder and keep every other process out that claims it.
+
+    Files that a killed process left half written are deleted.
 
     Raises:
         UserError: If another process has it; ``doing`` says what it does there.
@@ -109,6 +158,7 @@ def claim(folder: Path, doing: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / LOCK, timeout=0):
+            remove_leftovers(folder)
             yield
     except Timeout as error:
         raise UserError(f"another process is {doing} {folder}") from error

@@ -12,7 +12,14 @@ from declip_pl.errors import UserError
 
 
 class Schedule(Callback):
-    """Decides on the learning rate and on the end of training."""
+    """Decides on the learning rate and on the end of training.
+
+    Attributes:
+        needs_end: Whether the rate depends on the number of epochs. A run can then not be resumed
+            with more of them.
+    """
+
+    needs_end = True
 
 
 class PaperSchedule(Schedule):
@@ -27,6 +34,8 @@ class PaperSchedule(Schedule):
         patience: Epochs without a gain before the learning rate drops.
         minimum: Training ends when the learning rate would fall under this.
     """
+
+    needs_end = False
 
     def __init__(
         self, monitor: str = "val/score", patience: int = 5, minimum: float = 1e-6
@@ -54,11 +63,18 @@ class PaperSchedule(Schedule):
         self._stop_if_finished(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the epoch's decision, before its checkpoint is written."""
+        """Take the epoch's decision, before its checkpoint is written.
+
+        Raises:
+            UserError: If the figure that decides is not logged.
+        """
         assert self._plateau is not None
         if not self._validated:  # not every epoch need validate (trainer.check_val_every_n_epoch)
             return
         self._validated = False
+        if self.monitor not in trainer.callback_metrics:
+            names = ", ".join(sorted(trainer.callback_metrics))
+            raise UserError(f"schedule.monitor: no {self.monitor!r} is logged; there are {names}")
         self._plateau.step(float(trainer.callback_metrics[self.monitor]))
         self._stop_if_finished(trainer)
 

@@ -14,18 +14,13 @@ from declip_pl.data.dataset import Batch
 from declip_pl.data.layout import REAL
 from declip_pl.errors import UserError
 from declip_pl.metrics import Thresholds
-from declip_pl.model.checkpoint import (
-    ENCODER_PREFIX,
-    KEY,
-    Checkpoint,
-    Description,
-    Supervision,
-    TrainedOn,
-    describe_lightning,
-)
+from declip_pl.model.checkpoint import ENCODER_PREFIX, KEY, Checkpoint, describe_lightning
+from declip_pl.model.description import Description, Supervision, TrainedOn
 from declip_pl.model.features import Features
+from declip_pl.model.find_encoder import find_encoder
 from declip_pl.model.network import DeCLIP, Pooling, image_logit, image_score
 from declip_pl.parts import Spec
+from declip_pl.training.checkpoint_io import write_whole_checkpoints
 from declip_pl.training.encoding import EncodePhotos
 from declip_pl.training.loss import build_loss
 from declip_pl.training.scoring import NO_THRESHOLDS, Scoring
@@ -122,6 +117,10 @@ class LocalizationTask(L.LightningModule):
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         there = any(isinstance(callback, EncodePhotos) for callback in callbacks)
         return [] if there else [EncodePhotos()]
+
+    def setup(self, stage: str) -> None:
+        """Have every checkpoint written whole, whatever trainer this is used with."""
+        write_whole_checkpoints(self.trainer)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the paper's optimiser over the decoder."""
@@ -241,12 +240,27 @@ class LocalizationTask(L.LightningModule):
         Raises:
             UserError: If they are of another encoder, layer, decoder or input size, or damaged.
         """
+        self.take_encoder(checkpoint)
         self._check(checkpoint)
         try:
             self.network.decoder.load_state_dict(dict(checkpoint.weights))
         except RuntimeError as error:
             raise UserError(f"{checkpoint.path}: {' '.join(str(error).split())}") from error
         self.thresholds = checkpoint.thresholds
+
+    def take_encoder(self, theirs: Description) -> None:
+        """Take the encoder that a checkpoint was trained on, from wherever its weights are found.
+
+        Raises:
+            UserError: If it is nowhere.
+        """
+        ours, size = self.description, self.description.image_size
+        if (theirs.layer, theirs.image_size) != (ours.layer, size):
+            return  # said by the check of the description
+        if theirs.identity.difference(ours.identity) is not None:
+            found = find_encoder(ours.encoder, ours.layer, size, theirs.identity)
+            self.network.encoder = found.to(self.device)
+            self.description = replace(ours, identity=found.identity)
 
     def _check(self, theirs: Description) -> None:
         theirs.identity.check(self.description.identity)

@@ -7,7 +7,8 @@ from declip_pl.data.mini import MINI, build_mini
 from declip_pl.files import relative
 from declip_pl.model.checkpoint import CONFIG_FILE, Checkpoint, read_checkpoint, run_of
 from declip_pl.training.lightning_cli import DeclipCLI
-from declip_pl.training.recipe import Options, as_argument, choose_config, choose_data
+from declip_pl.training.recipe import Options, choose_config, choose_data
+from declip_pl.training.recipe_file import as_argument
 from declip_pl.training.run_folder import CONFIG
 
 
@@ -68,6 +69,7 @@ def test(
     perturbation: str | None = None,
     output: Path | None = None,
     overwrite: bool = False,
+    encoder: str | None = None,
     further: tuple[str, ...] = (),
 ) -> None:
     """Test a trained localizer on a data set's test photos.
@@ -84,13 +86,15 @@ def test(
         output: Folder for the results; by default the run's own, or outputs/test/NAME for a model
             that lies in no run.
         overwrite: Replace the results of an earlier test.
+        encoder: The frozen encoder's folder or hub id, in place of the one on record; its weights
+            have to be the same.
         further: Options of Lightning.
     """
     checkpoint = read_checkpoint(model)
     run = run_of(checkpoint.path)
     config = run / CONFIG if run else None
     given: dict[str, Any] = {"config": config if config and config.is_file() else None}
-    given |= _described(checkpoint)
+    given |= _described(checkpoint) | ({"model.encoder": encoder} if encoder else {})
     if data or source or not given["config"]:
         given["data.root"] = choose_data(data, source)[0]
     trained_on = checkpoint.trained_on

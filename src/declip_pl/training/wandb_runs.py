@@ -2,9 +2,10 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import wandb
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from declip_pl.training.results import command
@@ -24,6 +25,27 @@ def wandb_mode() -> Literal["online", "offline", "disabled"] | None:
     except wandb.errors.AuthenticationError as error:
         print(f"W&B: an account is set up but does not answer, logging offline ({error})")
         return "offline"
+
+
+def make_logger(folder: Path, **options: Any) -> WandbLogger:
+    """Return the logger of a training or a test.
+
+    Its run starts with the first thing that is logged.
+
+    Args:
+        folder: Where its files go.
+        options: Of ``wandb.init``; ``id`` is a run to go on with, or None.
+    """
+    logger = WandbLogger(
+        project=PROJECT,
+        resume="allow",
+        save_dir=folder,
+        mode=wandb_mode(),
+        settings=wandb.Settings(quiet=True),
+        **options,
+    )
+    logger._wandb_init.pop("anonymous", None)  # Lightning sets it, and wandb warns of it
+    return logger
 
 
 def wandb_id(folder: Path) -> str | None:
