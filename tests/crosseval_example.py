@@ -8,9 +8,11 @@ import cv2
 import numpy as np
 
 from declip_pl.cross_eval.cell import FORMAT as CELL_FORMAT
-from declip_pl.cross_eval.matrix import FORMAT, Matrix
+from declip_pl.cross_eval.cell import Cell, CellKey
+from declip_pl.cross_eval.matrix import FORMAT, Curve, Matrix
 from declip_pl.cross_eval.records import from_json
 from declip_pl.data.mini import real_crop
+from declip_pl.metrics import CALIBRATION_BINS, Thresholds
 from declip_pl.panels import panel
 
 GENERATORS = ("latent", "migan", "splice", "telea")
@@ -134,22 +136,17 @@ def plain_matrix(models: list[dict], columns=(), **changes) -> dict:
     return matrix | changes
 
 
-def plain_cell(model: dict, test: str, photos: list[str], scores: dict, **changes) -> dict:
-    """Return the content of a cell's file."""
-    empty = [[0] * 15 for _ in photos]
-    cell = {
-        "key": {
-            **{"format": CELL_FORMAT, "checkpoint": model["checkpoint_sha256"], "test": "t"},
-            **{"perturbation": "none", "pixel": None, "metrics": list(scores)},
-        },
-        **{"model": model["name"], "seed": model["seed"], "test": test},
-        "thresholds": {"pixel": None, "image": {}},
-        **{"photos": photos, "scores": scores, "image_scores": {}},
-        "histogram": {"count": empty, "probability": empty, "fake": empty},
-        "curve": {"thresholds": [0.5], "iou": [50.0], "f1": [60.0]},
-        **{"panels": {}, "seconds": 0.1},
-    }
-    return cell | changes
+def plain_cell(model, column, photos, scores, images=None, /, **key) -> Cell:
+    """Return a cell without pixels; ``key`` changes entries of its key."""
+    key = {"checkpoint": model["checkpoint_sha256"], "test": "t", "perturbation": "none"} | key
+    columns = (scores, images or {})
+    return Cell(
+        CellKey(**{"format": CELL_FORMAT, "pixel": None, "metrics": tuple(scores)} | key),
+        *(model["name"], model["seed"], column, Thresholds(None, {}), photos),
+        *(Curve([0.5], [50.0], [60.0]), {}, 0.1),
+        *({name: np.array(v, np.float64) for name, v in group.items()} for group in columns),
+        np.zeros((len(photos), 3, CALIBRATION_BINS)),
+    )
 
 
 def write_example(folder: Path, **options) -> dict:

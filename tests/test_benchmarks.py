@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 import yaml
-from benchmarks import bench, costs, decoders, quality, report
+from benchmarks import bench, costs, decoders, matrix, quality, report
 from benchmarks.networks import Network
 from benchmarks.ours import Ours
 from benchmarks.published import StandIn
@@ -159,3 +159,12 @@ def test_multiply_adds_are_counted():
     )
     # The backward pass to the weights alone: the input needs no gradient.
     assert costs.multiply_adds(lambda: convolution(pixels).sum().backward()) == 2 * 7200
+
+
+def test_the_matrix_benchmark_reports_time_and_memory(tmp_path, capsys):
+    matrix.write(tmp_path, 30)
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 4 * 5
+    matrix.build(tmp_path, 30)
+    row = capsys.readouterr().out.strip()
+    assert re.fullmatch(r"\| 30 (\| [\d.]+ ){4}\|", row)
+    assert row.count("|") == matrix.HEADER.splitlines()[0].count("|")

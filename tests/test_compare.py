@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from crosseval_example import plain_cell, plain_matrix, plain_model
 from crosseval_example import score as plain_score
 
 from declip_pl.cross_eval import compare as c
+from declip_pl.cross_eval.cell import cell_path, read_cell, write_cell
 from declip_pl.cross_eval.compare import compare, comparison
 from declip_pl.cross_eval.evaluation import read_evaluations
 from declip_pl.errors import UserError
@@ -43,9 +45,8 @@ def write(folder, score, rows=ROWS, columns=("lama", "ldm"), seeds=(0,), notice=
         for column in columns:
             scores = score(model["row"], column, model["seed"])
             if scores is not None:
-                path = folder / "cells" / model["name"] / f"{column}.json"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(cell(model, column, scores, sha)))
+                path = cell_path(folder, model["name"], column)
+                write_cell(path, cell(model, column, scores, sha))
                 matrix["matrix"]["iou"][model["row"]][column] = plain_score(50.0)
     (folder / "matrix.json").write_text(json.dumps(matrix))
     return folder
@@ -53,11 +54,14 @@ def write(folder, score, rows=ROWS, columns=("lama", "ldm"), seeds=(0,), notice=
 
 def cell(model, column, scores, sha):
     order = np.random.default_rng(0).permutation(len(scores))  # files needn't agree on it
-    values = [None if np.isnan(scores[i]) else float(scores[i]) for i in order]
-    photos = [PHOTOS[i] for i in order]
-    content = plain_cell(model, column, photos, {"iou": values, "ap": values})
-    content["key"]["test"] = sha
-    return content
+    values, photos = scores[order], [PHOTOS[i] for i in order]
+    return plain_cell(model, column, photos, {"iou": values, "ap": values}, test=sha)
+
+
+def change_key(path, **changes):
+    """Write a cell again with another key."""
+    cell = read_cell(path)
+    write_cell(path, replace(cell, key=replace(cell.key, **changes)))
 
 
 def base(row, column, _seed=0):
@@ -229,7 +233,7 @@ def test_nothing_in_common_is_refused(tmp_path):
 
 
 def test_lost_cell_files_are_refused(folders):
-    for path in folders[1].glob("cells/*/*.json"):
+    for path in folders[1].glob("cells/*/*"):
         path.unlink()
     with pytest.raises(UserError, match=r"share no cell that can be read: run .* again"):
         compare(*map(str, folders))
@@ -266,10 +270,8 @@ def test_one_photo_has_no_interval_and_says_so(tmp_path, capsys):
 def test_the_perturbation_of_either_side_is_told(folders, capsys):
     content = json.loads((folders[1] / "matrix.json").read_text()) | {"perturbation": "jpeg 75"}
     (folders[1] / "matrix.json").write_text(json.dumps(content))
-    for path in folders[1].glob("cells/*/*.json"):
-        cell = json.loads(path.read_text())
-        cell["key"]["perturbation"] = "jpeg 75"
-        path.write_text(json.dumps(cell))
+    for path in folders[1].glob("cells/*/*"):
+        change_key(path, perturbation="jpeg 75")
     compare(*map(str, folders))
     printed = capsys.readouterr().out.splitlines()
     assert printed[:2] == [
@@ -330,8 +332,7 @@ def test_of_several_seeds_a_model_is_one(scored):
     content = json.loads((folder / "matrix.json").read_text())
     content["models"][1]["checkpoint_sha256"] = digest
     (folder / "matrix.json").write_text(json.dumps(content))
-    cell = folder / "cells/model-ldm-1/lama.json"
-    cell.write_text(cell.read_text().replace('"checkpoint": "c"', f'"checkpoint": "{digest}"'))
+    change_key(cell_path(folder, "model-ldm-1", "lama"), checkpoint=digest)
     a, _ = read_evaluations("first", "first")
     assert a.folder.name == "seeds" and list(a.photos(("ldm", "lama"))) == [1]
 

@@ -19,8 +19,8 @@ from conftest import GENERATORS, make_clip, make_tree
 from PIL import Image
 
 from declip_pl import cli
-from declip_pl.cross_eval import cells, command, models
-from declip_pl.cross_eval.cell import finished_cell
+from declip_pl.cross_eval import build, cells, command, models
+from declip_pl.cross_eval.cell import cell_path, finished_cell, read_cell
 from declip_pl.cross_eval.matrix import read_matrix
 from declip_pl.cross_eval.models import read_models, row_name
 from declip_pl.cross_eval.views import heat_map, wandb_run
@@ -85,7 +85,7 @@ def without_thresholds(run):
 def numbers(here):
     """Return all that must not depend on how often a cross-evaluation was interrupted."""
     matrix = result(here)[1]
-    return {k: v for k, v in matrix.items() if k not in ("made", "panels", "models")}
+    return {k: v for k, v in matrix.items() if k not in ("made", "panels", "models", "sha256")}
 
 
 def cell_files(here):
@@ -129,8 +129,8 @@ def test_cross_eval_leaves_everything_the_readme_promises(place, here, capsys):
 
 
 def test_the_encoder_is_put_away_while_decoders_score(place, here, monkeypatch):
-    build, built, offloaded = command.load_encoder, [], []
-    monkeypatch.setattr(command, "load_encoder", lambda *of: built.append(build(*of)) or built[-1])
+    load, built, offloaded = command.load_encoder, [], []
+    monkeypatch.setattr(command, "load_encoder", lambda *of: built.append(load(*of)) or built[-1])
     score = cells.Cells.score
 
     def watch(self, *arguments):
@@ -233,7 +233,7 @@ def test_one_failing_cell_loses_nothing_else(place, here, monkeypatch, error_of)
     monkeypatch.setattr(cells.Cells, "_score", score)
     kept = cell_files(here)
     cli.main(["cross-eval", str(second), f"--data={place}/dolos"])
-    assert set(cell_files(here)) - set(kept) == {f"cells/{second.name}/lama.json"}
+    assert set(cell_files(here)) - set(kept) == {f"cells/{second.name}/lama.safetensors"}
     assert not result(here)[1]["failed"]
 
 
@@ -276,13 +276,60 @@ def test_nothing_to_score_is_an_error_without_a_traceback(place, here, error_of)
     assert "Traceback" not in message
 
 
-def test_a_damaged_cell_is_made_anew(place, here):
+def damage_by(path, how):
+    """Damage a file as a full disk, a killed process or a failing disk would."""
+    content = path.read_bytes()
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    path.write_bytes({"empty": b"", "half": content[:middle], "flipped": flipped, "{}": b"{}"}[how])
+
+
+@pytest.mark.parametrize("how", ["empty", "half", "flipped", "{}"])
+def test_whatever_is_damaged_is_named_once_and_made_anew(place, here, capsys, how):
+    run = here / "outputs/train/tiny-clip-layer1-linear-ldm"
+    # Thresholds that are not in the checkpoint stand in a file.
+    save(dataclasses.replace(read_model(run), thresholds=None), here / "old")
+    cross_eval(place, here / "old")
+    folder, expected = result(here)[0], numbers(here)
+    files = ["cells/old/ldm.safetensors", "panels/old/lama/best.png", "matrix.json"]
+    files += ["thresholds/old.json"] * (how != "{}")  # nothing says that it is not an older one
+    for file in files:
+        damage_by(folder / file, how)
+    capsys.readouterr()
+    cross_eval(place, here / "old")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "made anew" in line]
+    assert len(lines) == len(files)
+    for file in files:
+        assert any(f"{folder.name}/{file} is" in line for line in lines), file
+    assert numbers(here) == expected
+    cross_eval(place, here / "old")
+    assert "made anew" not in capsys.readouterr().out
+
+
+def test_what_killed_processes_left_is_deleted(place, here):
     cross_eval(place)
-    folder, expected = result(here)
-    for content in ("", '{"half', "{}"):
-        (folder / "cells/tiny-clip-layer1-linear-ldm/lama.json").write_text(content)
-        cross_eval(place)
-        assert result(here)[1]["matrix"] == expected["matrix"]
+    folder, _ = result(here)
+    for path in (folder, folder / "cells/tiny-clip-layer1-linear-ldm", folder / "thresholds"):
+        path.mkdir(exist_ok=True)
+        (path / ".unfinished-abc.safetensors").write_bytes(b"half")
+    cross_eval(place)
+    assert not list(folder.rglob(".unfinished-*"))
+
+
+def test_with_all_cells_finished_nothing_is_loaded_or_computed_again(place, here, monkeypatch):
+    cross_eval(place)
+    expected = numbers(here)
+
+    def never(*_args, **_options):
+        raise AssertionError("this was done before")
+
+    for module, name in ((command, "load_encoder"), (command, "load_decoder"), (build, "sampled")):
+        monkeypatch.setattr(module, name, never)
+    cross_eval(place)
+    assert numbers(here) == expected
+    with pytest.raises(AssertionError, match="this was done before"):
+        cli.main(["cross-eval", f"--config={place}/tiny.yaml", f"--data={place}/dolos",
+                  "--pooling=mean"])  # fmt: skip
 
 
 def test_stale_cells_are_not_read(place, here, monkeypatch, error_of):
@@ -304,7 +351,7 @@ def test_stale_cells_are_not_read(place, here, monkeypatch, error_of):
     error_of("cross-eval", f"--data={place}/dolos", f"--config={place}/tiny.yaml")
     matrix = read_matrix(folder)
     (model,) = [m for m in matrix.models if m.row == "ldm"]
-    assert (folder / f"cells/{run.name}/lama.json").exists()
+    assert cell_path(folder, run.name, "lama").exists()
     assert finished_cell(folder, matrix, model, "lama") is None
     assert finished_cell(folder, matrix, model, "ldm")
 
@@ -730,16 +777,16 @@ def test_what_is_no_model_is_named(here, place, error_of, wrong):
 def test_cell_holds_every_photos_scores(place, here):
     cross_eval(place)
     folder, _ = result(here)
-    cell = json.loads((folder / "cells/tiny-clip-layer1-linear-ldm/lama.json").read_text())
-    assert cell["photos"] == ["0", "1", "2", "3"] and cell["test"] == "lama"
-    assert set(cell["image_scores"]) == {"mean", "mean-logit", "max", "top"}
-    assert all(len(values) == 4 for values in cell["scores"].values())
-    assert [sum(row) for row in cell["histogram"]["count"]] == [96 * 96] * 4
-    assert [sum(row) for row in cell["histogram"]["fake"]] == [40 * 40] * 4
-    middle = cell["curve"]["thresholds"].index(0.5)
-    assert cell["curve"]["iou"][middle] == pytest.approx(np.mean(cell["scores"]["iou"]), abs=1e-3)
-    real = json.loads((folder / "cells/tiny-clip-layer1-linear-ldm/real.json").read_text())
-    assert real["scores"] == {} and sum(map(sum, real["histogram"]["fake"])) == 0
+    cell = read_cell(cell_path(folder, "tiny-clip-layer1-linear-ldm", "lama"))
+    assert cell.photos == ["0", "1", "2", "3"] and cell.test == "lama"
+    assert set(cell.image_scores) == {"mean", "mean-logit", "max", "top"}
+    assert all(len(values) == 4 for values in cell.scores.values())
+    count, _, fake = cell.histogram.sum(2).T.tolist()
+    assert (count, fake) == ([96 * 96] * 4, [40 * 40] * 4)
+    middle = cell.curve.thresholds.index(0.5)
+    assert cell.curve.iou[middle] == pytest.approx(cell.scores["iou"].mean(), abs=1e-3)
+    real = read_cell(cell_path(folder, "tiny-clip-layer1-linear-ldm", "real"))
+    assert real.scores == {} and real.histogram[:, 2].sum() == 0
 
 
 def test_a_models_file_can_name_no_folder(place, here, error_of):

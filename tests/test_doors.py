@@ -14,6 +14,8 @@ import pytest
 import yaml
 from conftest import make_tree
 
+from declip_pl.cross_eval.cell import read_cell
+
 PARTS = Path(__file__).parents[1] / "docs/parts"
 NAMES = ("my_encoder", "my_decoder", "my_loss", "my_metric", "my_layout")
 
@@ -138,8 +140,8 @@ def test_the_perturbation_is_in_cache_cells_and_matrix(place):
     folder = place.folder / "outputs/cross_eval/mine"
     matrix = json.loads((folder / "matrix.json").read_text())
     assert "albumentations" in matrix["perturbation"]
-    cell = json.loads(next((folder / "cells").rglob("ldm.json")).read_text())
-    assert cell["key"]["perturbation"] == matrix["perturbation"]
+    cell = read_cell(next((folder / "cells").rglob("ldm.*")))
+    assert cell.key.perturbation == matrix["perturbation"]
     assert any("perturbed" in path.name for path in (place.folder / "features").iterdir())
     assert "albumentations" in (folder / "report.html").read_text()
 

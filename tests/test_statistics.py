@@ -22,13 +22,29 @@ def no_warnings():
 
 
 def everything(statistic, photos, seeds=1):
-    return float(statistic(np.arange(photos), np.arange(seeds)))
+    return float(statistic(np.ones(photos), np.arange(seeds))[0])
+
+
+def counted(drawn, photos=None):
+    """Return how often each photo is among the drawn ones, ``[..., P]``."""
+    each = np.arange(photos or drawn.shape[-1])
+    return (drawn[..., None, :] == each[:, None]).sum(-1).astype(float)
+
+
+def estimate(statistic, photos, seeds, n):
+    ((score,),) = s.sampled([(statistic, [n])], photos, seeds)
+    return score.estimate()
+
+
+def combined(statistics, how, photos, seeds, n):
+    scores = s.sampled([(statistic, [n]) for statistic in statistics], photos, seeds)
+    return s.combined([score for (score,) in scores], how).estimate()
 
 
 def coverage(make, truth, photos, seeds=1, repetitions=500):
     """Return how many percent of intervals of simulated statistics contain the truth."""
     rng = np.random.default_rng(0)
-    estimates = [s.estimate(make(rng), photos, seeds, photos) for _ in range(repetitions)]
+    estimates = [estimate(make(rng), photos, seeds, photos) for _ in range(repetitions)]
     return 100 * np.mean([found.low <= truth <= found.high for found in estimates])
 
 
@@ -65,14 +81,16 @@ def test_a_resample_without_one_of_the_cells_does_not_count():
     scores = np.stack([rng.normal(20, 2, (3, 100)), rng.normal(60, 2, (3, 100))])
     scores[0, 1:] = nan
     cells = [s.mean_of_cells(cell[None]) for cell in scores]
-    for statistic in (s.combined(cells, "mean"), s.mean_of_cells(scores)):
-        found = s.estimate(statistic, 100, 3, 200)
+    together = estimate(s.mean_of_cells(scores), 100, 3, 200)
+    for found in (combined(cells, "mean", 100, 3, 100), together):
         assert 39 < found.low < found.value < found.high < 41
-    assert s.estimate(s.combined(cells, "lowest"), 100, 3, 200).high < 21
+    assert combined(cells, "lowest", 100, 3, 100).high < 21
 
 
 def worst_of_cells(scores):
-    return s.combined([s.mean_of_cells(cell[None]) for cell in scores], "lowest")
+    """The lowest of the cells as a statistic of its own."""
+    means = s.means_of(scores)
+    return lambda counts, seeds: means(counts, seeds).min(-1, keepdims=True)
 
 
 def test_mean_and_worst_of_cells_equal_a_naive_loop(holes):
@@ -82,14 +100,26 @@ def test_mean_and_worst_of_cells_equal_a_naive_loop(holes):
     assert any(isnan(mean) for means in naive for mean in means)  # photos 4 and 5 not drawn
     for found, expected in ((s.mean_of_cells(holes), np.mean), (worst_of_cells(holes), np.min)):
         values = [expected(means) for means in naive]  # NaN where a cell is not defined
-        assert found(photos, seeds) == pytest.approx(values, nan_ok=True)
+        assert found(counted(photos), seeds)[:, 0] == pytest.approx(values, nan_ok=True)
+
+
+@pytest.mark.parametrize("how", ["mean", "lowest", "highest"])
+def test_combined_scores_are_those_of_a_statistic_of_all_cells(holes, how):
+    means, reduce = s.means_of(holes), {"mean": np.mean, "lowest": np.min, "highest": np.max}[how]
+
+    def statistic(counts, seeds):
+        return reduce(means(counts, seeds), axis=-1)[..., None]
+
+    cells = [s.mean_of_cells(cell[None]) for cell in holes]
+    assert combined(cells, how, 6, 2, 4) == pytest.approx(estimate(statistic, 6, 2, 12))
 
 
 def test_leading_axes_are_broadcast(holes):
     photos, seeds = np.random.default_rng(3).integers(0, 6, (5, 1, 6)), np.array([[0, 0], [1, 1]])
-    table = s.mean_of_cells(holes)(photos, seeds)
-    assert table.shape == (5, 2)
-    assert table[3, 1] == pytest.approx(float(s.mean_of_cells(holes)(photos[3, 0], seeds[1])))
+    table = s.mean_of_cells(holes)(counted(photos), seeds)
+    assert table.shape == (5, 2, 1)
+    alone = s.mean_of_cells(holes)(counted(photos[3, 0]), seeds[1])
+    assert table[3, 1] == pytest.approx(alone)
 
 
 def test_undefined_cells_have_no_mean():
@@ -108,7 +138,7 @@ def test_a_seed_that_failed_in_a_cell_is_left_out():
 
 
 def test_an_estimate_holds_value_interval_and_count():
-    found = s.estimate(s.mean_of_cells(np.array([[[10.0, 20.0, 30.0, 40.0]]])), 4, 1, 4)
+    found = estimate(s.mean_of_cells(np.array([[[10.0, 20.0, 30.0, 40.0]]])), 4, 1, 4)
     assert found.value == pytest.approx(25)
     assert found.n == 4
     assert 10 <= found.low < 25 < found.high <= 40
@@ -116,7 +146,7 @@ def test_an_estimate_holds_value_interval_and_count():
 
 def test_the_interval_is_about_twice_the_standard_error():
     scores = np.random.default_rng(0).normal(50, 20, (1, 1, 400))
-    found = s.estimate(s.mean_of_cells(scores), 400, 1, 400)
+    found = estimate(s.mean_of_cells(scores), 400, 1, 400)
     half = norm.ppf(0.975) * scores.std() / 20
     assert (found.low, found.high) == pytest.approx(
         (found.value - half, found.value + half), abs=0.2
@@ -126,7 +156,7 @@ def test_the_interval_is_about_twice_the_standard_error():
 def test_the_same_numbers_come_out_every_time_and_cells_are_drawn_alike():
     scores = np.random.default_rng(0).uniform(0, 100, (1, 2, 30))
     first, again, shifted = (
-        s.estimate(s.mean_of_cells(values), 30, 2, 30) for values in (scores, scores, scores + 7)
+        estimate(s.mean_of_cells(values), 30, 2, 30) for values in (scores, scores, scores + 7)
     )
     assert first == again
     assert shifted[:3] == pytest.approx([value + 7 for value in first[:3]])
@@ -135,12 +165,13 @@ def test_the_same_numbers_come_out_every_time_and_cells_are_drawn_alike():
 def test_batches_bound_how_many_photos_are_drawn_at_once():
     seen = []
 
-    def statistic(photos, seeds):
-        seen.append(photos.size)
-        assert seeds.shape == (*photos.shape[:-1], 3)
-        return photos.mean(-1)
+    def statistic(counts, seeds):
+        seen.append(counts.size)
+        assert seeds.shape == (*counts.shape[:-1], 3)
+        assert (counts.sum(-1) == 10_000).all()
+        return counts.max(-1, keepdims=True)
 
-    s.estimate(statistic, 10_000, 3, 10_000)
+    estimate(statistic, 10_000, 3, 10_000)
     assert max(seen) <= 2**20
     assert sum(seen) == (s.RESAMPLES + 1) * 10_000
 
@@ -149,7 +180,7 @@ def test_batches_bound_how_many_photos_are_drawn_at_once():
 def test_fewer_than_two_photos_have_no_interval(photos, n):
     scores = np.full((1, 2, photos), nan)
     scores[..., 0] = 60
-    found = s.estimate(s.mean_of_cells(scores), photos, 2, n)
+    found = estimate(s.mean_of_cells(scores), photos, 2, n)
     assert found.value == 60
     assert isnan(found.low)
     assert isnan(found.high)
@@ -157,19 +188,19 @@ def test_fewer_than_two_photos_have_no_interval(photos, n):
 
 def test_undefined_resamples_are_left_out():
     scores = np.array([[[40.0, 60.0, nan, nan, nan, nan]]])  # (4 / 6) ** 6: 9 % hold neither
-    found = s.estimate(s.mean_of_cells(scores), 6, 1, 2)
+    found = estimate(s.mean_of_cells(scores), 6, 1, 2)
     assert found == s.Estimate(50, 40, 60, 2)
 
 
 def test_an_undefined_score_has_no_interval():
-    found = s.estimate(s.mean_of_cells(np.full((1, 1, 5), nan)), 5, 1, 5)
+    found = estimate(s.mean_of_cells(np.full((1, 1, 5), nan)), 5, 1, 5)
     assert all(isnan(part) for part in found[:3])
 
 
 def test_drawing_seeds_widens_the_interval():
     scores = np.random.default_rng(0).normal(50, 5, (1, 1, 100)) + np.array([[[-20.0], [0], [20]]])
-    one = s.estimate(s.mean_of_cells(scores[:, :1]), 100, 1, 100)
-    three = s.estimate(s.mean_of_cells(scores), 100, 3, 100)
+    one = estimate(s.mean_of_cells(scores[:, :1]), 100, 1, 100)
+    three = estimate(s.mean_of_cells(scores), 100, 3, 100)
     assert three.high - three.low > 10 * (one.high - one.low)
 
 
@@ -177,7 +208,8 @@ def test_differences_are_paired_by_photo_and_not_by_seed():
     rng = np.random.default_rng(0)
     a = rng.uniform(0, 100, (1, 1, 50))
     b = np.concatenate([a, a + 6], axis=1)
-    found = s.estimate_difference(s.mean_of_cells(a), s.mean_of_cells(b), 50, (1, 2), 50)
+    pair = s.mean_of_cells(a), s.mean_of_cells(b)
+    found = s.sampled_difference(*pair, 50, (1, 2), 50).estimate()
     assert found[:3] == pytest.approx((3, 0, 6))  # what photos add cancels, b's seeds do not
 
 
@@ -218,7 +250,7 @@ def test_intervals_contain_the_auroc(few_resamples, shared):
         photo = shared * rng.normal(size=100)
         own = np.sqrt(1 - shared**2) * rng.normal(size=(2, 100))
         fakes, reals = 1 / (1 + np.exp(-(photo + own + [[1], [0]])))
-        return s.detection("auroc", fakes[None], reals[None], None)
+        return auroc(fakes[None], reals[None])
 
     # A fake is compared with the reals of all photos, so sharing photos doesn't move the truth.
     truth = 100 * norm.cdf(1 / np.sqrt(2))
@@ -246,10 +278,15 @@ def image_scores(request):
     return fakes.round(rounding), reals.round(rounding)
 
 
-@pytest.mark.parametrize("metric", ["ap", "auroc", "accuracy"])
-def test_detection_equals_scikit_learn_on_every_resample(image_scores, metric):
+def auroc(fakes, reals):
+    """The area under the ROC curve as a statistic of its own."""
+    all_of_them = s.detection(fakes, reals, [])
+    return lambda counts, seeds: all_of_them(counts, seeds)[..., 1:2]
+
+
+def test_detection_equals_scikit_learn_on_every_resample(image_scores):
     fakes, reals = image_scores
-    thresholds = [0.3, 0.45]
+    thresholds = [[0.3, 0.45], [0.5, 0.5]]
     rng = np.random.default_rng(5)
     photos, seeds = rng.integers(0, 30, (20, 30)), rng.integers(0, 2, (20, 2))
 
@@ -257,44 +294,36 @@ def test_detection_equals_scikit_learn_on_every_resample(image_scores, metric):
         values = np.concatenate([fakes[seed, drawn], reals[seed, drawn]])
         labels = np.repeat([1, 0], len(drawn))[np.isfinite(values)]
         values = values[np.isfinite(values)]
-        if metric == "accuracy":
-            return 100 * accuracy_score(labels, values > thresholds[seed])
-        rate = {"ap": average_precision_score, "auroc": roc_auc_score}[metric]
-        return 100 * rate(labels, values)
+        rates = [average_precision_score(labels, values), roc_auc_score(labels, values)]
+        rates += [accuracy_score(labels, values > each[seed]) for each in thresholds]
+        return 100 * np.array(rates)
 
-    statistic = s.detection(metric, fakes, reals, thresholds)
     expected = [
-        np.mean([reference(drawn, seed) for seed in some])
+        np.mean([reference(drawn, seed) for seed in some], axis=0)
         for drawn, some in zip(photos, seeds, strict=True)
     ]
-    assert statistic(photos, seeds) == pytest.approx(expected)
+    found = s.detection(fakes, reals, thresholds)(counted(photos), seeds)
+    assert found == pytest.approx(np.array(expected))
 
 
 def test_detection_by_hand():
     fakes, reals = np.array([[0.9, 0.5, 0.5]]), np.array([[0.5, 0.1, nan]])
-    # Pairs: 0.9 wins two; each 0.5 ties with one and wins one.
-    assert everything(s.detection("auroc", fakes, reals), 3) == pytest.approx(100 * 5 / 6)
+    found = s.detection(fakes, reals, [[0.5]])(np.ones(3), ONE_SEED)
     # Thresholds 0.9: precision 1, recall 1/3; 0.5: precision 3/4, recall 1.
-    assert everything(s.detection("ap", fakes, reals), 3) == pytest.approx(100 * (1 + 1.5) / 3)
+    # Pairs: 0.9 wins two; each 0.5 ties with one and wins one.
     # Above 0.5 lies 0.9 alone: one fake and both reals are right.
-    assert everything(s.detection("accuracy", fakes, reals, [0.5]), 3) == pytest.approx(60)
+    assert found == pytest.approx([100 * (1 + 1.5) / 3, 100 * 5 / 6, 60])
 
 
-@pytest.mark.parametrize("metric", ["ap", "auroc", "accuracy"])
-def test_a_missing_class_is_undefined(metric):
+def test_a_missing_class_is_undefined():
     none, some = np.full((1, 4), nan), np.array([[0.1, 0.2, 0.3, 0.4]])
     for fakes, reals in ((some, none), (none, some), (none, none)):
-        assert isnan(everything(s.detection(metric, fakes, reals, [0.5]), 4))
-
-
-def test_accuracy_needs_thresholds():
-    with pytest.raises(ValueError, match="threshold"):
-        s.detection("accuracy", np.zeros((1, 2)), np.zeros((1, 2)))
+        assert np.isnan(s.detection(fakes, reals, [[0.5]])(np.ones(4), ONE_SEED)).all()
 
 
 def test_resamples_without_a_class_are_left_out_of_the_interval():
     fakes, reals = np.array([[0.9, nan, nan]]), np.array([[nan, 0.1, 0.2]])
-    assert s.estimate(s.detection("auroc", fakes, reals), 3, 1, 3) == s.Estimate(100, 100, 100, 3)
+    assert estimate(auroc(fakes, reals), 3, 1, 3) == s.Estimate(100, 100, 100, 3)
 
 
 # Calibration
@@ -329,7 +358,8 @@ def test_calibration_error_equals_a_naive_loop_on_every_resample():
         np.mean([naive_calibration_error(scores[i, drawn], labels[i, drawn]) for i in some])
         for drawn, some in zip(photos, seeds, strict=True)
     ]
-    assert s.calibration_error(histograms)(photos, seeds) == pytest.approx(expected)
+    found = s.calibration_error(histograms)(counted(photos), seeds)
+    assert found[:, 0] == pytest.approx(expected)
 
 
 def test_calibration_error_by_hand():
@@ -338,7 +368,7 @@ def test_calibration_error_by_hand():
     histogram[0, 1, :, 14] = 20, 19, 20  # says 0.95, all are fake
     statistic = s.calibration_error(histogram)
     assert everything(statistic, 2) == pytest.approx(100 * (0.75 * 0.25 + 0.25 * 0.05))
-    assert float(statistic(np.array([1, 1]), ONE_SEED)) == pytest.approx(5)
+    assert statistic(np.array([0.0, 2.0]), ONE_SEED) == pytest.approx([5])
     assert isnan(everything(s.calibration_error(np.full_like(histogram, nan)), 2))
 
 
@@ -346,7 +376,7 @@ def test_a_biased_statistic_lies_within_its_interval():
     scores = np.random.default_rng(0).random(100)  # perfectly calibrated, yet not 0 of 100 images
     labels = np.random.default_rng(1).random(100) < scores
     statistic = s.calibration_error(s.image_histogram(scores, labels)[None])
-    found = s.estimate(statistic, 100, 1, 100)
+    found = estimate(statistic, 100, 1, 100)
     assert found.low <= found.value <= found.high
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from crosseval_example import as_matrix, plain_cell, plain_matrix, plain_model
 from PIL import Image
 from test_cli import records
 
+from declip_pl.cross_eval.cell import cell_path, read_cell, write_cell
 from declip_pl.cross_eval.views import wandb_run
 from declip_pl.cross_eval.views.wandb_run import matrix_rows, photo_table, summary_figures, track
 from declip_pl.training import wandb_runs
@@ -97,11 +99,8 @@ def _write_cell(folder, rng, model, test, photos):
     names = [f"photo{index}" for index in range(photos)]
     scores = {} if test == "real" else {"iou": iou, "ap": [None] * photos}
     pooled = {name: list(rng.uniform(0, 1, photos)) for name in ("mean", "mean-logit")}
-    cell = plain_cell(model, test, names, scores, image_scores=pooled)
-    cell["key"]["test"] = "f" * 64
-    path = folder / "cells" / model["name"] / f"{test}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(cell))
+    cell = plain_cell(model, test, names, scores, pooled, test="f" * 64)
+    write_cell(cell_path(folder, model["name"], test), cell)
 
 
 def _panels(folder, rng, row, column):
@@ -253,13 +252,13 @@ def test_every_photos_scores_are_there(offline):
     assert columns == ["train", "test", "seed", "photo", "iou", "ap",
                        "image_score_mean", "image_score_mean-logit"]  # fmt: skip
     found = {tuple(row[:4]): row[4:] for row in rows}
-    cells = [json.loads(path.read_text()) for path in folder.glob("cells/*/*.json")]
-    assert len(found) == len(rows) == sum(len(cell["photos"]) for cell in cells) == 16 * PHOTOS
+    cells = [read_cell(path) for path in folder.glob("cells/*/*")]
+    assert len(found) == len(rows) == sum(len(cell.photos) for cell in cells) == 16 * PHOTOS
     for cell in cells:
-        for index, photo in enumerate(cell["photos"]):
-            iou = None if cell["test"] == "real" else cell["scores"]["iou"][index]
-            pooled = [cell["image_scores"][name][index] for name in ("mean", "mean-logit")]
-            row = found[row_of[cell["model"]], cell["test"], cell["seed"], photo]
+        for index, photo in enumerate(cell.photos):
+            iou = cell.scores["iou"][index] if index and cell.test != "real" else None
+            pooled = [cell.image_scores[name][index] for name in ("mean", "mean-logit")]
+            row = found[row_of[cell.model], cell.test, cell.seed, photo]
             assert row == [iou, None, *pooled]  # `ap` is undefined everywhere
 
 
@@ -413,8 +412,8 @@ def test_where_a_run_goes(tmp_path, monkeypatch):
 
 def test_cells_of_other_evaluations_stay_out(tmp_path):
     matrix = make_cross_evaluation(tmp_path)
-    stale = tmp_path / "cells" / model_name("ldm", 0) / "repaint.json"
-    stale.write_text((stale.parent / "ldm.json").read_text())
+    stale = cell_path(tmp_path, model_name("ldm", 0), "repaint")
+    shutil.copy(cell_path(tmp_path, model_name("ldm", 0), "ldm"), stale)
     cells = list(wandb_run._cells(tmp_path, as_matrix(matrix)))
     assert len(cells) == 16 and len(photo_table(cells)[1]) == 48
 

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
 from declip_pl import parts
 from declip_pl.cross_eval.cell import Cell
+from declip_pl.cross_eval.inputs import inputs_hash
 from declip_pl.cross_eval.matrix import (
     FORMAT,
     About,
@@ -25,7 +25,7 @@ from declip_pl.cross_eval.matrix import (
 )
 from declip_pl.cross_eval.models import Model
 from declip_pl.cross_eval.scores import Scores
-from declip_pl.cross_eval.statistics import Estimate, Statistic, combined, estimate, reliability
+from declip_pl.cross_eval.statistics import Sampled, combined, reliability, sampled
 from declip_pl.data.layout import ALL_BUT
 from declip_pl.metrics import Thresholds, all_metrics, find_metric
 from declip_pl.model.network import Pooling
@@ -35,8 +35,8 @@ T = TypeVar("T")
 
 Pair = tuple[str, str]
 """A row and a column."""
-Statistics = dict[str, dict[Pair, tuple[Statistic, int]]]
-"""What computes each cell and of how many photos, by metric."""
+Table = dict[str, dict[Pair, Sampled]]
+"""Each cell's score and its resamples, by metric."""
 
 
 def build_matrix(
@@ -46,6 +46,7 @@ def build_matrix(
     columns: Sequence[str],
     pooling: Pooling,
     about: About,
+    before: Matrix | None = None,
 ) -> Matrix:
     """Return the matrix of what was scored.
 
@@ -56,37 +57,45 @@ def build_matrix(
         columns: Test generators.
         pooling: How an image's score is pooled from its map.
         about: What the matrix is about.
+        before: A matrix of before; its figures are taken if they were made from the same.
     """
-    scores = Scores(models, cells, thresholds, pooling)
+    scored = [_scored_model(model, thresholds, pooling) for model in models]
+    inputs = inputs_hash(scored, cells, thresholds, columns, pooling)
+    if before and before.inputs == inputs:
+        return replace(before, **vars(about))
+    return _built(Scores(models, cells, thresholds, pooling), scored, columns, about, inputs)
+
+
+def _built(
+    scores: Scores, models: Sequence[ScoredModel], columns: Sequence[str], about: About, inputs: str
+) -> Matrix:
     rows = sorted(scores.models, key=lambda row: (row.startswith(ALL_BUT), row))
     done = [(row, column) for row in rows for column in columns if any(scores.found(row, column))]
-    statistics = _statistics(scores, done)
-    table = {
-        metric: _estimates(found, rows, scores)
-        for metric, found in tqdm(statistics.items(), "intervals", leave=False)
-    }
+    samples = _sampled(scores, done)
+    table = {metric: _estimates(found, rows) for metric, found in samples.items()}
     domains = _Domains.of(scores, rows, columns)
     return Matrix(
         **vars(about),
         format=FORMAT,
-        pooling=pooling,
-        models=tuple(_scored_model(model, thresholds, pooling) for model in models),
+        pooling=scores.pooling,
+        models=tuple(models),
         rows=tuple(rows),
         columns=tuple(columns),
         in_domain={row: domains.inside[row] for row in rows},
         leave_one_out=tuple(row for row in rows if row.startswith(ALL_BUT)),
         seeds=tuple(sorted({model.seed for model in models})),
-        metrics=tuple(statistics),
+        metrics=tuple(samples),
         matrix=table,
         summary={
-            metric: _summary(metric, found, table[metric], domains, scores)
-            for metric, found in tqdm(statistics.items(), "summary", leave=False)
+            metric: _summary(metric, found, table[metric], domains)
+            for metric, found in samples.items()
         },
         curves=_by_cell(done, lambda row, column: _curve(scores.found(row, column))),
         reliability=_by_cell(done, lambda row, column: _reliability(scores, row, column)),
         panels=_by_cell(
             done, lambda row, column: next(filter(None, scores.found(row, column))).panels
         ),
+        inputs=inputs,
     )
 
 
@@ -119,40 +128,35 @@ class _Domains:
         return pair[0] in self.known and not self.is_in(pair)
 
 
-def _statistics(scores: Scores, done: Sequence[Pair]) -> Statistics:
-    """Return what computes each cell, metrics in the order of the table."""
-    found: Statistics = {}
-    for row, column in done:
-        for name, statistic, n in scores.statistics(row, column):
-            found.setdefault(name, {})[row, column] = statistic, n
+def _sampled(scores: Scores, done: Sequence[Pair]) -> Table:
+    """Return each cell's score and its resamples, metrics in the order of the table."""
+    measures = [(pair, measure) for pair in done for measure in scores.measures(*pair)]
+    statistics = [(measure.statistic, measure.photos) for _, measure in measures]
+    found: Table = {}
+    results = sampled(statistics, len(scores.position), scores.seeds)
+    for (pair, measure), result in zip(measures, results, strict=True):
+        for metric, score in zip(measure.metrics, result, strict=True):
+            found.setdefault(metric, {})[pair] = score
     return {entry.name: found[entry.name] for entry in all_metrics() if entry.name in found}
 
 
-def _estimates(
-    cells: Mapping[Pair, tuple[Statistic, int]], rows: Sequence[str], scores: Scores
-) -> dict[str, dict[str, Score]]:
+def _estimates(cells: Mapping[Pair, Sampled], rows: Sequence[str]) -> dict[str, dict[str, Score]]:
     table: dict[str, dict[str, Score]] = {row: {} for row in rows}
-    for (row, column), (statistic, n) in cells.items():
-        table[row][column] = _estimate(statistic, n, scores)
+    for (row, column), score in cells.items():
+        table[row][column] = _plain(score)
     return table
-
-
-def _estimate(statistic: Statistic, n: int, scores: Scores) -> Score:
-    return _plain(estimate(statistic, len(scores.position), scores.seeds, n))
 
 
 def _summary(
     metric: str,
-    cells: Mapping[Pair, tuple[Statistic, int]],
+    cells: Mapping[Pair, Sampled],
     table: Mapping[str, Mapping[str, Score]],
     domains: _Domains,
-    scores: Scores,
 ) -> Summary:
     """Return the paper's means: in domain, out of domain, the worst cell, by train, by test."""
 
     def over(chosen: Sequence[Pair], how: Literal["mean", "lowest", "highest"] = "mean") -> Score:
-        statistic = combined([cells[pair][0] for pair in chosen], how)
-        return _estimate(statistic, sum(cells[pair][1] for pair in chosen), scores)
+        return _plain(combined([cells[pair] for pair in chosen], how))
 
     def grouped(chosen: Sequence[Pair], axis: int) -> dict[str, Score]:
         names = dict.fromkeys(pair[axis] for pair in chosen)
@@ -238,7 +242,8 @@ def _by_cell(done: Sequence[Pair], make: Callable[[str, str], T]) -> dict[str, d
     return table
 
 
-def _plain(found: Estimate) -> Score:
+def _plain(score: Sampled) -> Score:
     """Return an estimate for JSON, which has no NaN."""
+    found = score.estimate()
     value, low, high = (None if math.isnan(v) else v for v in found[:3])
     return Score(value, low, high, found.n)

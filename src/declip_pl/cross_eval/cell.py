@@ -1,16 +1,20 @@
 """One cell of the matrix as a file: a model's scores on every photo of a test set."""
 
-import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
+
+from declip_pl.cross_eval.columns import Column, read_columns, write_columns
 from declip_pl.cross_eval.matrix import Curve, Matrix, Panel, ScoredModel
-from declip_pl.cross_eval.records import from_json, to_json
-from declip_pl.files import file_name, write_text
-from declip_pl.metrics import Thresholds
+from declip_pl.cross_eval.records import from_json, read_json, to_json, write_json
+from declip_pl.errors import UserError
+from declip_pl.files import file_name
+from declip_pl.metrics import CALIBRATION_BINS, Thresholds
 
-FORMAT = 2
+FORMAT = 3
 """Raise it with any change to what a cell holds; older cells are then scored anew."""
 
 
@@ -36,17 +40,8 @@ class CellKey:
 
 
 @dataclass(frozen=True)
-class Histogram:
-    """Each photo's pixels by probability, ``[P][bins]``: how many, their sum, how many fake."""
-
-    count: list[list[int]]
-    probability: list[list[float]]
-    fake: list[list[int]]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A model's scores on a test set.
+class CellAbout:
+    """A cell without its columns.
 
     Attributes:
         key: What it depends on.
@@ -55,9 +50,6 @@ class Cell:
         test: A generator, or ``real``.
         thresholds: The model's.
         photos: Names of the photos.
-        scores: Each photo's scores in percent by metric, None where undefined; empty for reals.
-        image_scores: Each photo's score in [0, 1] by pooling.
-        histogram: Each photo's pixels by probability.
         curve: Means over photos.
         panels: The best, the median and the worst photo; empty for reals.
         seconds: How long it took.
@@ -69,18 +61,43 @@ class Cell:
     test: str
     thresholds: Thresholds
     photos: list[str]
-    scores: dict[str, list[float | None]]
-    image_scores: dict[str, list[float | None]]
-    histogram: Histogram
     curve: Curve
     panels: dict[str, Panel]
     seconds: float
 
+
+@dataclass(frozen=True)
+class Cell(CellAbout):
+    """A model's scores on a test set of P photos; NaN where one is undefined.
+
+    Attributes:
+        scores: Each photo's scores in percent by metric, ``[P]``; empty for reals.
+        image_scores: Each photo's score in [0, 1] by pooling, ``[P]``.
+        histogram: Each photo's pixels by probability, ``[P, 3, bins]``: how many, their sum, how
+            many fake.
+    """
+
+    scores: dict[str, Column]
+    image_scores: dict[str, Column]
+    histogram: Column
+
+    @property
+    def about(self) -> CellAbout:
+        """The cell without its columns."""
+        return CellAbout(**{name: getattr(self, name) for name in CellAbout.__dataclass_fields__})
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        """All columns by the names that they have in the file."""
+        scores = {f"scores/{name}": values for name, values in self.scores.items()}
+        images = {f"image_scores/{name}": values for name, values in self.image_scores.items()}
+        return {**scores, **images, "histogram": self.histogram}
+
     @property
     def fake_share(self) -> float:
         """The share of the photos' pixels that are fake."""
-        fake, count = (sum(map(sum, p)) for p in (self.histogram.fake, self.histogram.count))
-        return fake / count if count else 0.0
+        count, _, fake = self.histogram.sum((0, 2))
+        return float(fake / count) if count else 0.0
 
 
 @dataclass(frozen=True)
@@ -112,25 +129,40 @@ class ThresholdsFile:
     seconds: float
 
 
-Record = TypeVar("Record", Cell, ThresholdsFile)
+T = TypeVar("T")
 
 
-def read_record(path: Path, kind: type[Record]) -> Record | None:
-    """Return a cell or thresholds; None where there is no such file, or it is damaged or older."""
-    try:
-        return from_json(kind, json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return None
+def read_cell(path: Path) -> Cell | None:
+    """Return a cell; None where there is no such file, or one of another format.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    return _if_there(lambda: _read_cell(path))
 
 
-def write_record(path: Path, record: Cell | ThresholdsFile) -> None:
-    """Write a cell or thresholds as JSON, atomically."""
-    write_text(path, json.dumps(to_json(record)) + "\n")
+def write_cell(path: Path, cell: Cell) -> None:
+    """Write a cell, atomically."""
+    write_columns(path, to_json(cell.about), cell.columns)
+
+
+def read_thresholds(path: Path) -> ThresholdsFile | None:
+    """Return thresholds; None where there is no such file, or one of another format.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    return _if_there(lambda: _of_this_format(ThresholdsFile, read_json(path)))
+
+
+def write_thresholds(path: Path, thresholds: ThresholdsFile) -> None:
+    """Write thresholds, atomically."""
+    write_json(path, thresholds)
 
 
 def cell_path(folder: Path, model: str, test: str) -> Path:
     """Return where the cell of a model and a test set stands in a cross-evaluation's folder."""
-    return folder / "cells" / model / file_name(test, ".json")
+    return folder / "cells" / model / file_name(test, ".safetensors")
 
 
 def finished_cell(folder: Path, matrix: Matrix, model: ScoredModel, test: str) -> Cell | None:
@@ -144,11 +176,58 @@ def finished_cell(folder: Path, matrix: Matrix, model: ScoredModel, test: str) -
 
     Returns:
         The cell, or None where it failed; a file may stand there from before.
+
+    Raises:
+        UserError: If its file is damaged.
     """
-    cell = read_record(cell_path(folder, model.name, test), Cell)
+    path = cell_path(folder, model.name, test)
+    try:
+        cell = read_cell(path)
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged ({error}); run the same `declip-pl cross-eval` again, which scores "
+            "it anew"
+        ) from None
     scored = matrix.data.tests.get(test)
     if not cell or not scored:
         return None
     key = (cell.key.format, cell.key.checkpoint, cell.key.test, cell.key.perturbation)
     wanted = (FORMAT, model.checkpoint_sha256, scored.sha256, matrix.perturbation)
     return cell if key == wanted else None
+
+
+def _if_there(read: Callable[[], T]) -> T | None:
+    try:
+        return read()
+    except OSError:
+        return None
+
+
+def _read_cell(path: Path) -> Cell | None:
+    content, columns = read_columns(path)
+    about = _of_this_format(CellAbout, content)
+    if about is None:
+        return None
+    histogram = columns.pop("histogram", np.empty(0))
+    photos = len(about.photos)
+    shapes = {column.shape for column in columns.values()}
+    if histogram.shape != (photos, 3, CALIBRATION_BINS) or shapes > {(photos,)}:
+        raise ValueError(f"its columns are not of its {photos} photos")
+    return Cell(
+        **vars(about), scores=_under("scores", columns),
+        image_scores=_under("image_scores", columns), histogram=histogram,
+    )  # fmt: skip
+
+
+def _of_this_format(kind: type[T], content: Any) -> T | None:
+    """Read a record, or return None if another version wrote it."""
+    key = content.get("key") if isinstance(content, dict) else None
+    written = key.get("format") if isinstance(key, dict) else None
+    if isinstance(written, int) and written != FORMAT:
+        return None
+    return from_json(kind, content)
+
+
+def _under(group: str, columns: dict[str, Column]) -> dict[str, Column]:
+    prefix = f"{group}/"
+    return {k.removeprefix(prefix): v for k, v in columns.items() if k.startswith(prefix)}

@@ -2,9 +2,11 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from math import isnan
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,19 +19,21 @@ from declip_pl.cross_eval.cell import (
     FORMAT,
     Cell,
     CellKey,
-    Histogram,
     ThresholdsFile,
     ThresholdsKey,
     cell_path,
-    read_record,
-    write_record,
+    read_cell,
+    read_thresholds,
+    write_cell,
+    write_thresholds,
 )
+from declip_pl.cross_eval.columns import Column
 from declip_pl.cross_eval.matrix import UNPERTURBED, Curve, Panel
 from declip_pl.cross_eval.models import Model
 from declip_pl.data.dataset import LocalizationDataset, collate
 from declip_pl.data.layout import REAL
 from declip_pl.data.masks import MaskRule, mostly_fake
-from declip_pl.files import atomic_path, file_name
+from declip_pl.files import atomic_path, file_name, sha256
 from declip_pl.metrics import (
     THRESHOLDS,
     Metric,
@@ -45,6 +49,8 @@ from declip_pl.model.features import Features
 from declip_pl.model.network import POOLINGS, image_score
 from declip_pl.panels import panel
 from declip_pl.parts import code_of
+
+T = TypeVar("T")
 
 PANELS = ("best", "median", "worst")
 
@@ -87,42 +93,71 @@ class Cells:
             valid: The validation photos of the generators that it was trained on, and real ones
                 where there are any; empty if there are none, or the checkpoint has thresholds.
         """
-        if model.checkpoint.thresholds:
-            return model.checkpoint.thresholds
-        hashes = tuple(part.sha256 for part in valid)
-        key = ThresholdsKey(
-            FORMAT, model.checkpoint.sha256, hashes, tuple(p.perturbation for p in valid)
-        )
-        path = self.folder / "thresholds" / file_name(model.name, ".json")
-        kept = read_record(path, ThresholdsFile)
-        if not kept or kept.key != key:
+        found = self._kept_thresholds(model, valid)
+        if not found:
             start = time.monotonic()
             scored = [self._score(decoder, part, None) for part in valid]
+            found, auroc = _on_validation(scored)
             seconds = round(time.monotonic() - start, 2)
-            kept = ThresholdsFile(key, model.name, *_on_validation(scored), seconds)
-            write_record(path, kept)
-        return kept.thresholds
+            key = _thresholds_key(model, valid)
+            record = ThresholdsFile(key, model.name, found, auroc, seconds)
+            write_thresholds(self._thresholds_path(model), record)
+        return found
 
     def score(
         self, model: Model, decoder: nn.Module, test: TestSet, thresholds: Thresholds
     ) -> Cell:
         """Return a cell: every photo's scores, curves, and which photos were drawn."""
-        names = tuple(map(_identity, map_metrics(thresholds.pixel is not None)))
-        key = CellKey(
-            FORMAT, model.checkpoint.sha256, test.sha256, test.perturbation, thresholds.pixel, names
-        )
-        path = cell_path(self.folder, model.name, test.name)
-        kept = read_record(path, Cell)
-        if not kept or kept.key != key:
+        kept = self._kept_cell(model, test, thresholds)
+        if not kept:
             start = time.monotonic()
             scored = self._score(decoder, test, thresholds.pixel)
             panels = {} if test.name == REAL else self._draw(model, decoder, test, scored)
             kept = Cell(
-                key, model.name, model.seed, test.name, thresholds, **vars(scored), panels=panels,
-                seconds=round(time.monotonic() - start, 2),
+                _cell_key(model, test, thresholds), model.name, model.seed, test.name, thresholds,
+                **vars(scored), panels=panels, seconds=round(time.monotonic() - start, 2),
             )  # fmt: skip
-            write_record(path, kept)
+            write_cell(cell_path(self.folder, model.name, test.name), kept)
         return kept
+
+    def finished(
+        self, model: Model, valid: Sequence[TestSet], tests: Sequence[TestSet]
+    ) -> tuple[Thresholds, dict[str, Cell]] | None:
+        """Return a model's thresholds and its cells by test set; None if any has to be made.
+
+        Args:
+            model: A localizer.
+            valid: As for :meth:`thresholds`.
+            tests: All test sets.
+        """
+        thresholds = self._kept_thresholds(model, valid)
+        if not thresholds:
+            return None
+        cells = {test.name: self._kept_cell(model, test, thresholds) for test in tests}
+        found = {test: cell for test, cell in cells.items() if cell}
+        return (thresholds, found) if len(found) == len(cells) else None
+
+    def _kept_thresholds(self, model: Model, valid: Sequence[TestSet]) -> Thresholds | None:
+        if model.checkpoint.thresholds:
+            return model.checkpoint.thresholds
+        kept = _intact(read_thresholds, self._thresholds_path(model))
+        return kept.thresholds if kept and kept.key == _thresholds_key(model, valid) else None
+
+    def _kept_cell(self, model: Model, test: TestSet, thresholds: Thresholds) -> Cell | None:
+        path = cell_path(self.folder, model.name, test.name)
+        kept = _intact(read_cell, path)
+        if not kept or kept.key != _cell_key(model, test, thresholds):
+            return None
+        for shown in kept.panels.values():
+            drawn = self.folder / shown.file
+            if not drawn.is_file() or sha256(drawn) != shown.sha256:
+                print(f"{drawn} is missing or damaged: it is made anew, with its cell")
+                path.unlink()
+                return None
+        return kept
+
+    def _thresholds_path(self, model: Model) -> Path:
+        return self.folder / "thresholds" / file_name(model.name, ".json")
 
     @torch.inference_mode()
     def _score(self, decoder: nn.Module, test: TestSet, pixel: float | None) -> "_Scored":
@@ -146,7 +181,7 @@ class Cells:
     ) -> dict[str, Panel]:
         """Draw the best, the median and the worst photo of a cell."""
         scores = scored.scores["iou"]
-        order = np.argsort([-(score or 0) for score in scores], kind="stable")
+        order = np.argsort(-np.nan_to_num(scores), kind="stable")
         drawn = {}
         for name, index in zip(PANELS, (order[0], order[len(order) // 2], order[-1]), strict=True):
             item = test.data[int(index)]
@@ -156,7 +191,9 @@ class Cells:
             file = Path("panels") / model.name / test.name / f"{name}.png"
             with atomic_path(self.folder / file) as temporary:
                 panel(test.data.photo(item["path"]), item["mask"].numpy(), heat).save(temporary)
-            drawn[name] = Panel(str(file), item["name"], scores[index])
+            drawn[name] = Panel(
+                str(file), item["name"], _number(scores[index]), sha256(self.folder / file)
+            )
         return drawn
 
 
@@ -165,6 +202,32 @@ def polarity_warnings(cells: Iterable[Cell], rule: MaskRule) -> list[str]:
     shares = {cell.test: cell.fake_share for cell in cells}
     found = [mostly_fake(test, share, rule) for test, share in shares.items()]
     return [f"warning: {line}" for line in found if line]
+
+
+def _intact(read: Callable[[Path], T | None], path: Path) -> T | None:
+    """Read a file that can be made anew; if it is damaged say so and delete it."""
+    try:
+        return read(path)
+    except ValueError as error:
+        print(f"{path} is damaged ({error}): it is made anew")
+        path.unlink()
+        return None
+
+
+def _thresholds_key(model: Model, valid: Sequence[TestSet]) -> ThresholdsKey:
+    return ThresholdsKey(
+        FORMAT,
+        model.checkpoint.sha256,
+        tuple(part.sha256 for part in valid),
+        tuple(part.perturbation for part in valid),
+    )
+
+
+def _cell_key(model: Model, test: TestSet, thresholds: Thresholds) -> CellKey:
+    names = tuple(map(_identity, map_metrics(thresholds.pixel is not None)))
+    return CellKey(
+        FORMAT, model.checkpoint.sha256, test.sha256, test.perturbation, thresholds.pixel, names
+    )
 
 
 def _identity(entry: Metric) -> str:
@@ -177,9 +240,9 @@ class _Scored:
     """What scoring a test set gives; fields as of :class:`Cell`."""
 
     photos: list[str]
-    scores: dict[str, list[float | None]]
-    image_scores: dict[str, list[float | None]]
-    histogram: Histogram
+    scores: dict[str, Column]
+    image_scores: dict[str, Column]
+    histogram: Column
     curve: Curve
 
 
@@ -200,17 +263,15 @@ def _photo_scores(logits: Tensor, masks: list[Tensor], pixel: float | None) -> d
 
 
 def _scored(photos: list[str], table: dict[str, Tensor]) -> _Scored:
-    count, probability, fake = table["histogram"].unbind(1)
-    curves = {name: _numbers(v.double().mean(0)) for name, v in _group(table, "curve/")}
+    curves = {
+        name: [_number(v) for v in values.double().mean(0).tolist()]
+        for name, values in _group(table, "curve/")
+    }
     return _Scored(
         photos,
-        scores={name: _numbers(v) for name, v in _group(table, "scores/")},
-        image_scores={name: _numbers(v) for name, v in _group(table, "image/")},
-        histogram=Histogram(
-            count=count.long().tolist(),
-            probability=[[round(p, 3) for p in row] for row in probability.tolist()],
-            fake=fake.long().tolist(),
-        ),
+        scores={name: values.double().numpy() for name, values in _group(table, "scores/")},
+        image_scores={name: values.double().numpy() for name, values in _group(table, "image/")},
+        histogram=table["histogram"].double().numpy(),
         curve=Curve(list(THRESHOLDS), **curves),
     )
 
@@ -221,9 +282,7 @@ def _on_validation(scored: Sequence[_Scored]) -> tuple[Thresholds, dict[str, flo
     parts = [*fakes, *(part for part in scored if not part.scores)]
     labels = torch.tensor([int(bool(part.scores)) for part in parts for _ in part.photos])
     scores: dict[str, Tensor] = {
-        pooling: torch.tensor(
-            [score for part in parts for score in part.image_scores[pooling]], dtype=torch.float64
-        )
+        pooling: torch.cat([torch.from_numpy(part.image_scores[pooling]) for part in parts])
         for pooling in POOLINGS
     }
     iou = None
@@ -240,6 +299,6 @@ def _group(table: dict[str, Tensor], prefix: str) -> list[tuple[str, Tensor]]:
     return [(k.removeprefix(prefix), v) for k, v in table.items() if k.startswith(prefix)]
 
 
-def _numbers(values: Tensor) -> list[float | None]:
-    """Return plain numbers, as exact as they were measured; None for NaN (JSON has none)."""
-    return [None if np.isnan(v) else float(f"{v:.9g}") for v in values.double().tolist()]
+def _number(value: float) -> float | None:
+    """Return a figure for JSON, which has no NaN."""
+    return None if isnan(value) else float(value)

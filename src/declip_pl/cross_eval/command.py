@@ -14,8 +14,8 @@ from annotated_types import Interval
 from declip_pl.cross_eval.build import build_matrix
 from declip_pl.cross_eval.cell import Cell
 from declip_pl.cross_eval.cells import Cells, TestSet, polarity_warnings
+from declip_pl.cross_eval.folder import check_folder, choose_folder, name_of
 from declip_pl.cross_eval.matrix import (
-    ROOT,
     TABLE,
     UNPERTURBED,
     Failure,
@@ -32,7 +32,7 @@ from declip_pl.cross_eval.models import (
     shared_pooling,
     train_missing,
 )
-from declip_pl.cross_eval.provenance import check_folder, describe, own_folder
+from declip_pl.cross_eval.provenance import describe
 from declip_pl.cross_eval.summary import summary
 from declip_pl.cross_eval.views.heat_map import matrix_png
 from declip_pl.cross_eval.views.report import write_report
@@ -44,7 +44,7 @@ from declip_pl.data.mini import MINI, build_mini
 from declip_pl.data.stamps import content_hash
 from declip_pl.data.transforms import Changes, key_of, make_changes
 from declip_pl.errors import UserError
-from declip_pl.files import short_hash, shortened
+from declip_pl.files import remove_leftovers
 from declip_pl.model.checkpoint import load_decoder, load_encoder
 from declip_pl.model.encoder import Encoder
 from declip_pl.model.network import Pooling
@@ -52,7 +52,7 @@ from declip_pl.names import check_name
 from declip_pl.parts import Spec, as_text
 from declip_pl.training.recipe import Options, Recipe, choose_config, choose_data
 from declip_pl.training.recipe_file import read_list
-from declip_pl.training.run_folder import MOST, claim
+from declip_pl.training.run_folder import claim
 
 
 def cross_eval(
@@ -93,15 +93,16 @@ def cross_eval(
     failures += unread
     if not described:
         raise UserError(_failed(failures))
-    label = label or _name(described)
-    folder = ROOT / shortened(name, MOST) if name else own_folder(ROOT, test_data, label)
+    folder = choose_folder(test_data, label or name_of(described), name)
     with claim(folder, "cross-evaluating into"):
-        check_folder(folder, test_data)
+        remove_leftovers(folder)
+        before = check_folder(folder, test_data)
         results, failed = _score(described, test_data, folder, options.encoder)
         failures += failed
         about = describe(folder, test_data, results, failures, start)
         scored = (results["cells"], results["thresholds"], test_data.generators)
-        matrix = build_matrix(described, *scored, pooling or shared_pooling(described), about)
+        pooled = pooling or shared_pooling(described)
+        matrix = build_matrix(described, *scored, pooled, about, before)
         _show(folder, matrix, described, _warnings(test_data, results["cells"].values()))
     if failures:
         raise UserError(_failed(failures))
@@ -195,7 +196,10 @@ def _score(
         "cells": {},
         "device": str(device),
     }
-    for sharing in by_encoder(models):
+    # Where nothing is left to score, no encoder is loaded. What fails here is tried again below.
+    add = partial(_add_finished, cells, data, tests, results)
+    left = [model for model in models if not attempt([], model.name, partial(add, model))]
+    for sharing in by_encoder(left):
         names = [model.name for model in sharing]
         encoder = attempt(failures, ", ".join(names), partial(_shared_encoder, sharing, named))
         if encoder is None:
@@ -211,6 +215,22 @@ def _score(
             work = partial(_score_model, cells, model, data, encoder, clean, encoded, results)
             failures += attempt(failures, model.name, work) or []
     return results, failures
+
+
+def _add_finished(
+    cells: Cells,
+    data: LocalizationDataModule,
+    tests: Sequence[TestSet],
+    results: dict[str, Any],
+    model: Model,
+) -> bool:
+    """Add a model's thresholds and cells to the results if all of them are there."""
+    found = cells.finished(model, _valid_sets(data, model), tests)
+    if not found:
+        return False
+    results["thresholds"][model.name], scored = found
+    results["cells"] |= {(model.name, test): cell for test, cell in scored.items()}
+    return True
 
 
 def _score_model(
@@ -274,12 +294,6 @@ def _test_set(data: LocalizationDataModule, name: str, split: Any, *generators: 
     photos = data.evaluation_set(name, split, *generators)
     perturbation = key_of(data.perturbation if split == "test" else UNPERTURBED)
     return TestSet(name, photos, content_hash(photos.samples, data.mask_rule_key), perturbation)
-
-
-def _name(models: Sequence[Model]) -> str:
-    """Return a name for just these models."""
-    names = "\n".join(sorted(model.name for model in models))
-    return f"{len(models)}-models-{short_hash(names)}"
 
 
 def _failed(failures: Sequence[Failure]) -> str:

@@ -13,11 +13,11 @@ from declip_pl.cross_eval.statistics import (
     RESAMPLES,
     Array,
     Estimate,
-    estimate_difference,
     holm,
     mean_of_cells,
     mean_of_defined,
     paired_p_value,
+    sampled_difference,
 )
 from declip_pl.errors import UserError
 
@@ -250,7 +250,7 @@ def _array(cells: Collection[Seeds], names: Sequence[str], metric: str) -> Array
     for index, cell in enumerate(cells):
         for seed, (photos, found) in cell.items():
             places = [place[photo] for photo in photos]
-            scores[index, seeds.index(seed), places] = np.array(found[metric], float)
+            scores[index, seeds.index(seed), places] = found[metric]
     return scores
 
 
@@ -270,9 +270,9 @@ def _difference(where: tuple[str, str], a: Array, b: Array) -> Difference:
     n = int(np.isfinite(a).any(1).sum())
     return Difference(
         where,
-        a=float(mean_a(np.arange(photos), np.arange(seeds_a))),
-        b=float(mean_b(np.arange(photos), np.arange(seeds_b))),
-        change=estimate_difference(mean_a, mean_b, photos, (seeds_a, seeds_b), n),
+        a=float(mean_a(np.ones(photos), np.arange(seeds_a))[0]),
+        b=float(mean_b(np.ones(photos), np.arange(seeds_b))[0]),
+        change=sampled_difference(mean_a, mean_b, photos, (seeds_a, seeds_b), n).estimate(),
         p_value=paired_p_value(_contributions(a, b)),
         corrected=nan,
     )

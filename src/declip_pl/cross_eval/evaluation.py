@@ -5,6 +5,7 @@ from pathlib import Path
 from shlex import join
 
 from declip_pl.cross_eval.cell import finished_cell
+from declip_pl.cross_eval.columns import Column
 from declip_pl.cross_eval.matrix import (
     FILE,
     ROOT,
@@ -18,8 +19,8 @@ from declip_pl.model.checkpoint import read_checkpoint
 
 Where = tuple[str, str]
 """A row (what a model was trained on) and a column (what it was tested on)."""
-Photos = tuple[list[str], dict[str, list[float | None]]]
-"""Names of photos, and their scores by metric."""
+Photos = tuple[list[str], dict[str, Column]]
+"""Names of P photos, and their scores ``[P]`` by metric, NaN where one is undefined."""
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,13 @@
 """What a cross-evaluation found, as one typed object: ``matrix.json`` and ``matrix.csv``."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from declip_pl.cross_eval.records import from_json, to_json
+from declip_pl.cross_eval.records import from_json, read_json, write_json
 from declip_pl.csv_files import write_csv
 from declip_pl.errors import UserError
-from declip_pl.files import write_text
 
 ROOT = Path("outputs/cross_eval")
 """Folder of all cross-evaluations."""
@@ -17,7 +15,7 @@ ROOT = Path("outputs/cross_eval")
 FILE, TABLE = "matrix.json", "matrix.csv"
 
 FORMAT = 2
-"""Raise it with any change to what ``matrix.json`` holds."""
+"""Raise it with any change to what ``matrix.json`` holds but entries that may be left out."""
 
 COLUMNS = ("train", "test", "metric", "value", "ci_low", "ci_high", "n")
 """Of ``matrix.csv``."""
@@ -166,11 +164,12 @@ class Reliability:
 
 @dataclass(frozen=True)
 class Panel:
-    """A drawn photo: its file in the cross-evaluation's folder, its name and its IoU."""
+    """A drawn photo: its file in the cross-evaluation's folder, that one's hash, name, IoU."""
 
     file: str
     photo: str
     iou: float | None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -244,6 +243,7 @@ class Matrix(About):
         curves: By row and column.
         reliability: By row and column.
         panels: By row, column, and ``best``, ``median`` or ``worst``.
+        inputs: A hash of all that the scores are made from; None in files of older versions.
     """
 
     format: int
@@ -260,6 +260,7 @@ class Matrix(About):
     curves: dict[str, dict[str, Curve]]
     reliability: dict[str, dict[str, Reliability]]
     panels: dict[str, dict[str, dict[str, Panel]]]
+    inputs: str | None = None
 
     def score(self, metric: str, row: str, column: str) -> Score | None:
         """Return a cell's score; None if the cell failed."""
@@ -279,17 +280,20 @@ class Matrix(About):
         return [row for row in self.rows if row not in self.leave_one_out]
 
 
+class DamagedMatrixError(UserError):
+    """A ``matrix.json`` that can't be read, and that the command that wrote it makes anew."""
+
+
 def read_matrix(folder: Path) -> Matrix:
     """Read the ``matrix.json`` of a cross-evaluation.
 
     Raises:
-        UserError: If it is missing, damaged, or written by a newer declip-pl.
+        DamagedMatrixError: If it is damaged.
+        UserError: If it is missing, or written by a newer declip-pl.
     """
     path = folder / FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("it is no object")
+        content = read_json(path)
         _check_format(path, content.get("format"))
         return from_json(Matrix, _upgraded(content))
     except FileNotFoundError:
@@ -298,10 +302,8 @@ def read_matrix(folder: Path) -> Matrix:
             "`declip-pl cross-eval` wrote"
         ) from None
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} is damaged ({error}); move it away and run the same `declip-pl cross-eval` "
-            "again: finished cells are kept"
-        ) from None
+        advice = "run the same `declip-pl cross-eval` again, which makes it anew"
+        raise DamagedMatrixError(f"{path} is damaged ({error}); {advice}") from None
 
 
 def readable_matrices(root: Path) -> Iterator[tuple[Path, Matrix]]:
@@ -320,7 +322,7 @@ def readable_matrices(root: Path) -> Iterator[tuple[Path, Matrix]]:
 
 def write_matrix(folder: Path, matrix: Matrix) -> None:
     """Write ``matrix.json`` and the tidy ``matrix.csv``."""
-    write_text(folder / FILE, json.dumps(to_json(matrix), indent=1) + "\n")
+    write_json(folder / FILE, matrix, indent=1)
     lines = [
         (row, column, metric, score.value, score.low, score.high, score.n)
         for metric, table in matrix.matrix.items()

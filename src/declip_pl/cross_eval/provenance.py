@@ -1,7 +1,5 @@
-"""What a cross-evaluation is of and how it was made, without naming a folder of this machine."""
+"""What a matrix is about and how it was made, without naming a folder of this machine."""
 
-import hashlib
-import os
 import platform
 import shlex
 import sys
@@ -10,62 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from declip_pl.cross_eval.matrix import (
-    FILE,
-    UNPERTURBED,
-    About,
-    Data,
-    Failure,
-    Made,
-    Matrix,
-    read_matrix,
-)
+from declip_pl.cross_eval.folder import fingerprint
+from declip_pl.cross_eval.matrix import About, Data, Failure, Made
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.transforms import key_of
-from declip_pl.errors import UserError
-from declip_pl.files import short_hash, shortened
 from declip_pl.privacy import all_without_folders, without_folders
 from declip_pl.training.results import circumstances
-from declip_pl.training.run_folder import MOST
-
-
-def check_folder(folder: Path, data: LocalizationDataModule) -> None:
-    """Refuse to replace the cross-evaluation of another data set or perturbation.
-
-    Raises:
-        UserError: If one stands in the folder.
-    """
-    if not (folder / FILE).exists():
-        return
-    there = read_matrix(folder)
-    if not _is_of(there, data):
-        raise UserError(
-            f"{folder} is of the data {there.data.name} in another place than {data.root}; name "
-            "another folder (RUN=...)"
-        )
-    if there.perturbation != key_of(data.perturbation):
-        raise UserError(
-            f"{folder} is of photos with the perturbation {there.perturbation}, not "
-            f"{key_of(data.perturbation)}; name another folder (RUN=...)"
-        )
-
-
-def own_folder(root: Path, data: LocalizationDataModule, models: str) -> Path:
-    """Return the folder for a data set and models; another data set of that name has its own.
-
-    Args:
-        root: Of all cross-evaluations.
-        data: What is scored on.
-        models: What the models are called.
-    """
-    changes = ""
-    if data.perturbation != UNPERTURBED:
-        changes = f"-perturbed-{short_hash(key_of(data.perturbation))}"
-    folder = root / shortened(f"{data.root.name}-{models}{changes}", MOST)
-    if not (folder / FILE).exists() or _is_of(read_matrix(folder), data):
-        return folder
-    place = _fingerprint(data.root)[:6]
-    return root / shortened(f"{data.root.name}-{place}-{models}{changes}", MOST)
 
 
 def describe(
@@ -88,7 +36,7 @@ def describe(
         name=folder.name,
         notice=data.trained_on.notice or None,
         perturbation=key_of(data.perturbation),
-        data=Data(_fingerprint(data.root), data.root.name, results["tests"]),
+        data=Data(fingerprint(data.root), data.root.name, results["tests"]),
         failed=tuple(Failure(without_folders(f.what), without_folders(f.why)) for f in failures),
         made=Made(
             command=shlex.join(all_without_folders(sys.argv)),
@@ -98,13 +46,3 @@ def describe(
             **circumstances(),
         ),
     )
-
-
-def _is_of(matrix: Matrix, data: LocalizationDataModule) -> bool:
-    # Version 0.1 wrote the path itself.
-    return matrix.data.root in (_fingerprint(data.root), str(data.root.absolute()))
-
-
-def _fingerprint(root: Path) -> str:
-    """Return what tells whether a data set is the same folder, and does not name that folder."""
-    return hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:16]

@@ -1,12 +1,59 @@
-"""Dataclasses as JSON: one writer, and one reader that checks every value."""
+"""Dataclasses as JSON: one writer, and one reader that checks every value and the whole file."""
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from declip_pl.files import write_text
+
 T = TypeVar("T")
+
+_SHA256 = "sha256"
+"""The entry of a file that holds the SHA-256 of all others."""
+
+
+def write_json(path: Path, record: Any, indent: int | None = None) -> None:
+    """Write a dataclass and a SHA-256 of its content as JSON, atomically.
+
+    Args:
+        path: Of the file.
+        record: What :func:`to_json` takes.
+        indent: As for ``json.dumps``.
+    """
+    content = to_json(record)
+    sealed = {**content, _SHA256: json_hash(content)}
+    write_text(path, json.dumps(sealed, indent=indent) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the content of a file of :func:`write_json`, for :func:`from_json`.
+
+    A file of an older version has no SHA-256, and is taken as it is.
+
+    Raises:
+        OSError: If there is no file, or it can't be read.
+        ValueError: If it is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(content, dict):
+        raise ValueError("it is no object")
+    expected = content.pop(_SHA256, None)
+    if expected is not None and expected != json_hash(content):
+        raise ValueError("its content does not have the SHA-256 that was written with it")
+    return content
+
+
+def json_hash(content: Any) -> str:
+    """Return a SHA-256 of what ``json.dumps`` takes, whatever the order of its entries."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def to_json(value: Any) -> Any:
@@ -73,14 +120,7 @@ def _read_fields(kind: Any, value: dict[str, Any], where: str) -> Any:
 
 
 def _read_all(kind: Any, values: list[Any], where: str) -> list[Any]:
-    # Most of a cell is long lists of numbers: a look at the types that occur is enough for them.
-    kinds: dict[Any, set[type]] = {
-        float: {float, int},
-        int: {int},
-        str: {str},
-        float | None: {float, int, NoneType},
-    }
-    if kinds.get(kind, set()) >= set(map(type, values)):
+    if set(map(type, values)) == {kind}:  # the names of a cell's photos may be thousands
         return values
     return [_read(kind, value, f"{where}[{index}]") for index, value in enumerate(values)]
 

@@ -1,7 +1,7 @@
 """The scores of all cells as arrays, photos aligned by name, and the statistics of each cell."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,11 +14,25 @@ from declip_pl.cross_eval.statistics import (
     calibration_error,
     detection,
     image_histogram,
-    mean_of_cells,
+    means_of,
 )
 from declip_pl.data.layout import REAL
 from declip_pl.metrics import THRESHOLD, Thresholds, map_metrics
 from declip_pl.model.network import Pooling
+
+
+class Measure(NamedTuple):
+    """What computes some metrics of a cell at once.
+
+    Attributes:
+        metrics: Their names.
+        photos: How many photos each is made of.
+        statistic: Returns a score for each.
+    """
+
+    metrics: tuple[str, ...]
+    photos: tuple[int, ...]
+    statistic: Statistic
 
 
 class Scores:
@@ -59,24 +73,18 @@ class Scores:
 
     def of_maps(self, row: str, test: str, metric: str) -> Array:
         """Return ``[S, P]`` scores of maps in percent, NaN where there is none."""
-        return self._table(
-            [c.scores.get(metric) if c else None for c in self.found(row, test)], row, test
-        )
+        return self._table(row, test, lambda cell: cell.scores.get(metric))
 
     def of_images(self, row: str, test: str) -> Array:
         """Return ``[S, P]`` image scores in [0, 1], NaN where there is none."""
-        found = self.found(row, test)
-        return self._table(
-            [c.image_scores.get(self.pooling) if c else None for c in found], row, test
-        )
+        return self._table(row, test, lambda cell: cell.image_scores.get(self.pooling))
 
     def pixel_histograms(self, row: str, test: str) -> Array:
         """Return ``[S, P, 3, BINS]``: count, sum of probabilities, count of fakes."""
         table = np.zeros((self.seeds, len(self.position), 3, BINS))
         for counts, cell in zip(table, self.found(row, test), strict=True):
             if cell:
-                parts = (cell.histogram.count, cell.histogram.probability, cell.histogram.fake)
-                counts[self._places(cell)] = np.stack([np.array(p) for p in parts], axis=1)
+                counts[self._places(cell)] = cell.histogram
         return table
 
     def image_histograms(self, row: str, test: str) -> Array:
@@ -94,29 +102,30 @@ class Scores:
         """Whether a row was scored on any real photo."""
         return count_photos(self.of_images(row, REAL)) > 0
 
-    def statistics(self, row: str, test: str) -> Iterator[tuple[str, Statistic, int]]:
-        """Yield each metric of a cell, what computes it, and of how many photos."""
-        for entry in map_metrics(tuned=True):
-            scores = self.of_maps(row, test, entry.name)
-            if count := count_photos(scores):
-                yield entry.name, mean_of_cells(scores[None]), count
+    def measures(self, row: str, test: str) -> Iterator[Measure]:
+        """Yield what computes the metrics of a cell; those that nothing defines are left out."""
+        maps = {m.name: self.of_maps(row, test, m.name) for m in map_metrics(tuned=True)}
+        counts = {name: count_photos(scores) for name, scores in maps.items()}
+        names = tuple(name for name, count in counts.items() if count)
+        if names:
+            scored = means_of(np.stack([maps[name] for name in names]))
+            yield Measure(names, tuple(counts[name] for name in names), scored)
         histogram = self.pixel_histograms(row, test)
         counted = int(histogram[:, :, 0].any(axis=(0, 2)).sum())
-        yield "pixel_ece", calibration_error(histogram), counted
+        yield Measure(("pixel_ece",), (counted,), calibration_error(histogram))
         if self.has_reals(row):
-            yield from self._image_statistics(row, test)
+            yield from self._of_images(row, test)
 
-    def _image_statistics(self, row: str, test: str) -> Iterator[tuple[str, Statistic, int]]:
+    def _of_images(self, row: str, test: str) -> Iterator[Measure]:
         fakes, reals = self.of_images(row, test), self.of_images(row, REAL)
         count = count_photos(fakes) + count_photos(reals)
-        ranked: tuple[Literal["ap", "auroc"], ...] = ("ap", "auroc")
-        for name in ranked:
-            yield f"image_{name}", detection(name, fakes, reals), count
-        fixed, tuned = [THRESHOLD] * len(fakes), self._image_thresholds(row)
-        yield "image_accuracy", detection("accuracy", fakes, reals, fixed), count
-        if tuned:
-            yield "image_accuracy_tuned", detection("accuracy", fakes, reals, tuned), count
-        yield "image_ece", calibration_error(self.image_histograms(row, test)), count
+        thresholds = {"image_accuracy": [THRESHOLD] * len(fakes)}
+        if tuned := self._image_thresholds(row):
+            thresholds["image_accuracy_tuned"] = tuned
+        names = ("image_ap", "image_auroc", *thresholds)
+        ranked = detection(fakes, reals, list(thresholds.values()))
+        yield Measure(names, (count,) * len(names), ranked)
+        yield Measure(("image_ece",), (count,), calibration_error(self.image_histograms(row, test)))
 
     def _image_thresholds(self, row: str) -> list[float] | None:
         """Return the image thresholds of a row's seeds; None unless each has one."""
@@ -128,11 +137,11 @@ class Scores:
         defined = [threshold for threshold in chosen if threshold is not None]
         return defined if len(defined) == len(chosen) else None
 
-    def _table(self, columns: Sequence[list[float | None] | None], row: str, test: str) -> Array:
+    def _table(self, row: str, test: str, column: Callable[[Cell], Array | None]) -> Array:
         table = np.full((self.seeds, len(self.position)), np.nan)
-        for scores, column, cell in zip(table, columns, self.found(row, test), strict=True):
-            if cell and column is not None:
-                scores[self._places(cell)] = np.array(column, dtype=np.float64)  # None becomes NaN
+        for scores, cell in zip(table, self.found(row, test), strict=True):
+            if cell and (found := column(cell)) is not None:
+                scores[self._places(cell)] = found
         return table
 
     def _places(self, cell: Cell) -> list[int]:

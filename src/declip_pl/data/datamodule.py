@@ -1,5 +1,6 @@
 """The data module: one generator's photos, or several, as batches for each stage."""
 
+from collections.abc import Iterator
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from annotated_types import Interval
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from declip_pl.data.check import check_data
@@ -280,22 +281,18 @@ class LocalizationDataModule(L.LightningDataModule):
             tuple(self.generators), self.supervision, self.fingerprint, self.root.name, notice
         )
 
-    def train_masks(self, most: int = 2000) -> Tensor:
-        """Return masks of manipulated training photos, ``[N, 256, 256]`` bool; N may be 0.
+    def train_masks(self, most: int = 2000) -> Iterator[NDArray[np.bool_]]:
+        """Yield masks of manipulated training photos, ``[256, 256]`` bool; perhaps none.
 
         Args:
             most: Of more masks, this many evenly spread ones are taken.
         """
         files = find_samples(self.layout, "train", *self.generators)[0]
         files = files[:: max(1, -(-len(files) // most))]
-        masks = [
-            resize_mask(read_mask(sample.mask, self.mask_rule), OUTPUT_SIZE)
-            for sample in files
-            if sample.mask
-        ]
+        for sample in files:
+            if sample.mask:
+                yield resize_mask(read_mask(sample.mask, self.mask_rule), OUTPUT_SIZE)
         self.stamps.check(*files_of(files))
-        none = np.zeros((0, OUTPUT_SIZE, OUTPUT_SIZE), dtype=bool)
-        return torch.from_numpy(np.stack(masks) if masks else none)
 
     def train_dataloader(self) -> DataLoader[Item]:
         """Return shuffled batches, in an order that depends on the seed and the epoch only."""

@@ -12,18 +12,14 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-import torch
-from tqdm import tqdm
-
 from declip_pl import __version__, parts
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.errors import UserError
 from declip_pl.files import file_name, relative, sha256, short_hash, write_text
-from declip_pl.metrics import iou, map_metrics
-from declip_pl.metrics.accumulate import LocalizationMetrics
+from declip_pl.metrics import map_metrics
 from declip_pl.model.checkpoint import WEIGHTS_FILE
 from declip_pl.model.description import TrainedOn
-from declip_pl.model.features import OUTPUT_SIZE
+from declip_pl.training.baselines import baselines
 from declip_pl.training.task import LocalizationTask
 
 FORMAT = 2
@@ -191,35 +187,6 @@ def _thresholds(scores: dict[str, float]) -> str:
     return ", ".join(found) or "none, the checkpoint holds none"
 
 
-def baselines(data: LocalizationDataModule) -> dict[str, dict[str, dict[str, float]]]:
-    """Score answers that never look at the photo, for each generator's test set.
-
-    ``all fake``, ``all real``, and ``mean train mask``: the share of training masks that are fake
-    at each pixel, cut where it overlaps best with the training masks.
-
-    Returns:
-        Localization scores in percent by generator and baseline; none of ``mean train mask`` where
-        there are no training masks.
-    """
-    trained = data.train_masks()
-    answers = {
-        "all fake": torch.ones(OUTPUT_SIZE, OUTPUT_SIZE),
-        "all real": torch.zeros(OUTPUT_SIZE, OUTPUT_SIZE),
-        **({"mean train mask": _centred(trained)} if len(trained) else {}),
-    }
-    scores: dict[str, dict[str, dict[str, float]]] = {}
-    for generator in data.generators:
-        # Only one process writes results, so there is nobody to gather from.
-        metrics = {name: LocalizationMetrics(sync_on_compute=False) for name in answers}
-        masks = data.evaluation_set(generator, "test", generator).masks()
-        for mask in tqdm(masks, f"baselines on {generator}", leave=False):
-            for metric, answer in zip(metrics.values(), answers.values(), strict=True):
-                metric.update(answer[None, None], [mask])
-        found = {name: _floats(metric) for name, metric in metrics.items()}
-        scores[generator] = found if len(trained) else found | {"mean train mask": {}}
-    return scores
-
-
 def command(name: str) -> str:
     """Return how to call a program of this environment from here: by name, or by its path."""
     beside = Path(sys.executable).with_name(name)
@@ -255,18 +222,6 @@ def _is_own(checkout: Path) -> bool:
         and metadata.is_file()
         and b"name = declip-pl" in metadata.read_bytes().splitlines()
     )
-
-
-def _centred(masks: torch.Tensor) -> torch.Tensor:
-    """Return the mean of ``[N, H, W]`` masks, scaled so that its best cut lies at 0.5."""
-    mean = masks.sum(0) / len(masks)
-    levels = torch.linspace(0, 1, 21)[1:-1] * mean.max()
-    overlap = torch.stack([iou(mean.expand_as(masks), masks, float(t)).mean() for t in levels])
-    return (mean / (2 * levels[overlap.argmax()])).clamp(0, 1)
-
-
-def _floats(metric: LocalizationMetrics) -> dict[str, float]:
-    return {name: float(value) for name, value in metric.compute().items()}
 
 
 def _cell(scores: dict[str, float], metric: str) -> str:

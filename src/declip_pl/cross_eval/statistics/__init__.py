@@ -6,17 +6,20 @@ set or a score is not defined for it. Scores are percent, probabilities in [0, 1
 
 A photo is the unit that is drawn, with everything that was made of it: a resample never holds a
 photo's manipulation by one generator and not that by another. Resamples are counted, not gathered:
-how often each photo was drawn, times its scores, is one matrix product for all resamples.
+how often each photo was drawn, times its scores, is one matrix product for all resamples, and one
+order of a cell's scores serves them all.
 """
 
 from declip_pl.cross_eval.statistics.arrays import Array, Indices, Statistic, mean_of_defined
 from declip_pl.cross_eval.statistics.bootstrap import (
     RESAMPLES,
     Estimate,
+    Sampled,
     combined,
-    estimate,
-    estimate_difference,
     mean_of_cells,
+    means_of,
+    sampled,
+    sampled_difference,
 )
 from declip_pl.cross_eval.statistics.calibration import (
     BINS,
@@ -34,16 +37,18 @@ __all__ = [
     "Array",
     "Estimate",
     "Indices",
+    "Sampled",
     "Statistic",
     "calibration_error",
     "combined",
     "detection",
-    "estimate",
-    "estimate_difference",
     "holm",
     "image_histogram",
     "mean_of_cells",
     "mean_of_defined",
+    "means_of",
     "paired_p_value",
     "reliability",
+    "sampled",
+    "sampled_difference",
 ]

@@ -1,9 +1,10 @@
 """What statistics are made of: arrays by seed and photo, and how resamples are counted."""
 
-from collections.abc import Callable
-from math import prod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 SEED = 0
@@ -11,8 +12,9 @@ SEED = 0
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
-Statistic = Callable[[Indices, Indices], Array]
-"""Takes drawn photos ``[..., P]`` and drawn seeds ``[..., S]``; returns the score ``[...]``."""
+Statistic = Callable[[Array, Indices], Array]
+"""Takes how often each photo was drawn, ``[..., P]``, and drawn seeds ``[..., S]``; returns K
+scores ``[..., K]``."""
 
 _BATCH = 2**20  # photos drawn at once: 8 MiB for each array made of them
 
@@ -28,12 +30,42 @@ def batch_size(photos: int) -> int:
     return max(1, _BATCH // photos)
 
 
-def times_drawn(photos: Indices, total: int) -> Array:
-    """Return how often each of ``total`` photos is among ``[..., P]`` drawn: ``[..., total]``."""
-    drawn = photos.reshape(prod(photos.shape[:-1]), photos.shape[-1])
-    offsets = total * np.arange(len(drawn))[:, None]
-    counts = np.bincount((drawn + offsets).ravel(), minlength=len(drawn) * total)
-    return counts.reshape(*photos.shape[:-1], total).astype(np.float64)
+def times_drawn(photos: Indices) -> Array:
+    """Return how often each of P photos is among ``[R, P]`` drawn ones: ``[R, P]``."""
+    resamples, total = photos.shape
+    offsets = total * np.arange(resamples)[:, None]
+    counts = np.bincount((photos + offsets).ravel(), minlength=resamples * total)
+    return counts.reshape(resamples, total).astype(np.float64)
+
+
+def product(counts: Array, table: Array) -> Array:
+    """Return the matrix product of ``[..., P]`` and ``[P, K]``: ``[..., K]``."""
+    result: Array = torch.matmul(torch.from_numpy(counts), torch.from_numpy(table)).numpy()
+    return result
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep products in one thread; the figures then don't depend on how many there are.
+
+    They are small: on a busy machine several threads wait for each other longer than they compute,
+    with numpy's products, of which the threads can't be chosen here, four times as long.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def occurring(defined: NDArray[np.bool_]) -> Indices | slice:
+    """Return which photos of ``[N, P]`` are defined anywhere; all of them as a slice.
+
+    Photos of other test sets take no part in a product, nor any memory of it.
+    """
+    places = np.flatnonzero(np.atleast_1d(defined.any(0)))
+    return slice(None) if len(places) == defined.shape[-1] else places
 
 
 def mean_over(values: Array, seeds: Indices) -> Array:

@@ -1,12 +1,11 @@
 """Bootstrap intervals over photos and seeds."""
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from math import nan, prod
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from scipy import stats
+from tqdm import tqdm
 
 from declip_pl.cross_eval.statistics.arrays import (
     SEED,
@@ -15,6 +14,9 @@ from declip_pl.cross_eval.statistics.arrays import (
     Statistic,
     batch_size,
     mean_over,
+    occurring,
+    one_thread,
+    product,
     ratio,
     times_drawn,
 )
@@ -32,8 +34,36 @@ class Estimate(NamedTuple):
     n: int
 
 
-def estimate(statistic: Statistic, photos: int, seeds: int, n: int) -> Estimate:
-    """Return a statistic with its percentile bootstrap interval over photos and seeds.
+class Sampled(NamedTuple):
+    """A score, the ``[RESAMPLES]`` that resamples have, and how many photos it is made of.
+
+    A NaN is a resample that lacks what the score is made of. There are no resamples of one photo.
+    """
+
+    value: float
+    resamples: Array
+    n: int
+
+    def estimate(self) -> Estimate:
+        """Return the score with its percentile interval.
+
+        Resamples without a score are left out. An interval always holds its value; there is none
+        (NaN) for fewer than two photos.
+        """
+        defined = self.resamples[np.isfinite(self.resamples)]
+        if self.n < 2 or not len(defined):  # noqa: PLR2004
+            return Estimate(self.value, nan, nan, self.n)
+        low, high = np.percentile(defined, [2.5, 97.5])
+        # Biased statistics (calibration error, worst cell) can lie outside their own resamples.
+        return Estimate(
+            self.value, min(float(low), self.value), max(float(high), self.value), self.n
+        )
+
+
+def sampled(
+    statistics: Sequence[tuple[Statistic, Sequence[int]]], photos: int, seeds: int
+) -> list[list[Sampled]]:
+    """Return each statistic's scores, and those of resamples over photos and seeds.
 
     Photos are drawn with replacement, and, where there are several, seeds independently of them.
     With one seed the interval is about this one trained model on other photos, and nothing in it
@@ -42,36 +72,51 @@ def estimate(statistic: Statistic, photos: int, seeds: int, n: int) -> Estimate:
     where trainings vary less than the mean over photos does, but where nearly all uncertainty is
     between trainings, only in 50 % with two seeds, 75 % with three, 84 % with five, 89 % with ten.
 
-    The same numbers come out every time, and equal ``photos`` and ``seeds`` are drawn alike, so
-    that differences between cells of one test set aren't blurred. Resamples for which the
-    statistic is not defined are left out. An interval always holds its value.
+    The same numbers come out every time, and all statistics see the same draws, so that
+    differences between cells aren't blurred. Draws are counted and forgotten batch by batch.
 
     Args:
-        statistic: What to estimate.
-        photos: Length of its photo axis.
-        seeds: Length of its seed axis.
-        n: How many photos it is made of; the interval is NaN for fewer than two.
+        statistics: Each with the number of photos that each of its scores is made of.
+        photos: Length of their photo axis.
+        seeds: Length of their seed axis.
     """
-    return _estimate(statistic, (photos, seeds), n)
+
+    def scores(counts: Array, drawn: Indices) -> list[Array]:
+        return [statistic(counts, drawn) for statistic, _ in statistics]
+
+    with one_thread():
+        whole = scores(np.ones(photos), np.arange(seeds))
+        draws = tqdm(_resamples(photos, seeds), "intervals", leave=False)
+        batches = [scores(*drawn) for drawn in draws]
+    return [
+        [
+            Sampled(float(value), np.concatenate([b[index][:, k] for b in batches] or [_NONE]), n)
+            for k, (value, n) in enumerate(zip(whole[index], counts, strict=True))
+        ]
+        for index, (_, counts) in enumerate(statistics)
+    ]
 
 
-def estimate_difference(
+def sampled_difference(
     a: Statistic, b: Statistic, photos: int, seeds: tuple[int, int], n: int
-) -> Estimate:
+) -> Sampled:
     """Return ``b - a`` on the same drawn photos, the seeds of either drawn independently.
 
     Args:
-        a: A statistic.
+        a: A statistic of one score.
         b: Another, over the same photos.
         photos: Length of their photo axis.
         seeds: Lengths of the seed axes of ``a`` and of ``b``.
-        n: As in :func:`estimate`.
+        n: How many photos they are made of.
     """
 
-    def difference(drawn: Indices, seeds_a: Indices, seeds_b: Indices) -> Array:
-        return b(drawn, seeds_b) - a(drawn, seeds_a)
+    def difference(counts: Array, seeds_a: Indices, seeds_b: Indices) -> Array:
+        return (b(counts, seeds_b) - a(counts, seeds_a))[..., 0]
 
-    return _estimate(difference, (photos, *seeds), n)
+    with one_thread():
+        whole = difference(np.ones(photos), *map(np.arange, seeds))
+        batches = [difference(*drawn) for drawn in _resamples(photos, *seeds)]
+    return Sampled(float(whole), np.concatenate(batches or [_NONE]), n)
 
 
 def mean_of_cells(scores: Array) -> Statistic:
@@ -83,71 +128,63 @@ def mean_of_cells(scores: Array) -> Statistic:
     Args:
         scores: ``[C, S, P]``.
     """
-    means = _cell_means(scores)
-    return lambda photos, seeds: np.asarray(means(photos, seeds).mean(-1), np.float64)
+    means = means_of(scores)
+    return lambda counts, seeds: means(counts, seeds).mean(-1, keepdims=True)
 
 
-def combined(
-    statistics: Sequence[Statistic], how: Literal["mean", "lowest", "highest"]
-) -> Statistic:
-    """Return the mean, the lowest or the highest of several statistics, drawn alike.
+def means_of(scores: Array) -> Statistic:
+    """Return the mean over seeds of the mean over photos of each of K metrics (or cells).
+
+    Args:
+        scores: ``[K, S, P]``, NaN where one is not defined.
+    """
+    shape = scores.shape[:-1]
+    flat = scores.reshape(prod(shape), scores.shape[-1])
+    own = occurring(np.isfinite(flat))
+    table = np.ascontiguousarray(flat[:, own].T)
+    defined = np.isfinite(table)
+    values, weights = np.where(defined, table, 0.0), defined.astype(np.float64)
+
+    def means(counts: Array, seeds: Indices) -> Array:
+        drawn = counts[..., own]
+        by_seed = ratio(product(drawn, values), product(drawn, weights))
+        by_seed = by_seed.reshape(*drawn.shape[:-1], *shape)
+        return mean_over(by_seed, seeds[..., None, :])
+
+    return means
+
+
+def combined(scores: Sequence[Sampled], how: Literal["mean", "lowest", "highest"]) -> Sampled:
+    """Return the mean, the lowest or the highest of several scores of the same draws.
 
     Every resample has a worst cell of its own, so the interval of a ``lowest`` counts that it might
     be another; where several are about equally bad, the lowest of noisy values lies too low.
 
     Args:
-        statistics: Over the same photos and seeds; NaN where one of them is not defined.
+        scores: As :func:`sampled` returns them.
         how: How to combine them.
     """
-
-    def statistic(photos: Indices, seeds: Indices) -> Array:
-        # A resample without one of the cells is a mean of something else: NaN, and left out.
-        values = np.stack([each(photos, seeds) for each in statistics], axis=-1)
-        reduce: Any = {"mean": np.mean, "lowest": np.min, "highest": np.max}
-        return np.asarray(reduce[how](values, axis=-1), np.float64)
-
-    return statistic
+    reduce: Any = {"mean": np.mean, "lowest": np.min, "highest": np.max}[how]
+    # A resample without one of the cells is a mean of something else: NaN, and left out.
+    resamples = reduce(np.stack([score.resamples for score in scores], axis=-1), axis=-1)
+    value = float(reduce([score.value for score in scores]))
+    return Sampled(value, resamples, sum(score.n for score in scores))
 
 
-def _estimate(statistic: Callable[..., Array], sizes: tuple[int, ...], n: int) -> Estimate:
-    """Estimate a statistic of index arrays: photos, then seeds, as many as ``sizes``."""
-    identity = [np.arange(size) for size in sizes]
-    value = float(statistic(*identity))
-    if min(sizes[0], n) < 2:  # noqa: PLR2004
-        return Estimate(value, nan, nan, n)
-
-    def resampled(*drawn: Indices, axis: int) -> Array:
-        # SciPy refuses to draw from one observation: an axis of length 1 stays as it is.
-        varied = iter(drawn)
-        return statistic(*(next(varied) if len(whole) > 1 else whole for whole in identity))
-
-    with warnings.catch_warnings():
-        # A NaN among the resamples makes SciPy's own interval NaN; ours leaves it out.
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        result = stats.bootstrap(
-            [whole for whole in identity if len(whole) > 1], resampled, paired=False, axis=-1,
-            vectorized=True, method="percentile", n_resamples=RESAMPLES, batch=batch_size(sizes[0]),
-            rng=np.random.default_rng(SEED),
-        )  # fmt: skip
-    distribution = result.bootstrap_distribution
-    defined = distribution[np.isfinite(distribution)]
-    if not len(defined):
-        return Estimate(value, nan, nan, n)
-    low, high = np.percentile(defined, [2.5, 97.5])
-    # Biased statistics (calibration error, worst cell) can lie outside their own resamples.
-    return Estimate(value, min(float(low), value), max(float(high), value), n)
+_NONE = np.empty(0)
 
 
-def _cell_means(scores: Array) -> Callable[[Indices, Indices], Array]:
-    """Return the function that gives ``[..., C]`` cell means of drawn photos and seeds."""
-    shape = scores.shape[:-1]
-    flat = scores.reshape(prod(shape), scores.shape[-1]).T
-    defined = np.isfinite(flat)
-    values, weights = np.where(defined, flat, 0.0), defined.astype(np.float64)
+def _resamples(*sizes: int) -> Iterator[tuple[Any, ...]]:
+    """Yield batches of draws from photos and from seeds: ``[R, P]`` counts and ``[R, S]`` indices.
 
-    def means(photos: Indices, seeds: Indices) -> Array:
-        drawn = times_drawn(photos, len(flat))
-        by_seed = ratio(drawn @ values, drawn @ weights).reshape(*drawn.shape[:-1], *shape)
-        return mean_over(by_seed, seeds[..., None, :])
-
-    return means
+    ``sizes`` are the numbers of photos and of seeds, perhaps of several groups of seeds. One photo
+    has no resamples.
+    """
+    rng, photos = np.random.default_rng(SEED), sizes[0]
+    for start in range(0, RESAMPLES if photos > 1 else 0, batch_size(photos)):
+        rows = min(batch_size(photos), RESAMPLES - start)
+        drawn = [
+            rng.integers(size, size=(rows, size)) if size > 1 else np.zeros((rows, 1), np.intp)
+            for size in sizes
+        ]
+        yield times_drawn(drawn[0]), *drawn[1:]

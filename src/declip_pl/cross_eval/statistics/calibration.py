@@ -10,8 +10,9 @@ from declip_pl.cross_eval.statistics.arrays import (
     Indices,
     Statistic,
     mean_over,
+    occurring,
+    product,
     ratio,
-    times_drawn,
 )
 from declip_pl.metrics import CALIBRATION_BINS
 
@@ -28,14 +29,18 @@ def calibration_error(histograms: Array) -> Statistic:
     Args:
         histograms: ``[S, P, 3, BINS]``: count, sum of probabilities, count of fakes.
     """
-    trained, total = histograms.shape[:2]
-    table = np.nan_to_num(histograms).swapaxes(0, 1).reshape(total, -1)
+    trained = len(histograms)
+    defined = np.nan_to_num(histograms)
+    own = occurring(defined[:, :, 0].sum(-1) > 0)
+    table = defined[:, own].swapaxes(0, 1)
+    table = table.reshape(len(table), trained * 3 * BINS)
 
-    def statistic(photos: Indices, seeds: Indices) -> Array:
-        drawn = times_drawn(photos, total)
-        summed = (drawn @ table).reshape(*drawn.shape[:-1], trained, 3, BINS)
+    def statistic(counts: Array, seeds: Indices) -> Array:
+        drawn = counts[..., own]
+        summed = product(drawn, table).reshape(*drawn.shape[:-1], trained, 3, BINS)
         count, probability, fake = np.moveaxis(summed, -2, 0)
-        return mean_over(100 * ratio(abs(fake - probability).sum(-1), count.sum(-1)), seeds)
+        errors = 100 * ratio(abs(fake - probability).sum(-1), count.sum(-1))
+        return mean_over(errors, seeds)[..., None]
 
     return statistic
 

@@ -1,106 +1,136 @@
 """How well image scores tell fakes from reals, for every resample at once."""
 
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from declip_pl.cross_eval.statistics.arrays import (
     Array,
     Indices,
     Statistic,
     mean_over,
+    product,
     ratio,
-    times_drawn,
 )
 
-Detection = Literal["ap", "auroc", "accuracy"]
+_BLOCK = 2**17
+"""Counts that are ranked at once: few enough to stay in a core's cache."""
 
 
-def detection(
-    metric: Detection, fakes: Array, reals: Array, thresholds: Sequence[float] | None = None
-) -> Statistic:
+def detection(fakes: Array, reals: Array, thresholds: Sequence[Sequence[float]]) -> Statistic:
     """Return how well image scores tell fakes from reals, in percent, mean over seeds.
 
     A drawn photo brings its fake and its real, if it has both. Equal scores count as in
     scikit-learn: half for AUROC, one step for AP. NaN where one of the classes is missing.
 
     Args:
-        metric: Average precision, area under the ROC curve, or share of right decisions.
-        fakes: ``[S, P]`` scores in [0, 1] of manipulated photos.
+        fakes: ``[S, P]`` scores in [0, 1] of manipulated photos, NaN where there is none.
         reals: ``[S, P]`` scores of the real ones.
-        thresholds: For accuracy, each seed's: a score above it says fake.
-    """
-    levels = [_Levels.of(*pair) for pair in zip(fakes, reals, strict=True)]
-    rates: list[Callable[[Array, Array], Array]]
-    if metric == "accuracy":
-        if thresholds is None:
-            raise ValueError("accuracy needs a threshold for each seed")
-        pairs = zip(levels, thresholds, strict=True)
-        rates = [_accuracy(level.values > threshold) for level, threshold in pairs]
-    else:
-        rates = [{"ap": _average_precision, "auroc": _auroc}[metric]] * len(levels)
+        thresholds: For each accuracy each seed's threshold: a score above it says fake.
 
-    def statistic(photos: Indices, seeds: Indices) -> Array:
-        drawn = times_drawn(photos, fakes.shape[-1])
-        scored = [
-            _rate(rate, *level.counts(drawn)) for rate, level in zip(rates, levels, strict=True)
-        ]
-        return mean_over(np.stack(scored, -1), seeds)
+    Returns:
+        What computes average precision, the area under the ROC curve, and the share of right
+        decisions for each of ``thresholds``.
+    """
+    seeds_scores = [
+        (_Ranks.of(*pair), _Decisions.of(*pair, [each[seed] for each in thresholds]))
+        for seed, pair in enumerate(zip(fakes, reals, strict=True))
+    ]
+
+    def statistic(counts: Array, seeds: Indices) -> Array:
+        rates = [_rates(counts, *scores) for scores in seeds_scores]
+        return mean_over(np.stack(rates, -1), seeds[..., None, :])
 
     return statistic
 
 
-class _Levels(NamedTuple):
-    """One seed's distinct scores in rising order, and which images have them.
+class _Ranks(NamedTuple):
+    """One seed's fakes and reals in falling order of their score.
 
-    ``values`` is ``[L]``; ``photos`` and ``fake`` are ``[I]``, the images in rising order of their
-    score; ``starts`` is ``[L]``, where each level's images begin.
+    Attributes:
+        fakes: ``[F]``, the fakes' photos.
+        reals: ``[R]``, the reals' photos.
+        found: ``[F]``, how many fakes have at least a fake's score.
+        above: ``[F]``, how many reals have more than a fake's score.
+        alarms: ``[F]``, how many reals have at least a fake's score.
     """
 
-    values: Array
-    photos: Indices
-    fake: NDArray[np.bool_]
-    starts: Indices
+    fakes: Indices
+    reals: Indices
+    found: Indices
+    above: Indices
+    alarms: Indices
 
     @classmethod
-    def of(cls, fakes: Array, reals: Array) -> "_Levels":
+    def of(cls, fakes: Array, reals: Array) -> "_Ranks":
         """Sort ``[P]`` scores of fakes and of reals; NaN are left out."""
-        scores = np.concatenate([fakes, reals])
-        order = np.argsort(scores)[: np.isfinite(scores).sum()]  # NaN come last
-        values, starts = np.unique(scores[order], return_index=True)
-        return cls(values, order % len(fakes), order < len(fakes), starts)
+        falling, places = _falling(fakes)
+        falling_reals, real_places = _falling(reals)
+        return cls(
+            places,
+            real_places,
+            np.searchsorted(-falling, -falling, "right"),
+            np.searchsorted(-falling_reals, -falling, "left"),
+            np.searchsorted(-falling_reals, -falling, "right"),
+        )
 
-    def counts(self, drawn: Array) -> tuple[Array, Array]:
-        """Return how many fakes and how many reals were drawn of each level: ``[..., L]``."""
-        images = drawn[..., self.photos]
-        fakes = np.add.reduceat(images * self.fake, self.starts, axis=-1)
-        return fakes, np.add.reduceat(images, self.starts, axis=-1) - fakes
+    def rates(self, counts: Array) -> Array:
+        """Return average precision and AUROC in [0, 1] for ``[N, P]`` counts: ``[N, 2]``."""
+        size = max(1, _BLOCK // counts.shape[-1])
+        blocks = [
+            self._rates(counts[start : start + size]) for start in range(0, len(counts), size)
+        ]
+        return np.concatenate(blocks)
+
+    def _rates(self, counts: Array) -> Array:
+        fakes = counts.take(self.fakes, -1)
+        sum_fakes, sum_reals = _running(fakes), _running(counts.take(self.reals, -1))
+        found, alarms = sum_fakes.take(self.found, -1), sum_reals.take(self.alarms, -1)
+        # A real of equal score is half above: whole numbers and halves, so sums are exact.
+        above = (alarms + sum_reals.take(self.above, -1)) / 2
+        right, wrong = sum_fakes[..., -1], sum_reals[..., -1]
+        precision = found / np.maximum(found + alarms, 1)
+        auroc = ratio((fakes * (wrong[..., None] - above)).sum(-1), right * wrong)
+        return np.stack([ratio((fakes * precision).sum(-1), right), auroc], -1)
 
 
-def _rate(rate: Callable[[Array, Array], Array], fakes: Array, reals: Array) -> Array:
-    """Return a rate of ``[..., L]`` counts in percent, NaN where a class is missing."""
-    both = (fakes.sum(-1) > 0) & (reals.sum(-1) > 0)
-    return np.where(both, 100 * rate(fakes, reals), np.nan)
+class _Decisions(NamedTuple):
+    """How many images of each photo there are and are decided rightly, all whole numbers.
+
+    Attributes:
+        counted: ``[P, 2]``: fakes and reals.
+        right: ``[P, T]``, for T thresholds.
+    """
+
+    counted: Array
+    right: Array
+
+    @classmethod
+    def of(cls, fakes: Array, reals: Array, thresholds: Sequence[float]) -> "_Decisions":
+        """Decide ``[P]`` scores of fakes and of reals; NaN are not counted."""
+        limits = np.array(thresholds)
+        right = (fakes[:, None] > limits).astype(np.float64) + (reals[:, None] <= limits)
+        return cls(np.isfinite(np.stack([fakes, reals], -1)).astype(np.float64), right)
 
 
-def _average_precision(fakes: Array, reals: Array) -> Array:
-    falling = fakes[..., ::-1]
-    found = (fakes + reals)[..., ::-1].cumsum(-1)
-    precision = falling.cumsum(-1) / np.maximum(found, 1)
-    return ratio((falling * precision).sum(-1), fakes.sum(-1))
+def _rates(counts: Array, ranks: _Ranks, decisions: _Decisions) -> Array:
+    """Return AP, AUROC and accuracies in percent for ``[..., P]`` counts, NaN without a class."""
+    counted = product(counts, decisions.counted)
+    ranked = ranks.rates(counts.reshape(-1, counts.shape[-1])).reshape(*counts.shape[:-1], 2)
+    accuracy = ratio(product(counts, decisions.right), counted.sum(-1, keepdims=True))
+    both = (counted > 0).all(-1, keepdims=True)
+    return np.where(both, 100 * np.concatenate([ranked, accuracy], -1), np.nan)
 
 
-def _auroc(fakes: Array, reals: Array) -> Array:
-    below = reals.cumsum(-1) - reals / 2
-    return ratio((fakes * below).sum(-1), fakes.sum(-1) * reals.sum(-1))
+def _falling(scores: Array) -> tuple[Array, Indices]:
+    """Return the ``[P]`` scores that are not NaN in falling order, and their places."""
+    order = np.argsort(-scores)[: np.isfinite(scores).sum()]  # NaN come last
+    return scores[order], order
 
 
-def _accuracy(above: NDArray[np.bool_]) -> Callable[[Array, Array], Array]:
-    """Return the share of right decisions if the levels ``above`` are called fake."""
-
-    def accuracy(fakes: Array, reals: Array) -> Array:
-        return ratio(np.where(above, fakes, reals).sum(-1), (fakes + reals).sum(-1))
-
-    return accuracy
+def _running(counts: Array) -> Array:
+    """Return for ``[N, I]`` counts how many the first 0, 1, ... I of them are: ``[N, I + 1]``."""
+    sums = np.zeros((len(counts), counts.shape[-1] + 1))
+    np.cumsum(counts, -1, out=sums[:, 1:])
+    return sums

@@ -186,7 +186,7 @@ def _photos(model: ScoredModel, cell: Cell) -> Iterator[dict[str, Any]]:
     scores = cell.scores | pooled
     for index, photo in enumerate(cell.photos):
         whose = {"train": model.row, "test": cell.test, "seed": model.seed, "photo": photo}
-        yield whose | {name: _number(values[index]) for name, values in scores.items()}
+        yield whose | {name: _number(float(values[index])) for name, values in scores.items()}
 
 
 def _number(value: float | None) -> float | None:

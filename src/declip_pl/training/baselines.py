@@ -1,0 +1,82 @@
+"""Scores of answers that never look at the photo: what a localizer has to beat."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from declip_pl.data.datamodule import LocalizationDataModule
+from declip_pl.metrics import iou
+from declip_pl.metrics.accumulate import LocalizationMetrics
+from declip_pl.model.features import OUTPUT_SIZE
+
+_CHUNK = 64  # masks that are compared at once
+
+
+def baselines(data: LocalizationDataModule) -> dict[str, dict[str, dict[str, float]]]:
+    """Score answers that never look at the photo, for each generator's test set.
+
+    ``all fake``, ``all real``, and ``mean train mask``: the share of training masks that are fake
+    at each pixel, cut where it overlaps best with the training masks.
+
+    Returns:
+        Localization scores in percent by generator and baseline; none of ``mean train mask`` where
+        there are no training masks.
+    """
+    masks = _Masks(data.train_masks())
+    answers = {
+        "all fake": torch.ones(OUTPUT_SIZE, OUTPUT_SIZE),
+        "all real": torch.zeros(OUTPUT_SIZE, OUTPUT_SIZE),
+        **({"mean train mask": _centred(masks)} if len(masks) else {}),
+    }
+    scores: dict[str, dict[str, dict[str, float]]] = {}
+    for generator in data.generators:
+        # Only one process writes results, so there is nobody to gather from.
+        metrics = {name: LocalizationMetrics(sync_on_compute=False) for name in answers}
+        test_masks = data.evaluation_set(generator, "test", generator).masks()
+        for mask in tqdm(test_masks, f"baselines on {generator}", leave=False):
+            for metric, answer in zip(metrics.values(), answers.values(), strict=True):
+                metric.update(answer[None, None], [mask])
+        found = {name: _floats(metric) for name, metric in metrics.items()}
+        scores[generator] = found if len(masks) else found | {"mean train mask": {}}
+    return scores
+
+
+class _Masks:
+    """Masks in a bit for each pixel, ``[H, W]`` bool each.
+
+    Args:
+        masks: Any number, all of one size.
+    """
+
+    def __init__(self, masks: Iterable[NDArray[np.bool_]]) -> None:
+        self.packed = [np.packbits(mask, axis=-1) for mask in masks]
+
+    def __len__(self) -> int:
+        return len(self.packed)
+
+    def chunks(self) -> Iterator[Tensor]:
+        """Yield ``[N, H, W]`` bool, at most :data:`_CHUNK` masks at once."""
+        for start in range(0, len(self), _CHUNK):
+            bits = np.unpackbits(np.stack(self.packed[start : start + _CHUNK]), axis=-1)
+            yield torch.from_numpy(bits.view(np.bool_))
+
+
+def _centred(masks: _Masks) -> Tensor:
+    """Return the mean of masks, scaled so that its best cut lies at 0.5: ``[H, W]``."""
+    mean = sum((chunk.sum(0) for chunk in masks.chunks()), torch.tensor(0)) / len(masks)
+    levels = torch.linspace(0, 1, 21)[1:-1] * mean.max()
+    overlap = torch.cat([_overlaps(mean, chunk, levels) for chunk in masks.chunks()], 1).mean(1)
+    return (mean / (2 * levels[overlap.argmax()])).clamp(0, 1)
+
+
+def _overlaps(mean: Tensor, masks: Tensor, levels: Tensor) -> Tensor:
+    """Return the IoU of a map that is cut at L levels with each of N masks: ``[L, N]``."""
+    return torch.stack([iou(mean.expand_as(masks), masks, float(level)) for level in levels])
+
+
+def _floats(metric: LocalizationMetrics) -> dict[str, float]:
+    return {name: float(value) for name, value in metric.compute().items()}
