@@ -11,8 +11,9 @@ LONGER := GEN:generator RUN:name
 SWITCHES := RESUME OVERWRITE LOO TILES INT8
 IS_WORD := MODELS MODEL PHOTOS
 lower = $(shell echo '$(1)' | tr 'A-Z' 'a-z')
+quoted = '$(subst ','\'',$(1))'
 long = $(or $(patsubst $(1):%,%,$(filter $(1):%,$(LONGER))),$(call lower,$(1)))
-option = $(if $(filter $(1),$(SWITCHES)),$(if $(filter 1 true yes,$($(1))),--$(call long,$(1))),--$(call long,$(1))='$($(1))')
+option = $(if $(filter $(1),$(SWITCHES)),$(if $(filter 1 true yes,$($(1))),--$(call long,$(1))),--$(call long,$(1))=$(call quoted,$($(1))))
 TYPED := $(foreach v,$(sort $(.VARIABLES)),$(if $(filter command,$(firstword $(origin $(v)))),$(v)))
 OPTIONS = $(foreach v,$(filter-out PYTHON $(IS_WORD),$(TYPED)),$(call option,$(v)))
 
@@ -31,7 +32,7 @@ cross-eval: $(VENV)/.installed  ## every generator's model (trained if missing) 
 	@$(BIN)/declip-pl cross-eval $(MODELS) $(OPTIONS)
 
 predict: $(VENV)/.installed  ## where were these painted over? make predict PHOTOS="a.jpg holiday/"
-	@$(BIN)/declip-pl predict $(PHOTOS) $(if $(MODEL),--model='$(MODEL)') $(OPTIONS)
+	@$(BIN)/declip-pl predict $(PHOTOS) $(if $(MODEL),--model=$(call quoted,$(MODEL))) $(OPTIONS)
 
 demo: $(VENV)/.installed-extras  ## a page in the browser: what a trained localizer finds in your photo
 	@$(BIN)/declip-pl demo $(OPTIONS)

@@ -252,7 +252,7 @@ def test_testing_with_another_encoder_is_an_error(fit_arguments, tmp_path, error
         ({"model.encoder": "/nowhere/clip"}, "neither a folder on this machine nor an id"),
         ({"model.encoder": "openai/clip-vit-large-patch14"}, "cannot reach the Hugging Face hub"),
         ({"data.generator": "all-but-ldm+lama"}, "leaves no generator"),
-        ({"data.batch_size": 0}, "a batch needs at least one photo"),
+        ({"data.batch_size": 0}, "--data.batch_size is 0; expected a number greater"),
         ({"run.name": ".."}, "a run's name is the name of a folder"),
         ({"run.name": "/abs/olute"}, "a run's name is the name of a folder"),
     ],

@@ -85,7 +85,9 @@ def without_thresholds(run):
 def numbers(here):
     """Return all that must not depend on how often a cross-evaluation was interrupted."""
     matrix = result(here)[1]
-    return {k: v for k, v in matrix.items() if k not in ("made", "panels", "models", "sha256", "inputs")}
+    return {
+        k: v for k, v in matrix.items() if k not in ("made", "panels", "models", "sha256", "inputs")
+    }
 
 
 def cell_files(here):
@@ -787,3 +789,15 @@ def test_cell_holds_every_photos_scores(place, here):
     assert cell.curve.iou[middle] == pytest.approx(cell.scores["iou"].mean(), abs=1e-3)
     real = read_cell(cell_path(folder, "tiny-clip-layer1-linear-ldm", "real"))
     assert real.scores == {} and real.histogram[:, 2].sum() == 0
+
+
+def test_a_models_file_can_name_no_folder(place, here, error_of):
+    """Names of generators in a checkpoint become names of rows, pictures and W&B's files."""
+    run = sorted((here / "outputs/train").iterdir())[0]
+    path = run / "checkpoints/best.ckpt"
+    content = torch.load(path, weights_only=True)
+    content["declip_pl"]["trained_on"]["generators"] = ["../../../x"]
+    torch.save(content, path)
+    message = error_of("cross-eval", str(run), f"--data={place}/dolos")
+    assert "'../../../x' can't be a generator's name" in message
+    assert not (here / "outputs/cross_eval").exists()

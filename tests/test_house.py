@@ -14,7 +14,10 @@ import declip_pl
 
 SOURCE = Path(__file__).parents[1] / "src/declip_pl"
 FLOORS = (
-    {"errors", "files", "parts", "metrics", "panels", ""},
+    {
+        *("errors", "files", "csv_files", "names", "one_line", "privacy", "parts", "metrics"),
+        *("panels", ""),
+    },
     {"model"},
     {"data"},
     {"training"},

@@ -461,3 +461,13 @@ def test_a_photo_gives_the_network_what_it_gave_in_training(model, tmp_path, ori
     finally:
         hook.remove()
     assert torch.equal(seen[0][0], trained_on)
+
+
+def test_an_answer_that_is_no_number_is_an_error(clip):
+    task = _trained(clip, decoder="linear")
+    weight = task.network.decoder.fc[-1].weight
+    with torch.no_grad():
+        weight[:] = torch.where(torch.arange(weight.shape[1]) % 2 > 0, 3e38, -3e38)
+    found = Localizer("mine", checkpoint_of(task), task.network)
+    with pytest.raises(UserError, match="mine answers with NaN, which is no probability"):
+        found(PHOTOS)

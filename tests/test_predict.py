@@ -424,3 +424,18 @@ def test_a_name_too_long_for_its_pictures_fails_alone(photos, model):
 def test_find_photos_raises_for_nothing():
     with pytest.raises(UserError, match="no photo to look at"):
         find_photos([])
+
+
+def test_names_of_photos_are_no_formulas(model):
+    names = ["=1+1.png", "-x.png", "@x.png", "'x.png", "a\r=1.png", "x.png"]
+    for name in names:
+        save_photo(Path("photos") / name, np.random.default_rng(0))
+    cli.main(["predict", "photos", f"--model={model}"])
+    with Path("outputs/predict/predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["name"].removeprefix("'") for row in rows) == sorted(names)
+    assert {row["name"][0] for row in rows} == {"'", "a", "x"}
+    assert all(0 <= float(row["score"]) <= 1 for row in rows)
+    lines = Path("outputs/predict/predictions.jsonl").read_text().splitlines()
+    for line in lines:
+        json.loads(line, parse_constant=pytest.fail)

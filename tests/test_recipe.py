@@ -11,7 +11,7 @@ from conftest import make_clip, make_tree
 from declip_pl import cli
 from declip_pl.errors import UserError
 from declip_pl.model.checkpoint import load_network, read_checkpoint
-from declip_pl.training.lightning_cli import _with_read_recipes
+from declip_pl.training.arguments import with_read_recipes
 from declip_pl.training.recipe import Options, Recipe
 from declip_pl.training.recipe_file import experiments, parse_yaml, read_list, read_recipe
 
@@ -166,7 +166,7 @@ def test_an_encoder_in_a_folder_of_any_name(tmp_path):
 def test_numbers_in_parts_on_the_command_line_are_numbers(tmp_path):
     recipe = written(tmp_path / "r.yaml", "model: {decoder: light}\n")
     part = "--model.loss={class_path: my.Loss, init_args: {weight: 1e-3}}"
-    (joined,) = _with_read_recipes(["--config", str(recipe), part])
+    (joined,) = with_read_recipes(["--config", str(recipe), part])
     sections = parse_yaml(joined.removeprefix("--config="))
     assert sections["model"]["loss"]["init_args"] == {"weight": 0.001}
     assert sections["model"]["decoder"] == "light"

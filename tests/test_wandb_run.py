@@ -29,7 +29,7 @@ TRACK = """
 import sys
 from pathlib import Path
 from declip_pl.cross_eval.views.wandb_run import track
-print(*track(Path(sys.argv[1])), sep="\\n")
+print(*track(Path(sys.argv[1]), {}), sep="\\n")
 """
 
 
@@ -141,7 +141,8 @@ def _summary(rng):
 
 def track_apart(folder, **environment):
     """Call `track` in a process without an account, as W&B's mode holds for a whole process."""
-    clean = {"PATH": "/usr/bin:/bin", "HOME": str(folder.parent)} | environment
+    path = os.pathsep.join(sys.path)  # the same package as here
+    clean = {"PATH": "/usr/bin:/bin", "HOME": str(folder.parent), "PYTHONPATH": path} | environment
     done = subprocess.run(
         [sys.executable, "-c", TRACK, folder.name],
         check=False, env=clean, capture_output=True, text=True, cwd=folder.parent,
@@ -323,7 +324,7 @@ def test_logging_again_continues_the_run(offline, tmp_path):
 
 def test_disabled_logs_nothing_and_has_no_hints(tmp_path):
     make_cross_evaluation(tmp_path)
-    assert track(tmp_path) == [] and os.environ["WANDB_MODE"] == "disabled"
+    assert track(tmp_path, {}) == [] and os.environ["WANDB_MODE"] == "disabled"
     assert not (tmp_path / "wandb").exists()
 
 
@@ -372,7 +373,8 @@ def test_checkpoints_are_artifacts_where_wandb_is_online(tmp_path, monkeypatch):
     matrix = make_cross_evaluation(tmp_path)
     run = RecordingRun(tmp_path)
     monkeypatch.setattr(wandb, "init", lambda **options: run)
-    assert track(tmp_path) == [f"matrix in the browser: {run.url}"] and run.closed
+    places = {m["name"]: tmp_path / "runs" / m["name"] / "best.ckpt" for m in matrix["models"]}
+    assert track(tmp_path, places) == [f"matrix in the browser: {run.url}"] and run.closed
     assert {artifact.type for artifact in run.artifacts} == {"model"}
     assert len(run.artifacts) == len(matrix["models"]) == len({a.name for a in run.artifacts})
     first = run.artifacts[0]
@@ -385,7 +387,7 @@ def test_a_failure_in_between_closes_the_run_and_is_one_line(tmp_path, monkeypat
     make_cross_evaluation(tmp_path)
     run = RecordingRun(tmp_path, fail=True)
     monkeypatch.setattr(wandb, "init", lambda **options: run)
-    (line,) = track(tmp_path)
+    (line,) = track(tmp_path, {})
     assert "CommError: connection reset)" in line and run.closed is False
 
 
@@ -399,12 +401,12 @@ def test_where_a_run_goes(tmp_path, monkeypatch):
         return RecordingRun(tmp_path)
 
     monkeypatch.setattr(wandb, "init", init)
-    track(tmp_path)
+    track(tmp_path, {})
     assert asked["mode"] is None and os.environ["WANDB_MODE"] == "disabled"
     monkeypatch.delenv("WANDB_MODE")
     for account, mode in ((True, "online"), (False, "offline")):
         monkeypatch.setattr(wandb, "login", lambda prompt, account=account: account)
-        track(tmp_path)
+        track(tmp_path, {})
         assert asked["mode"] == mode
 
 

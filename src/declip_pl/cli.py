@@ -8,18 +8,25 @@ import ast
 import importlib
 import inspect
 import os
+import re
 import sys
+from argparse import ArgumentError
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, get_type_hints
 
-from declip_pl import __version__
+from declip_pl import __version__, one_line
 from declip_pl.errors import UserError
+from declip_pl.files import expanded
 
 KEPT_RUN = "finished epochs are kept: declip-pl train --resume (RESUME=1) continues the run"
 REPORT = "this is a fault of declip-pl: please report it with the lines above"
+
+_NEGATIVE = re.compile(r"-\.?\d")
+"""How a negative number begins, which is no option."""
 
 
 class Command(NamedTuple):
@@ -68,16 +75,24 @@ COMMANDS: dict[str, Command] = {
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command line; what the user can fix ends in one line and exit status 1.
+    """Run the command line; what the user can fix ends in one line.
+
+    The exit status is then 2 where the arguments are no command's, otherwise 1.
 
     Args:
         args: Arguments in place of ``sys.argv[1:]``.
     """
     args = sys.argv[1:] if args is None else args
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # names of files need not be UTF-8
+            stream.reconfigure(errors="backslashreplace")
     try:
         _dispatch(args)
     except UserError as error:
         sys.exit(f"error: {error}")
+    except ArgumentError as error:
+        print(f"error: {one_line.of_parser(error)} ({_help(args)})", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         _interrupted(130, args)
     except SystemExit as stop:
@@ -90,9 +105,12 @@ def main(args: list[str] | None = None) -> None:
     except BrokenPipeError:  # whoever read the output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except Exception:
-        print(REPORT, file=sys.stderr)
-        raise
+    except Exception as error:
+        reason = one_line.of_any(error)
+        if reason is None:
+            print(REPORT, file=sys.stderr)
+            raise
+        sys.exit(f"error: {reason}")
 
 
 def parser_of(name: str) -> Any:
@@ -109,7 +127,7 @@ def parser_of(name: str) -> Any:
     about = docstring_parser.parse(inspect.getdoc(function) or "")
     help_of = {parameter.arg_name: parameter.description for parameter in about.params}
     text = "\n".join(filter(None, (about.short_description, about.long_description)))
-    parser = ArgumentParser(prog=f"declip-pl {name}", description=text)
+    parser = ArgumentParser(prog=f"declip-pl {name}", description=text, exit_on_error=False)
     skipped: set[Any] = {"further"}
     for word in command.words:
         parameter = word.removesuffix("*")
@@ -176,7 +194,7 @@ def _call(name: str, args: list[str]) -> None:
     further: list[str] = []
     if command.further:
         args, further = _split(parser, args)
-    given = parser.parse_args(args).as_dict()
+    given = expanded(parser.parse_args(args).as_dict())
     function = _function(command)
     for parameter, hint in get_type_hints(function).items():
         if is_dataclass(hint):
@@ -190,12 +208,13 @@ def _split(parser: Any, args: list[str]) -> tuple[list[str], list[str]]:
     known = {option for action in parser._actions for option in action.option_strings}
     ours: list[str] = []
     others: list[str] = []
-    target = ours
+    target, option = ours, ""
     for word in args:
-        if word.startswith("-"):
+        if word.startswith("-") and not _NEGATIVE.match(word):
+            option = word
             target = ours if word.partition("=")[0] in known else others
         target.append(word)
-        if target is others and not word.startswith("-"):
+        if target is others and word != option:
             target = ours
     return ours, others
 
@@ -215,6 +234,10 @@ def _first_line(command: Command) -> str:
         if isinstance(node, ast.FunctionDef) and node.name == name.rpartition(".")[2]:
             return (ast.get_docstring(node) or "").split("\n", 1)[0]
     raise AssertionError(f"{command.place} is not defined")
+
+
+def _help(args: list[str]) -> str:
+    return f"declip-pl {_command_name(args)[0]} --help"
 
 
 def _interrupted(status: int, args: list[str]) -> NoReturn:

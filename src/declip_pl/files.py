@@ -1,16 +1,21 @@
-"""Files that are either complete or absent."""
+"""Files that are either complete or absent, and their names."""
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from declip_pl.errors import UserError
+
+NAME_BYTES = 255
+"""What file systems allow a name."""
 
 UNFINISHED = ".unfinished-"
 """How the name of a file begins that is being written."""
@@ -24,17 +29,30 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that takes its place when the block succeeds.
 
     A reader therefore sees the old file or the whole new one, whatever kills the writer.
+
+    Raises:
+        OSError: If it can't be written, with ``path`` as its ``filename``, whatever library wrote.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED, suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary: Path | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED, suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         temporary.chmod(0o644)  # mkstemp makes files that only their owner can read
         temporary.replace(path)
+    except OSError as error:
+        if error.errno is None or not _is_of(error, path):
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+    except Exception as error:
+        if number := temporary and _refusal(error, temporary):
+            raise OSError(number, os.strerror(number), str(path)) from error
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary:
+            temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -96,9 +114,9 @@ def relative(path: Path) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` atomically, as UTF-8."""
+    """Write ``text`` to ``path`` atomically, as UTF-8; bytes of names that are not are escaped."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def sha256(path: Path) -> str:
@@ -116,4 +134,79 @@ def sha256(path: Path) -> str:
 
 def short_hash(text: str) -> str:
     """Return six characters that tell a text from others, for names of files."""
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:6]
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:6]
+
+
+def shortened(name: str, limit: int) -> str:
+    """Return a name for a file or folder of at most ``limit`` bytes.
+
+    One that is too long keeps its beginning; a hash stands for the rest, so that names differ where
+    the long ones do.
+    """
+    encoded = os.fsencode(name)
+    if len(encoded) <= limit:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:12]
+    return f"{encoded[: limit - len(digest) - 1].decode('utf-8', 'ignore')}-{digest}"
+
+
+def cache_folder() -> Path:
+    """Return the folder of what can be fetched or computed again: ``$DECLIP_CACHE``, or below home.
+
+    Raises:
+        UserError: If the user has no home folder.
+    """
+    try:
+        return Path(expanded(os.environ.get("DECLIP_CACHE") or "~/.cache/declip-pl"))
+    except UserError as error:
+        raise UserError(f"{error}, or name a folder for the cache (DECLIP_CACHE=...)") from error
+
+
+def file_name(stem: str, suffix: str) -> str:
+    """Return the name of a file of ours about something, whatever length its name has."""
+    return f"{shortened(stem, NAME_BYTES - len(suffix))}{suffix}"
+
+
+def expanded(value: Any) -> Any:
+    """Return a value, or a mapping or list of them, in which ``~`` is the user's home folder.
+
+    A name that only begins with ``~``, as editors call their copies, stays.
+
+    Raises:
+        UserError: If the user has no home folder.
+    """
+    if isinstance(value, dict):
+        return {key: expanded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [expanded(item) for item in value]
+    if not (isinstance(value, (str, Path)) and str(value).startswith("~")):
+        return value
+    path = os.path.expanduser(value)  # noqa: PTH111 - Path's takes away what a text ends with
+    if path == "~" or path.startswith("~/"):
+        raise UserError(f"{value}: this user has no home folder; write the whole path")
+    return type(value)(path)
+
+
+def _is_of(error: OSError, path: Path) -> bool:
+    """Whether an error is about a file, rather than about one that was read to write it."""
+    if not isinstance(error.filename, (str, bytes, os.PathLike)):
+        return True
+    named = Path(os.fsdecode(error.filename))
+    return named.parent == path.parent or named in (path, *path.parents)
+
+
+def _refusal(error: Exception, temporary: Path) -> int | None:
+    """Return the number of the system's error behind another one, if that is why.
+
+    Libraries in C++ and Rust have exceptions of their own for a full disk.
+    """
+    if found := re.search(r"\(os error (\d+)\)", str(error)):
+        return int(found[1])
+    if isinstance(error, UserError):
+        return None
+    try:
+        with temporary.open("ab") as file:
+            file.write(bytes(2**16))
+    except OSError as reason:
+        return reason.errno
+    return None

@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from declip_pl.errors import UserError
+from declip_pl.files import expanded
 
 Spec = str | dict[str, Any]
 """A registered word, or ``{"class_path": ..., "init_args": {...}}``."""
@@ -44,7 +45,7 @@ def load(source: str | Path) -> ModuleType:
     Raises:
         UserError: If there is no such file or module, or its name is another module's.
     """
-    path = Path(source).expanduser()
+    path = Path(expanded(source))
     if path.suffix != ".py":
         return _remember(_import(str(source)))
     name, known = path.stem, sys.modules.get(path.stem)

@@ -29,6 +29,7 @@ from declip_pl.cross_eval.statistics import Sampled, combined, reliability, samp
 from declip_pl.data.layout import ALL_BUT
 from declip_pl.metrics import Thresholds, all_metrics, find_metric
 from declip_pl.model.network import Pooling
+from declip_pl.privacy import without_folders
 
 T = TypeVar("T")
 
@@ -205,12 +206,12 @@ def _scored_model(
         trained_on=tuple(model.trained_on),
         seed=model.seed,
         encoder=checkpoint.identity.name,
-        encoder_source=checkpoint.identity.source,
+        encoder_source=without_folders(checkpoint.identity.source),
         layer=checkpoint.identity.layer,
         decoder=parts.short(checkpoint.decoder),
         supervision=checkpoint.supervision,
         image_size=checkpoint.image_size,
-        checkpoint=str(checkpoint.path),
+        checkpoint=checkpoint.path.name,
         checkpoint_sha256=checkpoint.sha256,
         thresholds=ChosenThresholds(chosen.pixel, chosen.image.get(pooling)),
     )

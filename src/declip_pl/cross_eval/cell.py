@@ -11,6 +11,7 @@ from declip_pl.cross_eval.columns import Column, read_columns, write_columns
 from declip_pl.cross_eval.matrix import Curve, Matrix, Panel, ScoredModel
 from declip_pl.cross_eval.records import from_json, read_json, to_json, write_json
 from declip_pl.errors import UserError
+from declip_pl.files import file_name
 from declip_pl.metrics import CALIBRATION_BINS, Thresholds
 
 FORMAT = 3
@@ -161,7 +162,7 @@ def write_thresholds(path: Path, thresholds: ThresholdsFile) -> None:
 
 def cell_path(folder: Path, model: str, test: str) -> Path:
     """Return where the cell of a model and a test set stands in a cross-evaluation's folder."""
-    return folder / "cells" / model / f"{test}.safetensors"
+    return folder / "cells" / model / file_name(test, ".safetensors")
 
 
 def finished_cell(folder: Path, matrix: Matrix, model: ScoredModel, test: str) -> Cell | None:

@@ -33,7 +33,7 @@ from declip_pl.cross_eval.models import Model
 from declip_pl.data.dataset import LocalizationDataset, collate
 from declip_pl.data.layout import REAL
 from declip_pl.data.masks import MaskRule, mostly_fake
-from declip_pl.files import atomic_path, sha256
+from declip_pl.files import atomic_path, file_name, sha256
 from declip_pl.metrics import (
     THRESHOLDS,
     Metric,
@@ -157,7 +157,7 @@ class Cells:
         return kept
 
     def _thresholds_path(self, model: Model) -> Path:
-        return self.folder / "thresholds" / f"{model.name}.json"
+        return self.folder / "thresholds" / file_name(model.name, ".json")
 
     @torch.inference_mode()
     def _score(self, decoder: nn.Module, test: TestSet, pixel: float | None) -> "_Scored":

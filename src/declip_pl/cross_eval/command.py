@@ -1,30 +1,24 @@
 """``declip-pl cross-eval``: every trained model against every generator."""
 
-import platform
-import shlex
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Interval
 
 from declip_pl.cross_eval.build import build_matrix
 from declip_pl.cross_eval.cell import Cell
 from declip_pl.cross_eval.cells import Cells, TestSet, polarity_warnings
-from declip_pl.cross_eval.folder import check_folder, choose_folder, name_of
 from declip_pl.cross_eval.matrix import (
     ROOT,
     TABLE,
     UNPERTURBED,
-    About,
-    Data,
     Failure,
-    Made,
     Matrix,
     ScoredSet,
     write_matrix,
@@ -38,6 +32,7 @@ from declip_pl.cross_eval.models import (
     shared_pooling,
     train_missing,
 )
+from declip_pl.cross_eval.provenance import check_folder, describe, own_folder
 from declip_pl.cross_eval.summary import summary
 from declip_pl.cross_eval.views.heat_map import matrix_png
 from declip_pl.cross_eval.views.report import write_report
@@ -49,21 +44,21 @@ from declip_pl.data.mini import MINI, build_mini
 from declip_pl.data.stamps import content_hash
 from declip_pl.data.transforms import Changes, key_of, make_changes
 from declip_pl.errors import UserError
-from declip_pl.files import remove_leftovers
+from declip_pl.files import remove_leftovers, short_hash, shortened
 from declip_pl.model.checkpoint import load_decoder, load_encoder
 from declip_pl.model.encoder import Encoder
 from declip_pl.model.network import Pooling
+from declip_pl.names import check_name
 from declip_pl.parts import Spec, as_text
 from declip_pl.training.recipe import Options, Recipe, choose_config, choose_data
 from declip_pl.training.recipe_file import read_list
-from declip_pl.training.results import circumstances
-from declip_pl.training.run_folder import claim
+from declip_pl.training.run_folder import MOST, claim
 
 
 def cross_eval(
     options: Options,
     models: Sequence[str] = (),
-    seeds: int = 1,
+    seeds: Annotated[int, Interval(ge=1, le=1000)] = 1,
     loo: bool = False,
     pooling: Pooling | None = None,
     perturbation: Changes = "none",
@@ -87,6 +82,8 @@ def cross_eval(
         UserError: If there is nothing to score, or a model or cell failed; the rest is written.
     """
     start = time.monotonic()
+    if name:
+        check_name(name, "a cross-evaluation's name")
     if models and (seeds > 1 or loo or replace(options, encoder=None).trains()):
         raise UserError("given models are scored as they are: leave out all options of training")
     perturbation = read_changes(perturbation)
@@ -96,25 +93,20 @@ def cross_eval(
     failures += unread
     if not described:
         raise UserError(_failed(failures))
-    folder = ROOT / name if name else choose_folder(test_data, label or name_of(described))
+    label = label or _name(described)
+    folder = ROOT / shortened(name, MOST) if name else own_folder(ROOT, test_data, label)
     with claim(folder, "cross-evaluating into"):
         remove_leftovers(folder)
         before = check_folder(folder, test_data)
         results, failed = _score(described, test_data, folder, options.encoder)
         failures += failed
-        about = _about(folder, test_data, results, failures, start)
+        about = describe(folder, test_data, results, failures, start)
         scored = (results["cells"], results["thresholds"], test_data.generators)
         pooling = pooling or shared_pooling(described)
         matrix = build_matrix(described, *scored, pooling, about, before)
-        _show(folder, matrix, _warnings(test_data, results["cells"].values()))
+        _show(folder, matrix, described, _warnings(test_data, results["cells"].values()))
     if failures:
         raise UserError(_failed(failures))
-
-
-def _warnings(data: LocalizationDataModule, cells: Iterable[Cell]) -> list[str]:
-    """Return what deserves a look in the data that were scored, one line each."""
-    left_out = left_out_line(data.layout, [*data.generators, REAL])
-    return polarity_warnings(cells, data.mask_rule) + [f"warning: {left_out}"] * bool(left_out)
 
 
 def _chosen_data(options: Options) -> Path:
@@ -125,12 +117,18 @@ def _chosen_data(options: Options) -> Path:
     return root
 
 
-def _show(folder: Path, matrix: Matrix, warnings: Sequence[str]) -> None:
+def _warnings(data: LocalizationDataModule, cells: Iterable[Cell]) -> list[str]:
+    """Return what deserves a look in the data that were scored, one line each."""
+    left_out = left_out_line(data.layout, [*data.generators, REAL])
+    return polarity_warnings(cells, data.mask_rule) + [f"warning: {left_out}"] * bool(left_out)
+
+
+def _show(folder: Path, matrix: Matrix, models: Sequence[Model], warnings: Sequence[str]) -> None:
     """Write the matrix and all that people look at, and print the summary."""
     write_matrix(folder, matrix)
     matrix_png(matrix, folder / "matrix.png")
     report = write_report(folder)
-    hints = track(folder)
+    hints = track(folder, {model.name: model.checkpoint.path for model in models})
     print(summary(matrix))
     print(f"report: {report}")
     print(f"table:  {folder / TABLE}")
@@ -299,28 +297,10 @@ def _test_set(data: LocalizationDataModule, name: str, split: Any, *generators: 
     return TestSet(name, photos, content_hash(photos.samples, data.mask_rule_key), perturbation)
 
 
-def _about(
-    folder: Path,
-    data: LocalizationDataModule,
-    results: dict[str, Any],
-    failures: Sequence[Failure],
-    start: float,
-) -> About:
-    """Return what the matrix is about and how it was made."""
-    return About(
-        name=folder.name,
-        notice=data.trained_on.notice or None,
-        perturbation=key_of(data.perturbation),
-        data=Data(str(data.root.absolute()), data.root.name, results["tests"]),
-        failed=tuple(failures),
-        made=Made(
-            command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-            seconds=round(time.monotonic() - start, 1),
-            machine=platform.platform(),
-            device=results["device"],
-            **circumstances(),
-        ),
-    )
+def _name(models: Sequence[Model]) -> str:
+    """Return a name for just these models."""
+    names = "\n".join(sorted(model.name for model in models))
+    return f"{len(models)}-models-{short_hash(names)}"
 
 
 def _failed(failures: Sequence[Failure]) -> str:

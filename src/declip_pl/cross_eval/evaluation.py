@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import join
 
 from declip_pl.cross_eval.cell import finished_cell
 from declip_pl.cross_eval.columns import Column
@@ -84,7 +85,7 @@ def read_evaluations(a: str, b: str) -> tuple[Evaluation, Evaluation]:
     if missing:
         raise UserError(
             f"no cross-evaluation in {ROOT} has scored {' or '.join(dict.fromkeys(missing))}; "
-            f"run: declip-pl cross-eval {a} {b}"
+            f"run: {join(['declip-pl', 'cross-eval', a, b])}"
         )
     first, second = (evaluation for evaluation in found if evaluation)
     return first, second

@@ -1,15 +1,13 @@
 """What a cross-evaluation found, as one typed object: ``matrix.json`` and ``matrix.csv``."""
 
-import csv
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from declip_pl.cross_eval.records import from_json, read_json, write_json
+from declip_pl.csv_files import write_csv
 from declip_pl.errors import UserError
-from declip_pl.files import write_text
 
 ROOT = Path("outputs/cross_eval")
 """Folder of all cross-evaluations."""
@@ -95,7 +93,7 @@ class ScoredModel:
         decoder: Its decoder's name.
         supervision: ``full`` or ``weak``.
         image_size: Side of its input in pixels.
-        checkpoint: The file or folder that was read.
+        checkpoint: Name of the file or folder that was read.
         checkpoint_sha256: Hash of the file with its weights.
         thresholds: Chosen on validation photos.
     """
@@ -125,7 +123,7 @@ class ScoredSet:
 
 @dataclass(frozen=True)
 class Data:
-    """The data set: its folder, its name, and its test sets by generator (or ``real``)."""
+    """The data set: a hash of its path, its name, and its test sets by generator (or ``real``)."""
 
     root: str
     name: str
@@ -187,9 +185,9 @@ class Made:
     """How a cross-evaluation came about.
 
     Attributes:
-        command: The command line.
+        command: The command line; paths are cut to their last part.
         seconds: How long it took.
-        machine: The platform.
+        machine: Operating system and processor.
         device: Where decoders and metrics ran.
         git_commit: Of the package's source; None if it is not in a repository.
         date: In UTC, as in ISO 8601.
@@ -325,14 +323,13 @@ def readable_matrices(root: Path) -> Iterator[tuple[Path, Matrix]]:
 def write_matrix(folder: Path, matrix: Matrix) -> None:
     """Write ``matrix.json`` and the tidy ``matrix.csv``."""
     write_json(folder / FILE, matrix, indent=1)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for metric, table in matrix.matrix.items():
-        for row, cells in table.items():
-            for column, score in cells.items():
-                writer.writerow([row, column, metric, *vars(score).values()])
-    write_text(folder / TABLE, text.getvalue())
+    lines = [
+        (row, column, metric, score.value, score.low, score.high, score.n)
+        for metric, table in matrix.matrix.items()
+        for row, cells in table.items()
+        for column, score in cells.items()
+    ]
+    write_csv(folder / TABLE, COLUMNS, lines)
 
 
 def _check_format(path: Path, found: Any) -> None:

@@ -18,6 +18,7 @@ from declip_pl.data.layout import ALL, ALL_BUT
 from declip_pl.errors import UserError
 from declip_pl.model.checkpoint import Checkpoint, read_checkpoint
 from declip_pl.model.network import Pooling
+from declip_pl.names import check_name
 from declip_pl.training.recipe import Recipe
 from declip_pl.training.run_folder import RESULTS
 
@@ -166,7 +167,10 @@ def shared_pooling(models: Sequence[Model]) -> Pooling:
 def _model(path: str | Path, columns: Sequence[str]) -> Model:
     checkpoint = read_checkpoint(path)
     name = checkpoint.name.replace("/", "--")  # a hub id becomes the name of a folder
+    check_name(name, "a model's name")
     generators = checkpoint.trained_on.generators if checkpoint.trained_on else ()
+    for generator in generators:
+        check_name(generator, f"a generator's name (in {path})")
     row = row_name(tuple(sorted(generators)), columns) if generators else name
     return Model(name, row, checkpoint)
 

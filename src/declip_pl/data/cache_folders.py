@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from declip_pl.data.shards import FORMAT, Shard, inspect, shard_files
 from declip_pl.errors import UserError
-from declip_pl.files import LOCK
+from declip_pl.files import LOCK, cache_folder, expanded
 
 META = "meta.json"
 GIB = 2**30
@@ -22,8 +22,8 @@ GIB = 2**30
 
 def features_folder() -> Path:
     """Return the folder of all feature caches."""
-    cache = os.environ.get("DECLIP_CACHE") or "~/.cache/declip-pl"
-    return Path(os.environ.get("DECLIP_FEATURES") or f"{cache}/features").expanduser()
+    named = os.environ.get("DECLIP_FEATURES")
+    return Path(expanded(named)) if named else cache_folder() / "features"
 
 
 def caches() -> list[Path]:

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 import numpy as np
 import torch
+from annotated_types import Interval
 from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
@@ -43,12 +44,13 @@ from declip_pl.parts import Spec
 PRELOADED_SHARE = 0.25
 """Features and masks are preloaded into a device's memory if they need less than this share."""
 
-NEEDED: dict[TrainerFn | None, tuple[Split, ...]] = {
-    TrainerFn.VALIDATING: ("valid",),
-    TrainerFn.TESTING: ("test",),
-    TrainerFn.PREDICTING: ("test",),
-}
-"""The splits that a stage needs, where that is not all of them."""
+SEEDS = Interval(ge=0, le=2**32 - 1)
+"""What NumPy and torch take as a seed."""
+
+Seed = Annotated[int, SEEDS]
+
+NEEDED: dict[str, Split] = {"validate": "valid", "test": "test", "predict": "test"}
+"""The one split that a stage of the trainer needs, where that is not all of them."""
 
 STAND_IN_NOTICE = (
     "mini is a stand-in made by simple inpainters from a few photos: "
@@ -105,13 +107,13 @@ class LocalizationDataModule(L.LightningDataModule):
         layout: Spec = "dolos",
         polarity: Polarity | None = None,
         augmentation: Changes = "none",
-        views: int = 0,
+        views: Annotated[int, Interval(ge=0, le=1000)] = 0,
         perturbation: Changes = "none",
-        batch_size: int = 64,
-        num_workers: int = 2,
+        batch_size: Annotated[int, Interval(ge=1, le=65536)] = 64,
+        num_workers: Annotated[int, Interval(ge=0, le=1024)] = 2,
         supervision: Supervision = "full",
         check: bool = True,
-        seed: int = 0,
+        seed: Seed = 0,
         cache: bool = True,
     ) -> None:
         super().__init__()
@@ -164,9 +166,9 @@ class LocalizationDataModule(L.LightningDataModule):
         if self.check:  # once: Lightning calls this before training and again before testing
             self.check = False
             _ = self.stamps  # before the files are read
-            stage = self.trainer.state.fn if self.trainer else None
-            own = stage == TrainerFn.PREDICTING and self.photos
-            splits = () if own else NEEDED.get(stage, SPLITS)
+            stage = (self.trainer.state.fn if self.trainer else None) or ""
+            own = stage == "predict" and self.photos
+            splits = () if own else (NEEDED[stage],) if stage in NEEDED else SPLITS
             wanted = {split: self._names(split) for split in splits}
             report = check_data(self.layout, wanted, self.mask_rule)
             report.raise_errors()
@@ -174,8 +176,8 @@ class LocalizationDataModule(L.LightningDataModule):
 
     def _names(self, split: Split) -> list[str]:
         """Return the generators, and ``real`` where a split has such photos or needs them."""
-        needed = self.weak if split != "test" else False
-        seen = needed or (split != "train" and has_reals(self.layout, split))
+        seen = self.weak if split == "train" else has_reals(self.layout, split)
+        seen |= self.weak and split == "valid"
         return [*self.generators, *([REAL] if seen else [])]
 
     def preload(self, device: torch.device) -> None:
@@ -222,11 +224,9 @@ class LocalizationDataModule(L.LightningDataModule):
         """Return :attr:`photos`, or the test photos, as one set."""
         if not self.photos:
             return self.evaluation_set("predict", "test", *self._names("test"))
-        given = [Path(photo).expanduser() for photo in self.photos]
-        files = [Sample(photo.stem, photo, None) for photo in given]
-        return LocalizationDataset(
-            "predict", files, build_transform(self.preprocessing), self.mask_rule
-        )
+        files = [Sample(Path(photo).stem, Path(photo).expanduser(), None) for photo in self.photos]
+        transform = build_transform(self.preprocessing)
+        return LocalizationDataset("predict", files, transform, self.mask_rule)
 
     def evaluation_set(self, name: str, split: Split, *generators: str) -> LocalizationDataset:
         """Return photos with masks at their own size, without augmentation."""

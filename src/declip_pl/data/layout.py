@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 from declip_pl.data.folders import describe_left_out, subfolders, walk
 from declip_pl.data.masks import MaskReader, MaskRule, Polarity
 from declip_pl.errors import UserError
+from declip_pl.names import check_name
 from declip_pl.parts import Registry, Spec, as_text, code_of, read_spec
 
 Split = Literal["train", "valid", "test"]
@@ -143,6 +144,7 @@ def build_layout(layout: Spec, root: Path) -> Layout:
         raise UserError(f"there is no folder {root}; {DOLOS_HELP}")
     made: Layout = LAYOUTS.make(layout, root.expanduser())
     for name in made.generators():
+        check_name(name, f"a generator's name (in {root})")
         if name in (REAL, ALL) or name.startswith(ALL_BUT) or "+" in name:
             raise UserError(f"{root}: {name!r} is no generator's name; rename it")
     return made
@@ -263,7 +265,7 @@ def file_list_hash(root: Path, files: Sequence[Sample]) -> str:
     for sample in files:
         for path in filter(None, (sample.image, sample.mask)):
             relative = Path(os.path.relpath(path, root)).as_posix()
-            digest.update(f"{relative}\0{path.stat().st_size}\n".encode())
+            digest.update(os.fsencode(f"{relative}\0{path.stat().st_size}\n"))
     return digest.hexdigest()
 
 

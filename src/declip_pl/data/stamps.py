@@ -1,6 +1,7 @@
 """Files that must stay as they are while a run reads them, and after an interruption."""
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -54,7 +55,7 @@ def content_hash(files: Sequence[Sample], mask_rule_key: str) -> str:
         lines = [mask_rule_key]
         for sample in files:
             lines += [sample.name, next(hashes), next(hashes) if sample.mask else REAL]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
 
 
 def check_contents(theirs: Mapping[str, str], ours: Mapping[str, str], root: Path) -> None:

@@ -10,7 +10,9 @@ import socket
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Interval
 
 from declip_pl.data.layout import REAL, Sample, build_layout, has_reals, samples
 from declip_pl.errors import UserError
@@ -21,19 +23,30 @@ from declip_pl.training.run_folder import Run
 
 HOST = "127.0.0.1"
 
+Port = Annotated[int, Interval(ge=0, le=65535)]
+
 SAMPLES = 2
 """Sample photos of each generator."""
 
 HEADERS = [
-    # The browser itself sees to it that the page loads nothing from elsewhere, and keeps nothing.
-    ("Content-Security-Policy", "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'"),
+    # The browser itself sees to it that the page loads nothing from elsewhere, stands in nobody's
+    # frame, and keeps nothing.
+    (
+        "Content-Security-Policy",
+        "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; object-src 'none'; "
+        "base-uri 'self'; form-action 'self'; frame-ancestors 'none'",
+    ),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
     ("Cache-Control", "no-store"),
 ]
 
 
 def demo(
     models: str = Run.root,
-    port: int = 7860,
+    port: Port = 7860,
     data: str | None = None,
     encoder: str | None = None,
 ) -> None:
@@ -150,11 +163,15 @@ def build_server(
         ) from error
     import uvicorn
 
+    from declip_pl.inference.demo_guard import Guard
     from declip_pl.inference.demo_page import build_page
 
+    body = (MAX_UPLOAD + 1) * 2**20  # a file, and what stands around it
     config = uvicorn.Config(
-        _as_app(build_page(models, photos, encoder)),
+        Guard(_as_app(build_page(models, photos, encoder)), Path(folder), body),
         headers=HEADERS,
+        proxy_headers=False,
+        server_header=False,
         log_level="critical",
         timeout_graceful_shutdown=1,  # an open page never lets go of its connection
     )
@@ -162,18 +179,16 @@ def build_server(
 
 
 def _as_app(page: Any) -> Any:
-    """Return the ASGI application that serves a page to this machine alone."""
+    """Return the ASGI application of a page, whatever Gradio's variables say."""
     import fastapi
     import gradio
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    app = fastapi.FastAPI(openapi_url=None)
-    # A page from elsewhere whose name resolves to this machine is no page of ours.
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     return gradio.mount_gradio_app(
-        app,
+        fastapi.FastAPI(openapi_url=None),
         page,
         path="/",
+        root_path="",
+        show_error=False,  # its text may name folders; errors meant for people are on the page
         max_file_size=f"{MAX_UPLOAD}mb",
         theme=gradio.themes.Base(font="system-ui", font_mono="monospace"),
         css=CSS,
@@ -181,5 +196,6 @@ def _as_app(page: Any) -> Any:
         run_history=False,  # would keep photos in the browser
         ssr_mode=False,
         mcp_server=False,
+        pwa=False,
         enable_monitoring=False,
     )

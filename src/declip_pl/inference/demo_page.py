@@ -26,7 +26,6 @@ from declip_pl.inference.demo_text import (
     WAYS,
     error_html,
     model_text,
-    plain,
     regions_html,
     score_html,
 )
@@ -34,7 +33,9 @@ from declip_pl.inference.localizer import Localization, Localizer
 from declip_pl.inference.recorded_scores import recorded_scores
 from declip_pl.metrics import THRESHOLD
 from declip_pl.model.checkpoint import read_checkpoint
+from declip_pl.names import markdown
 from declip_pl.panels import heat_map, overlay
+from declip_pl.privacy import without_folders
 
 SHOWN_SIDE = 1280
 """Pictures on the page are shrunk to this many pixels a side; what is measured is not."""
@@ -71,13 +72,14 @@ class _Events:
             checkpoint = read_checkpoint(self.models[name])
             return model_text(checkpoint, recorded_scores(checkpoint))
         except UserError as error:
-            return plain(str(error))
+            return markdown(without_folders(str(error)))
 
     def upload(self, file: str, *options: Any) -> list[Any]:
         try:
             return [None, *self._look(Path(file), *options)]
         finally:
-            shutil.rmtree(Path(file).parent)  # Gradio makes a folder for each upload
+            # Gradio makes a folder for each content; the same photo may have come twice.
+            shutil.rmtree(Path(file).parent, ignore_errors=True)
 
     def sample(self, event: gradio.SelectData, *options: Any) -> list[Any]:
         return self._look(self.photos[event.index].image, *options)
@@ -219,7 +221,7 @@ def _connect(events: _Events, inputs: _Inputs, results: _Results) -> None:
 
 
 def _thumbnail(photo: Path) -> Image.Image:
-    image = Image.fromarray(read_photo(photo))
+    image = Image.fromarray(read_photo(photo))  # upright, and without the file's metadata
     image.thumbnail((SAMPLE_SIDE, SAMPLE_SIDE))
     return image
 

@@ -10,7 +10,9 @@ from declip_pl.inference.localizer import Localization, Region
 from declip_pl.inference.model_card import image_threshold
 from declip_pl.inference.recorded_scores import RecordedScores
 from declip_pl.model.checkpoint import Checkpoint
+from declip_pl.names import markdown
 from declip_pl.parts import as_text
+from declip_pl.privacy import without_folders
 
 MAX_UPLOAD = 100
 """Size of an uploaded file in MB (2^20 bytes): a large camera's photo, losslessly compressed."""
@@ -112,10 +114,11 @@ def model_text(checkpoint: Checkpoint, scores: RecordedScores | None) -> str:
         scores: Those on record.
     """
     data, identity = checkpoint.trained_on, checkpoint.identity
-    names = ", ".join(map(plain, data.generators)) if data else "not known"
+    names = ", ".join(map(markdown, data.generators)) if data else "not known"
     lines = [
-        f"Trained on photos changed by: **{names}**. Encoder {plain(identity.name)}, "
-        f"{plain(identity.layer)}; decoder {plain(as_text(checkpoint.decoder))}."
+        f"Trained on photos changed by: **{names}**. Encoder {markdown(identity.name)}, "
+        f"{markdown(identity.layer)}; decoder "
+        f"{markdown(without_folders(as_text(checkpoint.decoder)))}."
     ]
     if threshold := image_threshold(checkpoint, scores):
         lines += [f"Its test took scores over **{threshold:.2f}** for manipulated."]
@@ -125,14 +128,10 @@ def model_text(checkpoint: Checkpoint, scores: RecordedScores | None) -> str:
 
 
 def error_html(error: UserError, photo: object) -> str:
-    """Return an error in words, without the name of the folder that an upload was in."""
+    """Return an error in words that name no folder."""
     text = str(error).replace(str(photo), photo.name) if isinstance(photo, Path) else str(error)
+    text = without_folders(text)
     return (
         '<div class="problem" role="alert"><p><b>This photo could not be analysed.</b></p>'
         f"<p>{escape(text)}</p></div>"
     )
-
-
-def plain(text: str) -> str:
-    """Return text that Markdown shows as it is."""
-    return "".join(f"&#{ord(c)};" if not c.isalnum() and not c.isspace() else c for c in text)

@@ -26,6 +26,7 @@ from declip_pl.inference.localizer import Localizer
 from declip_pl.metrics import THRESHOLD
 from declip_pl.model.network import DeCLIP
 from declip_pl.parts import as_text
+from declip_pl.privacy import without_folders
 
 INPUT, OUTPUT = "pixels", "probabilities"
 
@@ -82,8 +83,7 @@ def export(
             "has none; leave out --int8"
         )
     path = output or Path(Path(localizer.name).name + ("-int8" if int8 else "") + f".{format}")
-    if path.exists():
-        raise UserError(f"{path} exists; name another file with --output")
+    _check_output(path, f".{format}")
     graph = build_graph(localizer)
     with atomic_path(path) as temporary:
         onnx.save(graph, temporary)
@@ -207,6 +207,13 @@ def _require(*modules: str) -> None:
         )
 
 
+def _check_output(path: Path, suffix: str) -> None:
+    if path.suffix != suffix:
+        raise UserError(f"{path} is no name of such a file: let --output end in {suffix}")
+    if path.exists():
+        raise UserError(f"{path} exists; name another file with --output")
+
+
 def _has_matrices(encoder: nn.Module) -> bool:
     return any(isinstance(module, nn.Linear) for module in encoder.modules())
 
@@ -225,10 +232,10 @@ def _describe(graph: onnx.ModelProto, localizer: Localizer) -> None:
     facts = {
         "name": localizer.name,
         "encoder": encoder.name,
-        "encoder_source": encoder.source,
+        "encoder_source": without_folders(encoder.source),
         "encoder_sha256": encoder.sha256,
         "layer": encoder.layer,
-        "decoder": as_text(checkpoint.decoder),
+        "decoder": without_folders(as_text(checkpoint.decoder)),
         "image_size": str(checkpoint.image_size),
         "threshold": str(THRESHOLD),
         "licence": "weights: those of the encoder and of whoever trained the decoder; "

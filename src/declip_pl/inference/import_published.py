@@ -4,6 +4,7 @@ It does not name its encoder, which is deduced from the decoder's shapes.
 """
 
 from pathlib import Path
+from shlex import quote
 
 import torch
 from torch import nn
@@ -74,7 +75,7 @@ def import_published(
     print(
         f"{checkpoint}: {published.decoder} on {frozen.name} {frozen.layer}, {steps} training steps"
         f"\nencoder: {frozen.source}, {_evidence(published)}"
-        f"\nsaved in {output}; use it: declip-pl predict PHOTO --model {output}"
+        f"\nsaved in {output}; use it: declip-pl predict PHOTO --model {quote(str(output))}"
     )
 
 

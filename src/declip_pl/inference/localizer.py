@@ -190,6 +190,11 @@ class Localizer:
         """Return ``[B, 1, 256, 256]`` probabilities and the score of each photo."""
         pixels = torch.stack([self._transform(image=photo)["image"] for photo in photos])
         logits = self.network(pixels.to(self.device)).float()
+        if logits.isnan().any():
+            raise UserError(
+                f"{self.name} answers with NaN, which is no probability: its weights, or those of "
+                "its encoder, are not what was trained"
+            )
         return logits.sigmoid(), image_score(logits, self.checkpoint.pooling).tolist()
 
     def save_pretrained(self, folder: str | Path) -> None:

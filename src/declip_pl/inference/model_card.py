@@ -1,5 +1,6 @@
 """The model card of a saved localizer, filled in from what its checkpoint says of it."""
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -12,13 +13,15 @@ from declip_pl.model.checkpoint import Checkpoint
 from declip_pl.model.decoder import DECODERS
 from declip_pl.model.encoder import ENCODERS
 from declip_pl.model.mirror import MIRROR_ADVICE, MIRROR_SOURCE
+from declip_pl.names import markdown, markdown_code
 from declip_pl.parts import VARIABLE, as_text, read_spec
+from declip_pl.privacy import without_folders
 
 _CARD = """---
 {header}
 ---
 
-# {name}
+# {title}
 
 Says which pixels of a photo were painted by a generative model or an inpainter: a
 [DeCLIP](https://arxiv.org/abs/2409.08849) localizer, which is a frozen image encoder and a learned
@@ -27,7 +30,7 @@ decoder, made with declip-pl.
 ```python
 from declip_pl import Localizer
 
-localizer = Localizer.from_pretrained("{name}")
+localizer = Localizer.from_pretrained({quoted})
 result = localizer("photo.jpg")  # tiles=True for photos much larger than 256 px
 result.heatmap, result.mask, result.score, result.regions
 ```
@@ -81,7 +84,8 @@ def model_card(checkpoint: Checkpoint, name: str, scores: RecordedScores | None)
     )
     return _CARD.format(
         header=header.to_yaml(),
-        name=name,
+        title=markdown(name),
+        quoted=json.dumps(name),
         facts="\n".join(f"| {what} | {fact} |" for what, fact in _facts(checkpoint, scores)),
         scores="\n\n".join(_scores(scores) if scores else ["None are on record."]),
         licence=_TRAINED if trained_here else _IMPORTED,
@@ -90,18 +94,21 @@ def model_card(checkpoint: Checkpoint, name: str, scores: RecordedScores | None)
 
 def _facts(checkpoint: Checkpoint, scores: RecordedScores | None) -> Iterator[tuple[str, str]]:
     identity, side = checkpoint.identity, checkpoint.image_size
-    yield "encoder (frozen)", f"`{as_text(checkpoint.encoder)}`, {checkpoint.layer}"
-    yield "its weights", f"{identity.source}; SHA-256 `{identity.sha256}`"
+    encoder = markdown_code(without_folders(as_text(checkpoint.encoder)))
+    yield "encoder (frozen)", f"{encoder}, {markdown(checkpoint.layer)}"
+    source = markdown(without_folders(identity.source))
+    yield "its weights", f"{source}; SHA-256 {markdown_code(identity.sha256)}"
     if identity.source == MIRROR_SOURCE:
         yield "where to get them", MIRROR_ADVICE
-    yield "decoder", f"`{as_text(checkpoint.decoder)}`"
+    yield "decoder", markdown_code(without_folders(as_text(checkpoint.decoder)))
     if code := list(outside(checkpoint)):
         files = ",".join(f"{name}.py" for name in code)
-        yield "needs", f"code that is not part of declip-pl: `export {VARIABLE}={files}`"
+        command = markdown_code(f"export {VARIABLE}={files}")
+        yield "needs", f"code that is not part of declip-pl: {command}"
     resized = f"the photo resized to {side} x {side} px (PIL bilinear), whatever its shape"
     yield "input", f"{resized}; mean and std of the encoder"
     yield "trained on", _training(checkpoint, scores)
-    yield "score of a photo", f"`{checkpoint.pooling}` of the map"
+    yield "score of a photo", f"{markdown_code(checkpoint.pooling)} of the map"
     yield "threshold", _threshold(checkpoint, scores)
 
 
@@ -116,13 +123,14 @@ def _training(checkpoint: Checkpoint, scores: RecordedScores | None) -> str:
     data = checkpoint.trained_on
     if not data:
         return "not on record"
-    generators = ", ".join(f"`{name}`" for name in data.generators)
+    generators = ", ".join(map(markdown_code, data.generators))
     if not data.files_sha256:
-        return f"{generators} ({data.data})"
+        return f"{generators} ({markdown(data.data)})"
     name = data.data or (scores.data.root if scores else "")
-    place = f" of `{name}`" if name else ""
+    place = f" of {markdown_code(name)}" if name else ""
     labels = {"full": "masks", "weak": "image labels"}[checkpoint.supervision]
-    return f"{generators}{place}, with {labels}; files' SHA-256 `{data.files_sha256}`"
+    sha256 = markdown_code(data.files_sha256)
+    return f"{generators}{place}, with {labels}; files' SHA-256 {sha256}"
 
 
 def _threshold(checkpoint: Checkpoint, scores: RecordedScores | None) -> str:
@@ -151,17 +159,17 @@ def image_threshold(checkpoint: Checkpoint, scores: RecordedScores | None) -> fl
 
 def _scores(found: RecordedScores) -> Iterator[str]:
     if found.notice:
-        yield f"**{found.notice}.**"
+        yield f"**{markdown(found.notice)}.**"
     if found.data.perturbation != UNPERTURBED:
-        yield f"The test photos were changed before: `{found.data.perturbation}`."
+        yield f"The test photos were changed before: {markdown_code(found.data.perturbation)}."
     for generator, scores in found.scores.items():
         columns = {"this model": scores, **found.baselines[generator]}
         rows = {
             title: [_number(column.get(name)) for column in columns.values()]
             for name, title in _metrics().items()
         }
-        yield f"On the {scores['iou_n']:.0f} test photos of `{generator}`, percent:"
-        yield _table(list(columns), rows)
+        yield f"On the {scores['iou_n']:.0f} test photos of {markdown_code(generator)}, percent:"
+        yield _table(list(map(markdown, columns)), rows)
     yield "The columns after this model's are constant answers that never look at the photo."
     if found.cross_evaluation:
         yield from _intervals(found.cross_evaluation)
@@ -174,7 +182,10 @@ def _intervals(row: CrossEvaluation) -> Iterator[str]:
     yield "On each generator, percent with 95 % bootstrap intervals over photos (one training):"
     yield _table(
         list(_metrics().values()),
-        {f"`{test}`": [_interval(row, name, test) for name in _metrics()] for test in tests},
+        {
+            markdown_code(test): [_interval(row, name, test) for name in _metrics()]
+            for test in tests
+        },
     )
 
 

@@ -12,10 +12,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
-from typing import Any
+from shlex import quote
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
+from annotated_types import Interval
 from numpy.typing import NDArray
 from safetensors.torch import save
 from tqdm import tqdm
@@ -56,7 +58,7 @@ def predict(
     paths: Sequence[str],
     model: str | None = None,
     output: Path | None = None,
-    threshold: float = 0.5,
+    threshold: Annotated[float, Interval(ge=0, le=1)] = 0.5,
     tiles: bool = False,
     resume: bool = False,
     json: bool = False,
@@ -193,7 +195,7 @@ def _only_run() -> Path:
             "localizer with --model"
         )
     if len(runs) > 1:
-        names = "".join(f"\n  --model {run}" for run in runs)
+        names = "".join(f"\n  --model {quote(str(run))}" for run in runs)
         raise UserError(f"{root} holds {len(runs)} finished runs, name one:{names}")
     print(f"model: {runs[0]} (the only finished run)")
     return runs[0]
@@ -212,7 +214,8 @@ def _as_json(
         localizer = Localizer.from_pretrained(model or _only_run(), encoder=encoder)
         start = time.monotonic()
         (found,) = localizer([pixels], **options)
-    return json.dumps(record | _describe(found, time.monotonic() - start), indent=2)
+    found_there = _describe(found, time.monotonic() - start)
+    return json.dumps(record | found_there, indent=2, allow_nan=False)
 
 
 def _predict_into(

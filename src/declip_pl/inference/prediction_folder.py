@@ -5,16 +5,14 @@ which is appended once the pictures are complete. So that file says what is done
 command. ``settings.json`` says what made them.
 """
 
-import csv
-import io
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from declip_pl.csv_files import write_csv
 from declip_pl.errors import UserError
-from declip_pl.files import atomic_path, write_text
+from declip_pl.files import write_text
 
 RECORDS, TABLE, SETTINGS = "predictions.jsonl", "predictions.csv", "settings.json"
 COLUMNS = ("name", "path", "width", "height", "score", "threshold", "area", "share", "regions",
@@ -116,20 +114,22 @@ def version(path: Path) -> dict[str, int]:
 
 
 def line(record: Record) -> str:
-    """Return a record as a line; its names are escaped where they are not ASCII."""
-    return json.dumps(record) + "\n"
+    """Return a record as a line; its names are escaped where they are not ASCII.
+
+    Raises:
+        ValueError: If a number is NaN or infinite, which JSON has not.
+    """
+    return json.dumps(record, allow_nan=False) + "\n"
 
 
 def write_table(folder: Path, records: Iterable[Record]) -> None:
     """Write ``predictions.csv``."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
-    table.writeheader()
+    lines = []
     for record in records:
         regions = len(record["regions"]) if "regions" in record else None
-        table.writerow(record | record.get("files", {}) | {"regions": regions})
-    with atomic_path(folder / TABLE) as temporary:
-        temporary.write_bytes(os.fsencode(text.getvalue()))  # names as they are on the disk
+        cells = record | record.get("files", {}) | {"regions": regions}
+        lines.append([cells.get(name) for name in COLUMNS])
+    write_csv(folder / TABLE, COLUMNS, lines)
 
 
 def _done(folder: Path, record: Record) -> bool:

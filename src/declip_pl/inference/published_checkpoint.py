@@ -7,6 +7,7 @@ encoder, the whole of CLIP below ``model.``), ``optimizer``, ``total_steps``, ``
 
 import re
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple
 
 import torch
@@ -118,7 +119,8 @@ def _check_content(path: Path, content: Any) -> None:
     ours = isinstance(content, dict) and "state_dict" in content
     if ours and (KEY in content or "encoder" in content):
         raise UserError(
-            f"{path} is a checkpoint of declip-pl already: declip-pl predict PHOTO --model {path}"
+            f"{path} is a checkpoint of declip-pl already: declip-pl predict PHOTO --model "
+            f"{quote(str(path))}"
         )
     if not isinstance(content, dict) or any(name not in content for name in _NEEDED):
         raise UserError(

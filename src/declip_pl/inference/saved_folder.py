@@ -1,5 +1,6 @@
 """What people pass on: a folder with a localizer, its scores and its model card."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from declip_pl.errors import UserError
@@ -8,6 +9,7 @@ from declip_pl.inference.model_card import model_card
 from declip_pl.inference.recorded_scores import RecordedScores, add_to_config
 from declip_pl.model import checkpoint as checkpoints
 from declip_pl.model.checkpoint import CONFIG_FILE, Checkpoint
+from declip_pl.privacy import without_folders
 
 CARD_FILE = "README.md"
 
@@ -20,6 +22,9 @@ def save(
 ) -> None:
     """Write a localizer's decoder, its description and its model card into a folder.
 
+    No file names a folder of this machine, but for an encoder that was typed as one: nothing else
+    says where it is.
+
     Args:
         checkpoint: The localizer.
         folder: Where to; it is made.
@@ -31,6 +36,8 @@ def save(
     """
     if (folder / CARD_FILE).exists():
         raise UserError(f"a {CARD_FILE} stands in {folder}; name another folder")
+    source = without_folders(checkpoint.identity.source)
+    checkpoint = replace(checkpoint, identity=replace(checkpoint.identity, source=source))
     checkpoints.save(checkpoint, folder)
     config = folder / CONFIG_FILE
     if scores:

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from declip_pl.errors import UserError
-from declip_pl.files import sha256, work_folder
+from declip_pl.files import cache_folder, sha256, work_folder
 
 MIRRORED = "openai/clip-vit-base-patch16"
 """The one encoder that the package index carries as well."""
@@ -100,8 +100,7 @@ def round_as_mirror(original: Any) -> None:
 
 def mirror_folder() -> Path:
     """Return where the mirror is, or will be, on this machine."""
-    cache = os.environ.get("DECLIP_CACHE") or "~/.cache/declip-pl"
-    return Path(cache).expanduser() / "clip-vit-base-patch16-mirror"
+    return cache_folder() / "clip-vit-base-patch16-mirror"
 
 
 def checked_folder(folder: Path) -> Path:

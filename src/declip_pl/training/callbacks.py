@@ -1,19 +1,19 @@
 """What is kept of a training while it runs: the table of epochs, and pictures."""
 
-import csv
-import io
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import lightning as L
+from annotated_types import Interval
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 
+from declip_pl.csv_files import write_csv
 from declip_pl.data.dataset import Batch, LocalizationDataset
-from declip_pl.files import atomic_path, write_text
+from declip_pl.files import atomic_path, file_name
 from declip_pl.panels import panel
 from declip_pl.training.kept_epochs import KeptEpoch
 
@@ -55,7 +55,7 @@ class History(Callback):
 
     def _write(self, trainer: L.Trainer) -> None:
         if trainer.is_global_zero and not is_trial(trainer):
-            write_text(Path(trainer.default_root_dir) / "metrics.csv", _as_csv(self.rows))
+            _write_table(Path(trainer.default_root_dir) / "metrics.csv", self.rows)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows."""
@@ -78,7 +78,10 @@ class Panels(Callback):
     """
 
     def __init__(
-        self, count: int = 8, monitor: str = "val/score", mode: Literal["max", "min"] = "max"
+        self,
+        count: Annotated[int, Interval(ge=1, le=1000)] = 8,
+        monitor: str = "val/score",
+        mode: str = "max",
     ) -> None:
         self.count = count
         self.monitor = monitor
@@ -115,7 +118,7 @@ class Panels(Callback):
             return
         self.best = score
         for name, picture in drawn.items():
-            path = Path(trainer.default_root_dir) / PANELS / f"{name}.png"
+            path = Path(trainer.default_root_dir) / PANELS / file_name(name, ".png")
             with atomic_path(path) as temporary:
                 picture.save(temporary)
         log_images(trainer, PANELS, drawn)
@@ -186,10 +189,6 @@ def log_images(trainer: L.Trainer, key: str, images: dict[str, Image.Image]) -> 
         trainer.logger.log_image(key, list(images.values()), caption=list(images))
 
 
-def _as_csv(rows: list[dict[str, float]]) -> str:
+def _write_table(path: Path, rows: list[dict[str, float]]) -> None:
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    write_csv(path, columns, [[row.get(name) for name in columns] for row in rows])

@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import wandb
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -16,7 +17,7 @@ from declip_pl import parts
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.layout import build_layout
 from declip_pl.errors import UserError
-from declip_pl.files import relative, write_text
+from declip_pl.files import expanded, relative, write_text
 from declip_pl.model.checkpoint import (
     BEST,
     describe_lightning,
@@ -26,16 +27,19 @@ from declip_pl.model.checkpoint import (
     run_of,
 )
 from declip_pl.model.encoder import short_name
+from declip_pl.one_line import joined
 from declip_pl.training import kept_epochs
+from declip_pl.training.arguments import with_read_recipes
+from declip_pl.training.bounds import check_lightning
 from declip_pl.training.callbacks import PANELS, History, MovedRun, Panels, is_trial
 from declip_pl.training.continuation import check_continuation
 from declip_pl.training.kept_epochs import KeptEpoch, check_options
-from declip_pl.training.recipe_file import as_argument, parse_yaml, read_recipe
+from declip_pl.training.recipe_file import parse_yaml, read_recipe
 from declip_pl.training.results import describe_results, results_path, summary
 from declip_pl.training.run_folder import CONFIG, RESULTS, Run, run_name
 from declip_pl.training.schedules import Schedule
 from declip_pl.training.task import LocalizationTask
-from declip_pl.training.wandb_runs import make_logger, wandb_hints, wandb_id
+from declip_pl.training.wandb_runs import make_logger, wandb_hints, wandb_id, wandb_options
 
 MEANT = (
     "LightningCLI's args parameter",  # `train` hands over other arguments than those typed
@@ -46,20 +50,17 @@ MEANT = (
 )
 """Warnings about what is meant to be so."""
 
-PARTS = (
-    *("--model.encoder", "--model.decoder", "--model.loss"),
-    *("--data.layout", "--data.augmentation", "--data.perturbation"),
-)
-"""Options that may name a class."""
-
 EVALUATIONS = "evaluations"
 """Where a training run's folder keeps W&B's files of later tests."""
 
 TESTS = "outputs/test"
 """Results of tests of models that lie in no run."""
 
-CASTING = ("16-true", "bf16-true", "64-true", "64")
-"""Lightning's precisions that cast all weights of a network."""
+REFUSALS = (
+    *(MisconfigurationException, AssertionError, ImportError, LookupError, OSError),
+    *(RuntimeError, TypeError, ValueError),
+)
+"""What Lightning raises where options of its trainer are wrong."""
 
 
 class DeclipCLI(LightningCLI):
@@ -79,11 +80,11 @@ class DeclipCLI(LightningCLI):
         super().__init__(
             LocalizationTask,
             LocalizationDataModule,
-            args=_with_read_recipes(args),
+            args=with_read_recipes(args),
             seed_everything_default=0,
             save_config_callback=_SaveConfig,
             save_config_kwargs={"save_to_log_dir": False},
-            parser_kwargs={"prog": "declip-pl"},
+            parser_kwargs={"prog": "declip-pl", "exit_on_error": False},
         )
 
     @staticmethod
@@ -126,11 +127,9 @@ class DeclipCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Name the run, refuse to touch another's, and find what to resume."""
         config = self.config[self.subcommand]
-        if str(config.trainer.precision) in CASTING:
-            raise UserError(
-                f"trainer.precision {config.trainer.precision} would change the frozen encoder's "
-                "weights; choose 32-true, bf16-mixed or 16-mixed"
-            )
+        for key, value in list(config.items()):
+            config[key] = expanded(value)
+        check_lightning(config.seed_everything, config.trainer.as_dict())
         # Wrong names should fail before weights are fetched.
         LocalizationDataModule(**config.data.as_dict())
         if self.subcommand == "fit":
@@ -163,7 +162,12 @@ class DeclipCLI(LightningCLI):
         wanted = self.config[self.subcommand].trainer.logger
         if wanted is None or wanted is True:
             kwargs["logger"] = self._wandb_logger()
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except REFUSALS as error:
+            raise UserError(
+                f"Lightning refuses these --trainer options: {joined(error)}"
+            ) from error
 
     def fit(self, model: LocalizationTask, **kwargs: Any) -> None:
         """Check the data, train, test the best checkpoint and close with a summary."""
@@ -239,18 +243,20 @@ class DeclipCLI(LightningCLI):
             "supervision": model.supervision,
             "seed": config.seed_everything,
         }
-        name, group, id_ = self.run.name, str(facts["dataset"]), None
+        name, group, id_ = str(self.run.name), str(facts["dataset"]), None
         if self.subcommand == "fit":
             id_ = None if self.run.overwrite else wandb_id(self.run.folder)
         else:
             trained_on = self.checkpoint.trained_on
             name = f"{name} on {group}/{data.generator}"
             group = (trained_on and trained_on.data) or group
-        tags = [str(fact) for fact in facts.values()]
+        options = wandb_options(name, group, str(self.subcommand), facts.values())
         return make_logger(
-            self._logs, name=name, id=id_, group=group, job_type=self.subcommand, tags=tags,
+            self._logs,
+            **options,
+            id=id_,
             config=facts,
-        )  # fmt: skip
+        )
 
 
 class _SaveConfig(SaveConfigCallback):
@@ -309,35 +315,3 @@ def _run_of(model: Path, options: Namespace, output: Path | None) -> Run:
     if folder:
         return Run(str(relative(folder.parent)), folder.name, overwrite=options.overwrite)
     return Run(TESTS, options.name or name_of(model), overwrite=options.overwrite)
-
-
-def _with_read_recipes(args: list[str]) -> list[str]:
-    """Put the content of recipes in place of their files' names, as our one reader reads them.
-
-    Parts that are named on the command line go into the last recipe: jsonargparse can't put one
-    class in the place of another.
-    """
-    words = _joined(args)
-    recipes = [index for index, word in enumerate(words) if word.startswith("--config=")]
-    if not recipes:
-        return words
-    named = [word for word in words if word.partition("=")[0] in PARTS]
-    for index in recipes:
-        sections = read_recipe(Path(words[index].removeprefix("--config=")).expanduser())
-        for word in named if index == recipes[-1] else []:
-            name, _, value = word.removeprefix("--").partition("=")
-            section, _, key = name.partition(".")
-            sections[section] = (sections.get(section) or {}) | {key: parse_yaml(value)}
-        words[index] = f"--config={as_argument(sections)}"
-    return [word for word in words if word not in named]
-
-
-def _joined(args: list[str]) -> list[str]:
-    """Write ``--config FILE`` as ``--config=FILE``, and named parts likewise."""
-    words: list[str] = []
-    for word in args:
-        if words and words[-1] in ("--config", *PARTS):
-            words[-1] += f"={word}"
-        else:
-            words.append(word)
-    return words

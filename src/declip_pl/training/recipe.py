@@ -16,6 +16,7 @@ from declip_pl.data.masks import Polarity
 from declip_pl.data.mini import MINI
 from declip_pl.data.transforms import Changes
 from declip_pl.errors import UserError
+from declip_pl.files import expanded
 from declip_pl.model.checkpoint import read_checkpoint
 from declip_pl.model.description import Supervision
 from declip_pl.parts import Spec
@@ -111,7 +112,7 @@ def choose_data(data: str | None, source: str | None = None) -> tuple[Path, str]
     named = data or os.environ.get("DECLIP_DATA")
     root, why = MINI, f"no DATA, no DECLIP_DATA and no {DOLOS}; a stand-in, not Dolos"
     if named:
-        root, why = Path(named).expanduser(), "DATA names it" if data else "DECLIP_DATA names it"
+        root, why = Path(expanded(named)), "DATA names it" if data else "DECLIP_DATA names it"
     elif DOLOS.is_dir():
         root, why = DOLOS, f"{DOLOS} exists"
     return (source_root(root, source) if source else root), why
@@ -128,7 +129,7 @@ def choose_config(config: str | None, root: Path) -> tuple[Path, str]:
         root: The chosen data.
     """
     if config:
-        return Path(config).expanduser(), "CONFIG names it"
+        return Path(expanded(config)), "CONFIG names it"
     if root.name in SOURCES or any((root / name / "fake").is_dir() for name in SOURCES):
         return experiments() / "paper.yaml", "the paper's recipe for Dolos"
     return experiments() / "quickstart.yaml", "the quick recipe, as this is not Dolos"

@@ -29,6 +29,10 @@ def read_recipe(path: Path) -> Sections:
     sections = _read(path)
     if not isinstance(sections, dict):
         raise UserError(f"{path} is no recipe: expected sections such as model and data")
+    for name in ("model", "data", "trainer", "run", "schedule"):
+        section, kinds = sections.get(name), (dict, str) if name == "schedule" else (dict,)
+        if section is not None and not isinstance(section, kinds):
+            raise UserError(f"{path}: {name} is {section!r}; expected a mapping of its options")
     return _without_folders(_from_first_version(sections))
 
 

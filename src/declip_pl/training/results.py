@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from declip_pl import __version__, parts
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.errors import UserError
-from declip_pl.files import relative, sha256, short_hash, write_text
+from declip_pl.files import file_name, relative, sha256, short_hash, write_text
 from declip_pl.metrics import map_metrics
 from declip_pl.model.checkpoint import WEIGHTS_FILE
 from declip_pl.model.description import TrainedOn
@@ -89,8 +90,10 @@ def results_path(folder: Path, data: LocalizationDataModule, trained_on: Trained
     words = ["test_metrics", data.root.name if home not in ("", data.root.name) else ""]
     words += [data.generator, f"perturbed-{short_hash(changes)}" if changes != "none" else ""]
     name = "_".join(filter(None, words))
-    path, root = folder / f"{name}.json", str(data.root.absolute())
-    return path if _root_of(path) in (None, root) else folder / f"{name}_{short_hash(root)}.json"
+    path, root = folder / file_name(name, ".json"), str(data.root.absolute())
+    if _root_of(path) in (None, root):
+        return path
+    return folder / file_name(f"{name}_{short_hash(root)}", ".json")
 
 
 def _root_of(path: Path) -> str | None:
@@ -157,8 +160,8 @@ def summary(results: Results, target: Path, model: Path) -> str:
     lines += [
         f"results: {target}",
         "next: the same checkpoint on another generator's photos, or on your own:",
-        f"  {command('declip-pl')} test {model} --generator NAME",
-        f"  {command('declip-pl')} predict PHOTO --model {model}",
+        f"  {command('declip-pl')} test {quote(str(model))} --generator NAME",
+        f"  {command('declip-pl')} predict PHOTO --model {quote(str(model))}",
     ]
     return "\n".join(lines)
 
@@ -189,7 +192,7 @@ def command(name: str) -> str:
     beside = Path(sys.executable).with_name(name)
     if shutil.which(name) or not beside.exists():
         return name
-    return str(relative(beside))
+    return quote(str(relative(beside)))
 
 
 def git_commit() -> str | None:

@@ -14,14 +14,18 @@ from filelock import FileLock, Timeout
 from declip_pl import parts
 from declip_pl.data.transforms import Changes
 from declip_pl.errors import UserError
-from declip_pl.files import LOCK, atomic_path, remove_leftovers
+from declip_pl.files import LOCK, atomic_path, remove_leftovers, shortened
 from declip_pl.model.checkpoint import BEST, run_of
 from declip_pl.model.encoder import short_name
 from declip_pl.model.own_encoder import NO_LAYER
+from declip_pl.names import check_name
 from declip_pl.parts import Spec
 
 CONFIG = "config.yaml"
 RESULTS = "test_metrics.json"
+MOST = 200
+"""Bytes of a default name: names of its W&B run and of files about it are longer."""
+
 LAST = "checkpoints/last.ckpt"
 
 
@@ -44,9 +48,13 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """The run's folder."""
+        """The run's folder.
+
+        Raises:
+            UserError: If the run's name is no folder's.
+        """
         assert self.name is not None
-        return Path(self.root) / self.name
+        return Path(self.root) / check_name(self.name, "a run's name")
 
     def check(self) -> Path | None:
         """Return the checkpoint to resume from, if any; nothing is touched.
@@ -55,10 +63,6 @@ class Run:
             UserError: If a run stands there and neither ``resume`` nor ``overwrite`` was asked for,
                 if it is finished and there is nothing to resume, or if the name is no folder's.
         """
-        if self.folder.name != self.name or self.name == "..":
-            raise UserError(
-                f"a run's name is the name of a folder in {self.root}, not {self.name!r}"
-            )
         if not is_first_process():
             # Of several processes the first decides; by now it may have begun to write.
             return self.last if self.resume and not self.overwrite else None
@@ -188,7 +192,7 @@ def run_name(
     words += [f"augmented-{_word(augmentation)}"] if augmentation != "none" else []
     words += [parts.short(loss)] if loss != "bce" else []
     words += [f"seed{seed}"] if seed else []
-    return "-".join(filter(None, words))
+    return shortened("-".join(filter(None, words)), MOST)
 
 
 def _word(changes: Changes) -> str:

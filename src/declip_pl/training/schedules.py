@@ -1,10 +1,11 @@
 """Schedules: what decides on the learning rate, and when training ends."""
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 import torch
+from annotated_types import Interval
 from lightning.pytorch.callbacks import Callback
 
 from declip_pl.data.dataset import Batch
@@ -38,7 +39,10 @@ class PaperSchedule(Schedule):
     needs_end = False
 
     def __init__(
-        self, monitor: str = "val/score", patience: int = 5, minimum: float = 1e-6
+        self,
+        monitor: str = "val/score",
+        patience: Annotated[int, Interval(ge=1, le=10**9)] = 5,
+        minimum: Annotated[float, Interval(ge=0, le=100)] = 1e-6,
     ) -> None:
         self.monitor = monitor
         self.patience = patience
@@ -73,8 +77,8 @@ class PaperSchedule(Schedule):
             return
         self._validated = False
         if self.monitor not in trainer.callback_metrics:
-            names = ", ".join(sorted(trainer.callback_metrics))
-            raise UserError(f"schedule.monitor: no {self.monitor!r} is logged; there are {names}")
+            known = ", ".join(sorted(trainer.callback_metrics))
+            raise UserError(f"--schedule.monitor is {self.monitor}; expected one of {known}")
         self._plateau.step(float(trainer.callback_metrics[self.monitor]))
         self._stop_if_finished(trainer)
 
@@ -103,7 +107,7 @@ class OneCycle(Schedule):
         warmup: Share of all steps in which the rate rises.
     """
 
-    def __init__(self, warmup: float = 0.2) -> None:
+    def __init__(self, warmup: Annotated[float, Interval(ge=0, lt=1)] = 0.2) -> None:
         if not 0 <= warmup < 1:
             raise UserError(f"warmup is a share of all steps, from 0 to below 1; found {warmup}")
         self.warmup = warmup

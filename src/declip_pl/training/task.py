@@ -1,15 +1,17 @@
 """The LightningModule: what is optimised, what is measured, what a checkpoint holds."""
 
 from dataclasses import replace
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import lightning as L
 import torch
+from annotated_types import Interval
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from declip_pl.data.datamodule import Seed
 from declip_pl.data.dataset import Batch
 from declip_pl.data.layout import REAL
 from declip_pl.errors import UserError
@@ -74,12 +76,12 @@ class LocalizationTask(L.LightningModule):
         encoder: Spec = "openai/clip-vit-large-patch14",
         layer: str = "layer20",
         decoder: Spec = "conv-20",
-        image_size: int | None = None,
+        image_size: Annotated[int, Interval(ge=1, le=4096)] | None = None,
         supervision: Supervision = "full",
-        learning_rate: float = 1e-3,
+        learning_rate: Annotated[float, Interval(gt=0, le=100)] = 1e-3,
         loss: Spec = "bce",
         pooling: Pooling = "top",
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__()
         # Not to the logger, whose `encoder` is the short name (lightning_cli.py).

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from declip_pl.data.datamodule import Seed
 from declip_pl.data.mini import MINI, build_mini
 from declip_pl.files import relative
 from declip_pl.model.checkpoint import CONFIG_FILE, Checkpoint, read_checkpoint, run_of
@@ -15,7 +16,7 @@ from declip_pl.training.run_folder import CONFIG
 def train(
     options: Options,
     generator: str = "ldm",
-    seed: int | None = None,
+    seed: Seed | None = None,
     name: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -43,7 +44,7 @@ def train(
 def fit_arguments(
     options: Options,
     generator: str = "ldm",
-    seed: int | None = None,
+    seed: Seed | None = None,
     name: str | None = None,
     resume: bool = False,
     overwrite: bool = False,

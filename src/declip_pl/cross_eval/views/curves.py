@@ -7,6 +7,7 @@ looks for a screen, is not used.
 import hashlib
 import html
 import io
+import os
 import re
 from typing import Any, Literal, NamedTuple
 
@@ -122,7 +123,7 @@ def _svg(figure: Figure, name: str, label: str) -> str:
     # The metadata name a web address; the style would apply to the whole page.
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
     text = text.replace("xlink:href=", "href=")
-    prefix = "p" + hashlib.sha256(name.encode()).hexdigest()[:10]
+    prefix = "p" + hashlib.sha256(os.fsencode(name)).hexdigest()[:10]
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text)
     box = re.search(r'viewBox="[^"]*"', text)
     assert box is not None

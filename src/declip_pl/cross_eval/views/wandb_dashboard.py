@@ -9,11 +9,11 @@ import wandb
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
 from declip_pl.cross_eval.matrix import ROOT, Matrix, read_matrix, readable_matrices
-from declip_pl.cross_eval.views.wandb_run import JOB_TYPE
+from declip_pl.cross_eval.views.wandb_run import JOB_TYPE, panels_key
 from declip_pl.errors import UserError
 from declip_pl.metrics import all_metrics
 from declip_pl.training.results import command
-from declip_pl.training.wandb_runs import PROJECT, wandb_mode
+from declip_pl.training.wandb_runs import PROJECT, wandb_mode, wandb_project
 
 if TYPE_CHECKING:
     import wandb_workspaces.reports.v2 as wr
@@ -80,7 +80,7 @@ def plan(matrix: Matrix | None) -> dict[str, list[Panel]]:
     """
     generators = matrix.columns if matrix else DOLOS
     panels = matrix.panels if matrix else {}
-    cells = [f"panels/{row}/{test}" for row, tests in panels.items() for test in tests]
+    cells = [panels_key(row, test) for row, tests in panels.items() for test in tests]
     return {
         "Training": [
             Panel("Training loss", "curve", ["train/loss_epoch"]),
@@ -119,7 +119,7 @@ def build_workspace(sections: dict[str, list[Panel]], entity: str) -> "ws.Worksp
 
     workspace = ws.Workspace(
         entity=entity,
-        project=PROJECT,
+        project=wandb_project(),
         name=PROJECT,
         sections=[
             ws.Section(
@@ -150,7 +150,7 @@ def build_report(
     order = ["Cross-evaluation", *(name for name in sections if name != "Cross-evaluation")]
     return wr.Report(
         entity=entity,
-        project=PROJECT,
+        project=wandb_project(),
         title=TITLE,
         description="DeCLIP localizers, each trained on one generator and tested on all.",
         width="fluid",
@@ -179,13 +179,14 @@ def _build(
     entity = entity or api.default_entity
     if not entity:
         raise UserError("your account has no default entity; name a user or team with --entity")
-    if PROJECT not in {project.name for project in api.projects(entity)}:
-        api.create_project(PROJECT, entity)
+    if wandb_project() not in {project.name for project in api.projects(entity)}:
+        api.create_project(wandb_project(), entity)
     workspace: Any = build_workspace(sections, entity)  # its save() is untyped, the report's too
     workspace._internal_id = _workspace_id(entity)
     workspace.save()
     report: Any = build_report(sections, entity, matrix)
-    saved = [old.id for old in api.reports(f"{entity}/{PROJECT}") if old.display_name == TITLE]
+    there = api.reports(f"{entity}/{wandb_project()}")
+    saved = [old.id for old in there if old.display_name == TITLE]
     report.id = saved[0] if saved else ""
     report.save()
     return {"workspace": str(workspace.url), "report": str(report.url)}
@@ -197,7 +198,7 @@ def _workspace_id(entity: str) -> str:
     from wandb_workspaces.workspaces.internal import get_view_dict
 
     try:
-        return str(get_view_dict(entity, PROJECT, VIEW)["id"])
+        return str(get_view_dict(entity, wandb_project(), VIEW)["id"])
     except SpecVersionError as error:
         raise UserError(str(error)) from error
     except ValueError:  # how the library says that there is none
@@ -215,7 +216,7 @@ def _chapter(name: str, panels: list[Panel], entity: str) -> "Iterator[wr.H2 | w
         runsets=[
             wr.Runset(
                 entity=entity,
-                project=PROJECT,
+                project=wandb_project(),
                 name="cross-evaluations" if crossed else "training runs",
                 filters=expr.And(job == JOB_TYPE if crossed else job != JOB_TYPE),
                 groupby=[] if crossed else ["config.generator"],
@@ -245,7 +246,8 @@ def _without_account(sections: dict[str, list[Panel]], folder: Path | None) -> l
     mode = os.environ.get("WANDB_MODE")
     reason = f"WANDB_MODE={mode}" if mode else f"no account; `{command('wandb')} login` adds one"
     lines = [f"W&B: nothing was built ({reason})"]
-    lines += [f"with an account: a workspace and a report of the project {PROJECT} that show"]
+    project = wandb_project()
+    lines += [f"with an account: a workspace and a report of the project {project} that show"]
     for name, panels in sections.items():
         lines += [f"  {name}", *(f"    {p.title}: {_names(p.keys)}" for p in panels)]
     if folder and (folder / "report.html").exists():

@@ -3,8 +3,9 @@
 import math
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import wandb
@@ -12,14 +13,22 @@ import wandb
 from declip_pl.cross_eval.cell import Cell, finished_cell
 from declip_pl.cross_eval.matrix import FILE, TABLE, Matrix, Panel, ScoredModel, read_matrix
 from declip_pl.cross_eval.records import to_json
+from declip_pl.files import relative, shortened
 from declip_pl.training.results import command
-from declip_pl.training.wandb_runs import PROJECT, wandb_id, wandb_mode
+from declip_pl.training.run_folder import MOST
+from declip_pl.training.wandb_runs import (
+    private_settings,
+    wandb_id,
+    wandb_mode,
+    wandb_options,
+    wandb_place,
+)
 
 JOB_TYPE = "cross-eval"
 MATRIX_COLUMNS = ("train", "test", "metric", "value", "ci_low", "ci_high", "n", "in_domain")
 
 
-def track(folder: Path) -> list[str]:
+def track(folder: Path, checkpoints: Mapping[str, Path]) -> list[str]:
     """Log a finished cross-evaluation to W&B.
 
     The run stands in the project and group of its training runs and answers to the same config
@@ -30,13 +39,14 @@ def track(folder: Path) -> list[str]:
 
     Args:
         folder: A cross-evaluation, with its ``matrix.json``, ``cells`` and ``panels``.
+        checkpoints: Where the models lie on this machine, by name.
 
     Returns:
         Lines that say how to look at the run, or why there is none; no lines where W&B is disabled.
     """
     matrix = read_matrix(folder)
     try:
-        return _log(folder, matrix, *photo_table(_cells(folder, matrix)))
+        return _log(folder, matrix, checkpoints, *photo_table(_cells(folder, matrix)))
     except Exception as error:  # whatever W&B stumbles over, the evaluation is done and on disk
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         return [f"W&B: this cross-evaluation was not logged ({reason}); its files are in {folder}"]
@@ -87,19 +97,22 @@ def summary_figures(matrix: Matrix) -> dict[str, float]:
     return {name: value for name, value in defined.items() if value is not None}
 
 
-def _log(folder: Path, matrix: Matrix, columns: list[str], rows: list[list[Any]]) -> list[str]:
+def _log(
+    folder: Path,
+    matrix: Matrix,
+    checkpoints: Mapping[str, Path],
+    columns: list[str],
+    rows: list[list[Any]],
+) -> list[str]:
+    name = f"{JOB_TYPE} {matrix.name}"
     with wandb.init(
-        project=PROJECT,
-        name=f"{JOB_TYPE} {matrix.name}",
+        **wandb_options(name, matrix.data.name, JOB_TYPE, _tags(matrix)),
         id=wandb_id(folder),
         resume="allow",
-        dir=folder,
+        dir=wandb_place(folder),
         mode=wandb_mode(),
         # A training run that broke off in this process may still be open.
-        settings=wandb.Settings(quiet=True, reinit="finish_previous"),
-        group=matrix.data.name,
-        job_type=JOB_TYPE,
-        tags=_tags(matrix),
+        settings=private_settings(reinit="finish_previous"),
         notes=matrix.notice,
         config=_facts(matrix),
     ) as run:
@@ -116,9 +129,9 @@ def _log(folder: Path, matrix: Matrix, columns: list[str], rows: list[list[Any]]
             # W&B would only link to a file elsewhere.
             run.save(shutil.copy(folder / name, run.dir), base_path=run.dir, policy="now")
         if not run.offline:
-            _log_checkpoints(run, matrix)
+            _log_checkpoints(run, matrix, checkpoints)
             return [f"matrix in the browser: {run.url}"]
-        offline = folder / "wandb" / Path(run.settings.sync_dir).name
+        offline = quote(str(relative(Path(run.settings.sync_dir))))
     wandb_ = command("wandb")
     return [
         f"figures without an account: {wandb_} leet {offline}",
@@ -150,7 +163,7 @@ def _tags(matrix: Matrix) -> list[str]:
     keys = ("encoder", "layer", "decoder", "supervision")
     values = [JOB_TYPE, matrix.data.name, *matrix.rows, *matrix.seeds]
     values += [getattr(model, key) for model in models for key in keys]
-    return list(dict.fromkeys(str(value)[:64] for value in values))  # W&B takes no longer ones
+    return list(map(str, values))
 
 
 def _joined(values: Iterable[Any]) -> Any:
@@ -183,7 +196,7 @@ def _number(value: float | None) -> float | None:
 
 def _pictures(folder: Path, matrix: Matrix) -> dict[str, Any]:
     pictures: dict[str, Any] = {
-        f"panels/{train}/{test}": [
+        panels_key(train, test): [
             wandb.Image(folder / shown.file, caption=_caption(which, shown))
             for which, shown in triple.items()
         ]
@@ -197,15 +210,22 @@ def _pictures(folder: Path, matrix: Matrix) -> dict[str, Any]:
     return pictures
 
 
+def panels_key(train: str, test: str) -> str:
+    """Return under which name the pictures of a cell are logged; W&B makes folders of it."""
+    return f"panels/{shortened(train, MOST)}/{shortened(test, MOST)}"
+
+
 def _caption(which: str, shown: Panel) -> str:
     iou = _number(shown.iou)
     return f"{which}: {shown.photo}, IoU {'undefined' if iou is None else f'{iou:.1f}'}"
 
 
-def _log_checkpoints(run: Any, matrix: Matrix) -> None:
+def _log_checkpoints(run: Any, matrix: Matrix, checkpoints: Mapping[str, Path]) -> None:
     for model in matrix.models:
         # Artifact names allow no more than this; encoders may have a "+" in theirs.
         name = re.sub(r"[^\w.-]", "_", f"{matrix.data.name}-{model.name}")
         artifact = wandb.Artifact(name, type="model", metadata=to_json(model))
-        artifact.add_file(model.checkpoint, policy="immutable")  # no copy: it stays there
+        artifact.add_file(
+            str(checkpoints[model.name]), policy="immutable"
+        )  # no copy: it stays there
         run.log_artifact(artifact)

@@ -1,0 +1,39 @@
+"""Tables as CSV that a spreadsheet shows and never runs."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from declip_pl.files import atomic_path
+
+RISKY = ("=", "+", "-", "@", "\t", "\r", "\n", "\N{FULLWIDTH EQUALS SIGN}",
+         "\N{FULLWIDTH PLUS SIGN}", "\N{FULLWIDTH HYPHEN-MINUS}",
+         "\N{FULLWIDTH COMMERCIAL AT}")  # fmt: skip
+"""What the text of a cell must not begin with: spreadsheets take the rest for a formula."""
+
+MARK = "'"
+"""Stands before such text, and before text that begins with the mark itself."""
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table atomically, as UTF-8; bytes of names that are not UTF-8 stay as they are.
+
+    Text that a spreadsheet would run gets an apostrophe before it. So the inverse is: take one
+    apostrophe away where a cell begins with one. Numbers stay numbers, None is an empty cell.
+
+    Args:
+        path: The file.
+        columns: Their names.
+        rows: A cell for each column.
+    """
+    lines = [",".join(map(_cell, row)) + "\n" for row in (columns, *rows)]
+    with atomic_path(path) as temporary:
+        temporary.write_bytes("".join(lines).encode("utf-8", "surrogateescape"))
+
+
+def _cell(value: Any) -> str:
+    if not isinstance(value, str):
+        return "" if value is None else str(value)
+    text = MARK + value if value.lstrip(" ").startswith((*RISKY, MARK)) else value
+    # The csv module leaves a lone carriage return bare, where readers begin a new row.
+    return '"' + text.replace('"', '""') + '"' if set(',"\r\n') & set(text) else text

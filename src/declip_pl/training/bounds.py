@@ -1,0 +1,67 @@
+"""Bounds of Lightning's own options, which it takes, or stumbles over, as they are."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from annotated_types import Interval
+
+from declip_pl.data.datamodule import SEEDS
+from declip_pl.errors import UserError
+
+MANY = 10**9
+
+CASTING = ("16-true", "bf16-true", "64-true", "64")
+"""Lightning's precisions that cast all weights of a network."""
+
+TRAINER = {
+    "num_nodes": Interval(ge=1, le=4096),
+    "fast_dev_run": Interval(ge=0, le=MANY),
+    "max_epochs": Interval(ge=-1, le=MANY),
+    "min_epochs": Interval(ge=0, le=MANY),
+    "max_steps": Interval(ge=-1, le=MANY),
+    "min_steps": Interval(ge=0, le=MANY),
+    "limit_train_batches": Interval(gt=0, le=MANY),
+    "limit_val_batches": Interval(ge=0, le=MANY),
+    "limit_test_batches": Interval(ge=0, le=MANY),
+    "limit_predict_batches": Interval(ge=0, le=MANY),
+    "overfit_batches": Interval(ge=0, le=MANY),
+    "val_check_interval": Interval(gt=0, le=MANY),
+    "check_val_every_n_epoch": Interval(ge=1, le=MANY),
+    "num_sanity_val_steps": Interval(ge=-1, le=MANY),
+    "log_every_n_steps": Interval(ge=0, le=MANY),
+    "accumulate_grad_batches": Interval(ge=1, le=MANY),
+    "gradient_clip_val": Interval(ge=0, le=MANY),
+    "reload_dataloaders_every_n_epochs": Interval(ge=0, le=MANY),
+}
+"""By the name of the option of ``trainer``; -1 stands for no limit, or all."""
+
+
+def check_lightning(seed: Any, trainer: Mapping[str, Any]) -> None:
+    """Check the numbers in Lightning's own options.
+
+    Args:
+        seed: ``seed_everything``.
+        trainer: Options of the trainer.
+
+    Raises:
+        UserError: If one is out of its bounds, or not finite, or the precision casts weights.
+    """
+    _check("seed_everything", seed, SEEDS)
+    for name, bounds in TRAINER.items():
+        _check(f"trainer.{name}", trainer.get(name), bounds)
+    if str(trainer.get("precision")) in CASTING:
+        raise UserError(
+            f"--trainer.precision {trainer['precision']} would change the frozen encoder's "
+            "weights; choose 32-true, bf16-mixed or 16-mixed"
+        )
+
+
+def _check(name: str, value: Any, bounds: Interval) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return
+    low: Any = bounds.gt if bounds.ge is None else bounds.ge
+    high: Any = bounds.le
+    # NaN is in no bounds.
+    if not (low <= value <= high and value != bounds.gt):
+        above = f"over {low}" if bounds.ge is None else f"{low}"
+        raise UserError(f"--{name} is {value}; expected {above} to {high}")
