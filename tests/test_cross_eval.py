@@ -131,8 +131,8 @@ def test_cross_eval_leaves_everything_the_readme_promises(place, here, capsys):
 
 
 def test_the_encoder_is_put_away_while_decoders_score(place, here, monkeypatch):
-    load, built, offloaded = command.load_encoder, [], []
-    monkeypatch.setattr(command, "load_encoder", lambda *of: built.append(load(*of)) or built[-1])
+    build, built, offloaded = command.load_encoder, [], []
+    monkeypatch.setattr(command, "load_encoder", lambda *of: built.append(build(*of)) or built[-1])
     score = cells.Cells.score
 
     def watch(self, *arguments):

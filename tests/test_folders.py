@@ -221,3 +221,15 @@ def test_photos_of_one_shape_and_none_that_can_be_read_are_no_leak(own_tree):
 def test_the_test_tree_itself_has_no_leak(tmp_path):
     """The warnings above do not come from the tree that tests share."""
     assert check(make_tree(tmp_path / "dolos"), "ldm", "lama", "real").warnings == []
+
+
+def test_a_layout_of_ones_own_tells_what_it_leaves_out(tmp_path):
+    class Silent:
+        root = tmp_path
+
+    class Telling(Silent):
+        def left_out(self, generators):
+            return [tmp_path / f"{name}.heic" for name in generators]
+
+    assert left_out_line(Silent(), ["brush"]) == ""
+    assert left_out_line(Telling(), ["brush"]).endswith(": 1 .heic (brush.heic)")

@@ -12,11 +12,11 @@ from image_files import GREY, PHOTO, SHORT_EXIF, file_of, turned
 from PIL import Image
 
 from declip_pl import cli
-from declip_pl.cross_eval.cells import content_hash
 from declip_pl.data.check import check_data
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.layout import build_layout
 from declip_pl.data.masks import BAND, read_mask
+from declip_pl.data.stamps import content_hash
 from declip_pl.errors import UserError
 
 FAKE = np.zeros((40, 24), bool)

@@ -17,7 +17,8 @@ from test_cli import records
 from wandb.proto.wandb_internal_pb2 import Record
 
 from declip_pl.inference.model_card import model_card
-from declip_pl.model.checkpoint import TrainedOn, read_checkpoint
+from declip_pl.model.checkpoint import read_checkpoint
+from declip_pl.model.description import TrainedOn
 from declip_pl.training.wandb_runs import PRIVATE, private_settings
 
 TOLD = "telltale"

@@ -366,7 +366,10 @@ class TestJson:
         (["empty"], "no photo in .*empty: looked for .apng, .avif, "),
         (["texts"], "no photo in .*texts: looked for .apng, .avif, "),
         (["photos/*.gif"], r"nothing matches photos/\*.gif"),
-        (["photos", "--threshold=50"], "a threshold is a probability, from 0 to 1; found 50"),
+        (
+            ["photos", "--threshold=50"],
+            "--threshold is 50; expected a number less than or equal to 1",
+        ),
         (["photos", "--model=nowhere"], "there is no localizer at nowhere"),
         (["photos", "--output=texts"], "texts holds other files: name a new or empty folder"),
         (["photos", "--output=texts/notes.txt"], "can't write to texts/notes.txt"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from localizer_example import content_of, write_run
+from localizer_example import checkpoint_of, content_of, write_run
 
 from declip_pl.cross_eval.matrix import (
     ChosenThresholds,
@@ -30,6 +30,7 @@ from declip_pl.model import weights
 from declip_pl.model.checkpoint import Checkpoint, read_checkpoint
 from declip_pl.model.description import Description, TrainedOn
 from declip_pl.model.features import Identity
+from declip_pl.training.task import LocalizationTask
 
 CHECKPOINT = Checkpoint(
     encoder="org/clip",
@@ -346,3 +347,13 @@ def test_loading_looks_for_no_scores(fit_arguments, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "sha256", lambda _: pytest.fail("a file was hashed"))
     Localizer.from_pretrained(run)
     Localizer.from_pretrained(tmp_path / "saved")
+
+
+def test_a_saved_localizer_says_nothing_of_a_place_where_its_encoder_always_was(
+    clip, tmp_path, capsys
+):
+    task = LocalizationTask(str(clip), "layer1", "linear", image_size=64)
+    saved_folder.save(checkpoint_of(task), tmp_path / "saved")
+    assert read_checkpoint(tmp_path / "saved").identity.source == f"folder {clip.name}"
+    Localizer.from_pretrained(tmp_path / "saved")
+    assert "the encoder comes from" not in capsys.readouterr().out

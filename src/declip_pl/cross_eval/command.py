@@ -44,7 +44,7 @@ from declip_pl.data.mini import MINI, build_mini
 from declip_pl.data.stamps import content_hash
 from declip_pl.data.transforms import Changes, key_of, make_changes
 from declip_pl.errors import UserError
-from declip_pl.files import remove_leftovers, short_hash, shortened
+from declip_pl.files import short_hash, shortened
 from declip_pl.model.checkpoint import load_decoder, load_encoder
 from declip_pl.model.encoder import Encoder
 from declip_pl.model.network import Pooling
@@ -93,10 +93,8 @@ def cross_eval(
     failures += unread
     if not described:
         raise UserError(_failed(failures))
-    label = label or _name(described)
-    folder = ROOT / shortened(name, MOST) if name else own_folder(ROOT, test_data, label)
+    folder = _folder(name, test_data, label or _name(described))
     with claim(folder, "cross-evaluating into"):
-        remove_leftovers(folder)
         before = check_folder(folder, test_data)
         results, failed = _score(described, test_data, folder, options.encoder)
         failures += failed
@@ -115,6 +113,10 @@ def _chosen_data(options: Options) -> Path:
         build_mini(MINI)
     print(f"data: {root} ({why})")
     return root
+
+
+def _folder(name: str | None, data: LocalizationDataModule, models: str) -> Path:
+    return ROOT / shortened(name, MOST) if name else own_folder(ROOT, data, models)
 
 
 def _warnings(data: LocalizationDataModule, cells: Iterable[Cell]) -> list[str]:

@@ -10,7 +10,8 @@ place. ``dolos`` is the paper's:
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -53,8 +54,6 @@ class Sample:
         mask: File of the mask; None for an untouched photo.
         generator: What manipulated it, or ``real``.
         problem: Why it can't be used, if so.
-        left_out: Whether it is no sample but a file that the layout came by and left out, to be
-            counted and named.
     """
 
     name: str
@@ -62,14 +61,15 @@ class Sample:
     mask: Path | None
     generator: str = ""
     problem: str | None = None
-    left_out: bool = False
 
 
 class Layout(Protocol):
     """A data set on disk.
 
     Where masks are no pictures in black and white, a method ``read_mask(path)`` in place of
-    ``polarity`` reads them: from a file to ``[H, W]`` bool, True = fake, upright.
+    ``polarity`` reads them: from a file to ``[H, W]`` bool, True = fake, upright. A layout that
+    walks folders may have a method ``left_out(generators)`` that lists the files it left out for
+    these (``real`` among them), which are then counted and named.
 
     Attributes:
         root: Its folder.
@@ -102,6 +102,7 @@ class DolosLayout:
     def __init__(self, root: Path) -> None:
         self.root = source_root(root)
         self._samples: dict[str, list[Sample]] = {}
+        self._left_out: dict[str, list[Path]] = defaultdict(list)
 
     def generators(self) -> list[str]:
         """Return the names of the folders under ``fake/``, sorted."""
@@ -114,24 +115,45 @@ class DolosLayout:
             self._samples[split] = found + self._reals(split)
         return self._samples[split]
 
+    def left_out(self, generators: Sequence[str]) -> list[Path]:
+        """Return what lies in the folders of some generators (or ``real``) and is no photo."""
+        for split in SPLITS:
+            self.samples(split)
+        return sorted(path for name in set(generators) for path in self._left_out[name])
+
     def _reals(self, split: Split) -> list[Sample]:
-        files = _by_stem(self.root / REAL / split)
-        found = [Sample(stem, path, None, REAL) for stem, path in files.by_stem.items()]
-        return found + files.unusable(REAL)
+        photo_of, problems = self._by_stem(REAL, self.root / REAL / split)
+        found = [Sample(stem, path, None, REAL) for stem, path in photo_of.items()]
+        return found + [Sample("", path, None, REAL, text) for path, text in problems]
 
     def _fakes(self, name: str, split: Split) -> list[Sample]:
         images, masks = (self.root / "fake" / name / part / split for part in ("images", "masks"))
-        photos, truth = _by_stem(images), _by_stem(masks)
-        photo_of, mask_of = photos.by_stem, truth.by_stem
+        photo_of, unpaired = self._by_stem(name, images)
+        mask_of, more = self._by_stem(name, masks)
+        problems = [*unpaired, *more]
         for stem in photo_of.keys() - mask_of:
-            text = f"{photo_of[stem]}: no mask at {masks / stem}.*"
-            photos.problems.append((photo_of[stem], text))
+            problems.append((photo_of[stem], f"{photo_of[stem]}: no mask at {masks / stem}.*"))
         for stem in mask_of.keys() - photo_of:
-            text = f"{mask_of[stem]}: no image at {images / stem}.*"
-            truth.problems.append((mask_of[stem], text))
+            problems.append((mask_of[stem], f"{mask_of[stem]}: no image at {images / stem}.*"))
         pairs = sorted(photo_of.keys() & mask_of)
         found = [Sample(stem, photo_of[stem], mask_of[stem], name) for stem in pairs]
-        return found + photos.unusable(name) + truth.unusable(name)
+        return found + [Sample("", path, None, name, text) for path, text in sorted(problems)]
+
+    def _by_stem(
+        self, generator: str, folder: Path
+    ) -> tuple[dict[str, Path], list[tuple[Path, str]]]:
+        """Return a folder's images by relative path without suffix, and what can't be used."""
+        found: dict[str, Path] = {}
+        below = walk(folder)
+        self._left_out[generator] += below.left_out
+        problems = [(path, f"{path}: a link to nothing") for path in below.to_nothing]
+        for path in below.photos:
+            stem = path.relative_to(folder).with_suffix("").as_posix()
+            there = found.setdefault(stem, path)
+            if there != path:
+                text = f"{path}: the same name as {there} but for its suffix"
+                problems.append((path, text))
+        return found, problems
 
 
 def build_layout(layout: Spec, root: Path) -> Layout:
@@ -216,7 +238,7 @@ def find_samples(layout: Layout, split: Split, *generators: str) -> tuple[list[S
     found: list[Sample] = []
     problems: list[str] = []
     for name in generators:
-        own = [s for s in everything if s.generator == name and not s.left_out]
+        own = [sample for sample in everything if sample.generator == name]
         found += [sample for sample in own if sample.problem is None]
         problems += [sample.problem for sample in own if sample.problem is not None]
         if not any(sample.problem is None for sample in own):
@@ -226,18 +248,14 @@ def find_samples(layout: Layout, split: Split, *generators: str) -> tuple[list[S
 
 def has_reals(layout: Layout, split: Split) -> bool:
     """Return whether a split has untouched photos."""
-    return any(s.generator == REAL and not s.left_out for s in layout.samples(split))
+    return any(sample.generator == REAL for sample in layout.samples(split))
 
 
 def left_out_line(layout: Layout, generators: Sequence[str]) -> str:
     """Return one line on the files that a layout left out for some generators; "" if none."""
-    found = {
-        sample.image
-        for split in SPLITS
-        for sample in layout.samples(split)
-        if sample.left_out and sample.generator in generators
-    }
-    return describe_left_out(layout.root, sorted(found)) if found else ""
+    listed: Callable[[Sequence[str]], list[Path]] | None = getattr(layout, "left_out", None)
+    files = listed(generators) if listed else []
+    return describe_left_out(layout.root, files) if files else ""
 
 
 def mask_rule(layout: Layout, polarity: Polarity | None = None) -> MaskRule:
@@ -267,29 +285,3 @@ def file_list_hash(root: Path, files: Sequence[Sample]) -> str:
             relative = Path(os.path.relpath(path, root)).as_posix()
             digest.update(os.fsencode(f"{relative}\0{path.stat().st_size}\n"))
     return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class _Files:
-    """The photos of a folder by relative path without suffix, and what else is there."""
-
-    by_stem: dict[str, Path]
-    problems: list[tuple[Path, str]]
-    left_out: list[Path]
-
-    def unusable(self, generator: str) -> list[Sample]:
-        """Return what is no sample as the layout names it."""
-        problems = [Sample("", path, None, generator, text) for path, text in sorted(self.problems)]
-        return problems + [Sample("", p, None, generator, left_out=True) for p in self.left_out]
-
-
-def _by_stem(folder: Path) -> _Files:
-    below = walk(folder)
-    files = _Files({}, [(p, f"{p}: a link to nothing") for p in below.to_nothing], below.left_out)
-    for path in below.photos:
-        stem = path.relative_to(folder).with_suffix("").as_posix()
-        there = files.by_stem.setdefault(stem, path)
-        if there != path:
-            text = f"{path}: the same name as {there} but for its suffix"
-            files.problems.append((path, text))
-    return files

@@ -12,6 +12,7 @@ from declip_pl.model.encoder import Encoder, plan_encoder
 from declip_pl.model.features import Identity
 from declip_pl.model.weights import FOLDER, Weights, places, places_of_folder
 from declip_pl.parts import Spec
+from declip_pl.privacy import without_folders
 
 
 def find_encoder(
@@ -83,7 +84,8 @@ def _combinations(
 
 
 def _say_where(encoder: Encoder, wanted: Identity) -> None:
-    if encoder.source != wanted.source:
+    # What was passed on names no folder of whoever saved it.
+    if wanted.source not in (encoder.source, without_folders(encoder.source)):
         print(
             f"the encoder comes from {encoder.source}: the weights that the decoder was trained "
             f"with ({wanted.source}), by their SHA-256 {wanted.sha256[:12]}"
