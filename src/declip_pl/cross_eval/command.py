@@ -14,7 +14,6 @@ from annotated_types import Interval
 from declip_pl.cross_eval.build import build_matrix
 from declip_pl.cross_eval.cell import Cell
 from declip_pl.cross_eval.cells import Cells, TestSet, polarity_warnings
-from declip_pl.cross_eval.folder import check_folder, choose_folder, name_of
 from declip_pl.cross_eval.matrix import (
     TABLE,
     UNPERTURBED,
@@ -44,7 +43,6 @@ from declip_pl.data.mini import MINI, build_mini
 from declip_pl.data.stamps import content_hash
 from declip_pl.data.transforms import Changes, key_of, make_changes
 from declip_pl.errors import UserError
-from declip_pl.files import remove_leftovers
 from declip_pl.model.checkpoint import load_decoder, load_encoder
 from declip_pl.model.encoder import Encoder
 from declip_pl.model.network import Pooling
@@ -95,7 +93,6 @@ def cross_eval(
         raise UserError(_failed(failures))
     folder = choose_folder(test_data, label or name_of(described), name)
     with claim(folder, "cross-evaluating into"):
-        remove_leftovers(folder)
         before = check_folder(folder, test_data)
         results, failed = _score(described, test_data, folder, options.encoder)
         failures += failed
@@ -114,6 +111,10 @@ def _chosen_data(options: Options) -> Path:
         build_mini(MINI)
     print(f"data: {root} ({why})")
     return root
+
+
+def _folder(name: str | None, data: LocalizationDataModule, models: str) -> Path:
+    return ROOT / shortened(name, MOST) if name else own_folder(ROOT, data, models)
 
 
 def _warnings(data: LocalizationDataModule, cells: Iterable[Cell]) -> list[str]:
