@@ -14,6 +14,7 @@ from annotated_types import Interval
 from declip_pl.cross_eval.build import build_matrix
 from declip_pl.cross_eval.cell import Cell
 from declip_pl.cross_eval.cells import Cells, TestSet, polarity_warnings
+from declip_pl.cross_eval.folder import check_folder, choose_folder, name_of
 from declip_pl.cross_eval.matrix import (
     TABLE,
     UNPERTURBED,
@@ -111,10 +112,6 @@ def _chosen_data(options: Options) -> Path:
         build_mini(MINI)
     print(f"data: {root} ({why})")
     return root
-
-
-def _folder(name: str | None, data: LocalizationDataModule, models: str) -> Path:
-    return ROOT / shortened(name, MOST) if name else own_folder(ROOT, data, models)
 
 
 def _warnings(data: LocalizationDataModule, cells: Iterable[Cell]) -> list[str]:
