@@ -174,7 +174,8 @@ def hub_cache(tmp_path, monkeypatch):
     return repository / "snapshots" / ("0" * 40)
 
 
-def test_out_of_reach_the_hubs_cache_will_do(hub_cache):
+def test_out_of_reach_the_hubs_cache_will_do(hub_cache, monkeypatch):
+    monkeypatch.setattr(weights, "download", lambda *_: pytest.fail("the hub was asked"))
     with pytest.raises(UserError, match="cannot reach the Hugging Face hub for someone/local"):
         read_checkpoint("someone/localizer")
     saved_folder.save(CHECKPOINT, hub_cache)
