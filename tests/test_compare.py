@@ -157,7 +157,11 @@ def test_a_seed_that_failed_in_a_cell_leaves_the_others(tmp_path):
     assert result.means[1].b == pytest.approx((found.b + both) / 2)
 
 
-def test_contributions_of_photos_have_the_mean_of_the_cells_differences(tmp_path):
+def test_the_permutation_test_is_of_the_difference_that_is_told(tmp_path, monkeypatch):
+    """One number for each photo, whose mean is the difference: of a cell, or of several's mean."""
+    tested, p_value = [], c.paired_p_value
+    monkeypatch.setattr(c, "paired_p_value", lambda x: tested.append(x) or p_value(x))
+
     def some(row, column, _seed):
         scores = better(row, column)
         scores[: 25 if column == "lama" else 3] = np.nan
@@ -165,15 +169,9 @@ def test_contributions_of_photos_have_the_mean_of_the_cells_differences(tmp_path
 
     a, b = write(tmp_path / "a", base), write(tmp_path / "b", some)
     result = read(a, b)
-    scores = [
-        np.where(np.isfinite(some(*found.where, 0)), side(*found.where), np.nan)
-        for side in (base, better) for found in result.cells
-    ]  # fmt: skip
-    a, b = np.array(scores).reshape(2, len(result.cells), 1, -1)[..., 3:]
-    contributions = c._contributions(a, b)
-    assert contributions.mean() == pytest.approx(
-        np.mean([found.change.value for found in result.cells])
-    )
+    differences = [*result.cells, *result.means]
+    assert [len(x) for x in tested] == [15, 37, 15, 37, 15, 37, 37, 37]
+    assert [x.mean() for x in tested] == pytest.approx([d.change.value for d in differences])
 
 
 def test_one_photo_manipulated_by_many_generators_is_one_observation(tmp_path):
@@ -253,9 +251,13 @@ def base_of_any(row, column, _seed=0):
     return base(row, column)
 
 
-def test_undefined_p_values_are_called_undefined():
-    assert c._p(float("nan")) == "undefined"
-    assert c._p(0.0001) == "<0.001" and c._p(0.02) == "0.020"
+def test_p_values_have_three_decimals_and_undefined_ones_are_called_undefined(folders):
+    result = read(*folders)
+    given = {float("nan"): "undefined", 0.0001: "<0.001", 0.0005: "0.001", 0.02: "0.020"}
+    cells = [replace(result.cells[0], p_value=p, corrected=p) for p in given]
+    lines = c.describe(replace(result, cells=cells)).splitlines()
+    shown = [line.removesuffix("*").split()[-2:] for line in lines if line.startswith("ldm ")]
+    assert shown == [[text, text] for text in given.values()]
 
 
 def test_one_photo_has_no_interval_and_says_so(tmp_path, capsys):

@@ -16,14 +16,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import GENERATORS, make_clip, make_tree
+from matplotlib.figure import Figure
 from PIL import Image
 
 from declip_pl import cli
-from declip_pl.cross_eval import build, cells, command, models
+from declip_pl.cross_eval import build, cells, command
 from declip_pl.cross_eval.cell import cell_path, finished_cell, read_cell
 from declip_pl.cross_eval.matrix import read_matrix
 from declip_pl.cross_eval.models import read_models, row_name
-from declip_pl.cross_eval.views import heat_map, wandb_run
+from declip_pl.cross_eval.views import wandb_run
 from declip_pl.cross_eval.views.wandb_dashboard import plan
 from declip_pl.data.masks import mostly_fake
 from declip_pl.errors import UserError
@@ -97,6 +98,18 @@ def cell_files(here):
     }
 
 
+def fail_on(monkeypatch, test, error):
+    """Have every cell of a test set fail when it is scored and drawn."""
+    write = cells.write_cell
+
+    def fail(path, cell):
+        if cell.test == test:
+            raise error
+        write(path, cell)
+
+    monkeypatch.setattr(cells, "write_cell", fail)
+
+
 @pytest.fixture
 def encoded(monkeypatch):
     """Count the photos that pass the encoder, four at a time; it looks at a blank when built."""
@@ -131,17 +144,17 @@ def test_cross_eval_leaves_everything_the_readme_promises(place, here, capsys):
 
 
 def test_the_encoder_is_put_away_while_decoders_score(place, here, monkeypatch):
-    load, built, offloaded = command.load_encoder, [], []
+    load, built, held = command.load_encoder, [], []
     monkeypatch.setattr(command, "load_encoder", lambda *of: built.append(load(*of)) or built[-1])
     score = cells.Cells.score
 
     def watch(self, *arguments):
-        offloaded.append(built[-1]._offloaded)
+        held.append(sum(tensor.numel() for tensor in built[-1].parameters()))
         return score(self, *arguments)
 
     monkeypatch.setattr(cells.Cells, "score", watch)
     cross_eval(place)
-    assert len(built) == 1 and offloaded == [True] * 6  # two models on two generators and the reals
+    assert len(built) == 1 and held == [0] * 6  # two models on two generators and the reals
 
 
 def test_matrix_csv_is_tidy(place, here):
@@ -218,21 +231,14 @@ def test_changed_photos_and_masks_make_cells_stale(place, here):
 
 
 def test_one_failing_cell_loses_nothing_else(place, here, monkeypatch, error_of):
-    score = cells.Cells._score
-
-    def fail(self, decoder, test, pixel):
-        if test.name == "lama" and test.data.name == "lama":
-            raise RuntimeError("out of memory\nand more")
-        return score(self, decoder, test, pixel)
-
     second = here / "outputs/train/tiny-clip-layer1-linear-ldm"
-    monkeypatch.setattr(cells.Cells, "_score", fail)
-    message = error_of("cross-eval", str(second), f"--data={place}/dolos")
+    with monkeypatch.context() as patch:
+        fail_on(patch, "lama", RuntimeError("out of memory\nand more"))
+        message = error_of("cross-eval", str(second), f"--data={place}/dolos")
     assert f"failed:\n  {second.name} on lama: out of memory\n" in message
     _, matrix = result(here)
     assert list(matrix["matrix"]["iou"]["ldm"]) == ["ldm"]
     assert matrix["failed"][0]["what"] == f"{second.name} on lama"
-    monkeypatch.setattr(cells.Cells, "_score", score)
     kept = cell_files(here)
     cli.main(["cross-eval", str(second), f"--data={place}/dolos"])
     assert set(cell_files(here)) - set(kept) == {f"cells/{second.name}/lama.safetensors"}
@@ -342,14 +348,7 @@ def test_stale_cells_are_not_read(place, here, monkeypatch, error_of):
     saved = torch.load(run / BEST, weights_only=True)
     saved["state_dict"]["network.decoder.fc.0.bias"] += 1
     torch.save(saved, run / BEST)
-    score = cells.Cells._score
-
-    def fail(self, decoder, test, pixel):
-        if test.name == test.data.name.removeprefix("test/") == "lama":
-            raise RuntimeError("out of memory")
-        return score(self, decoder, test, pixel)
-
-    monkeypatch.setattr(cells.Cells, "_score", fail)
+    fail_on(monkeypatch, "lama", RuntimeError("out of memory"))
     error_of("cross-eval", f"--data={place}/dolos", f"--config={place}/tiny.yaml")
     matrix = read_matrix(folder)
     (model,) = [m for m in matrix.models if m.row == "ldm"]
@@ -407,22 +406,27 @@ def test_a_metric_from_a_file_outside_appears_everywhere(
     own_metric("false_alarms")
     runs = sorted((here / "outputs/train").iterdir())
     drawn = []
-    monkeypatch.setattr(
-        heat_map, "_heat_map", lambda axes, matrix, name, placed: drawn.append(name)
-    )
+    savefig = Figure.savefig
+
+    def watched(figure, *args, **options):
+        drawn.extend(axes.get_title("left") for axes in figure.axes)
+        savefig(figure, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", watched)
     cross_eval(place, *runs)
     folder, _ = result(here)
     matrix = read_matrix(folder)
     table = matrix.matrix["false_alarms"]
-    assert list(table) == list(GENERATORS) and drawn.count("false_alarms") == 1
+    assert list(table) == list(GENERATORS) and drawn.count("False alarms") == 1
     worst = matrix.summary["false_alarms"].worst_out_of_domain
     outside = [table["lama"]["ldm"].value, table["ldm"]["lama"].value]
     assert worst.value == max(outside)  # less is better
     assert "lama,ldm,false_alarms," in (folder / "matrix.csv").read_text()
     page = (folder / "report.html").read_text()
     assert "False alarms" in page and "share of real pixels over 0.5" in page
+    scored = [(model, finished_cell(folder, matrix, model, "ldm")) for model in matrix.models]
     assert any(row[2] == "false_alarms" for row in wandb_run.matrix_rows(matrix))
-    assert "false_alarms" in wandb_run.photo_table(wandb_run._cells(folder, matrix))[0]
+    assert "false_alarms" in wandb_run.photo_table(scored)[0]
     assert "false_alarms/by_train/lama" in wandb_run.summary_figures(matrix)
     keys = [key for panels in plan(matrix).values() for panel in panels for key in panel.keys]
     assert "test/ldm/false_alarms" in keys
@@ -581,20 +585,20 @@ def test_interrupted_three_times_it_ends_with_the_same_numbers(place, here, monk
     expected = numbers(here)
     shutil.rmtree(here / "outputs/cross_eval")
     shutil.rmtree(here / "features")
-    score = cells.Cells._score
+    write = cells.write_cell
     for after in (0, 2, 3):
         left = iter(range(after))
 
-        def interrupted(self, *args, left=left):
+        def interrupted(*args, left=left):
             if next(left, None) is None:
                 raise KeyboardInterrupt
-            return score(self, *args)
+            write(*args)
 
-        monkeypatch.setattr(cells.Cells, "_score", interrupted)
+        monkeypatch.setattr(cells, "write_cell", interrupted)
         with pytest.raises(SystemExit) as exit_:
             cross_eval(place)
         assert exit_.value.code == 130
-    monkeypatch.setattr(cells.Cells, "_score", score)
+    monkeypatch.setattr(cells, "write_cell", write)
     cross_eval(place)
     assert numbers(here) == expected
 
@@ -640,8 +644,15 @@ def test_missing_models_are_trained_also_after_the_command_was_killed(place, tmp
 
 
 def test_a_failed_training_is_named_and_the_rest_scored(place, here, error_of, monkeypatch):
-    commands = []
-    monkeypatch.setattr(models, "_run", lambda command: commands.append(command) or 1)
+    commands, start = [], subprocess.Popen
+
+    def failing(command, **options):
+        if "train" in command:
+            commands.append(command)
+            command = [sys.executable, "-c", "raise SystemExit(1)"]
+        return start(command, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", failing)
     shutil.rmtree(here / "outputs/train/tiny-clip-layer1-linear-lama")
     message = error_of("cross-eval", f"--data={place}/dolos", f"--config={place}/tiny.yaml")
     assert "training tiny-clip-layer1-linear-lama: exit status 1" in message

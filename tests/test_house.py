@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from configparser import ConfigParser
@@ -110,6 +111,68 @@ def test_files_and_functions_are_short(path):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             start = min([node.lineno, *(d.lineno for d in node.decorator_list)])
             assert node.end_lineno - start < 50, f"{path}: {node.name}"
+
+
+def private(name: str) -> bool:
+    return name.startswith("_") and name.strip("_") != "" and not name.startswith("__")
+
+
+def defined(tree: ast.AST) -> set[str]:
+    """Return the private names that a file gives: functions, classes, variables, attributes."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(getattr(node, "ctx", None), ast.Store):
+            names.add(getattr(node, "attr", None) or getattr(node, "id", ""))
+    return set(filter(private, names))
+
+
+PRIVATE = set().union(*(defined(ast.parse(path.read_text())) for path in MODULES))
+TESTS = sorted(Path(__file__).parent.glob("*.py"))
+
+
+def borrowed(text: str) -> set[str]:
+    """Return the package's private names that a test reads, imports, or gives to a patch.
+
+    A name counts whatever object it is read from, and in a string too: ``setattr`` takes one, and
+    so does the code that a test starts elsewhere.
+    """
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Attribute):
+            names.add(node.attr)
+        elif isinstance(node, ast.ImportFrom):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.keyword):
+            names.add(node.arg or "")
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names |= {node.value, *re.findall(r"(?:\.|\bimport )(_\w+)", node.value)}
+    return names & PRIVATE
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda p: p.stem)
+def test_tests_know_no_private_name(path):
+    """They go through the doors that users have, so that what is behind them can change."""
+    assert not borrowed(path.read_text())
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "cells.Cells.{}(1)",
+        "encoder.{} = 1",
+        "from declip_pl.cross_eval.cells import {}",
+        "monkeypatch.setattr(cells, '{}', 1)",
+        "monkeypatch.setattr('declip_pl.cross_eval.cells.{}', 1)",
+        "patch.multiple(cells, {}=1)",
+        "code = 'from declip_pl.cross_eval.cells import {}; 1'",
+    ],
+)
+def test_a_private_name_in_a_test_is_seen(use):
+    name = min(PRIVATE)
+    assert borrowed(use.format(name)) == {name}
+    assert not borrowed(use.format(name.strip("_")))
 
 
 def test_templates_are_short():

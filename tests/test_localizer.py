@@ -46,6 +46,13 @@ def _trained(clip: Path, **options) -> LocalizationTask:
     return task
 
 
+def _resized(maps: torch.Tensor, side: int) -> torch.Tensor:
+    """Return the one map of ``[1, 1, H, W]`` as a photo of this side has it."""
+    return torch.nn.functional.interpolate(
+        maps, size=(side, side), mode="bilinear", antialias=True
+    )[0, 0]
+
+
 @pytest.fixture(scope="module")
 def task(clip) -> LocalizationTask:
     return _trained(clip)
@@ -68,10 +75,7 @@ def test_a_photo(task, model):
     with torch.no_grad():
         logits = task(pixels)
     found = model(photo)
-    small = torch.nn.functional.interpolate(
-        logits.sigmoid(), size=(96, 96), mode="bilinear", antialias=True
-    )  # fmt: skip
-    np.testing.assert_allclose(found.heatmap, small[0, 0], atol=1e-6)
+    np.testing.assert_allclose(found.heatmap, _resized(logits.sigmoid(), 96), atol=1e-6)
     assert found.heatmap.dtype == np.float32 and found.mask.dtype == bool
     assert np.array_equal(found.mask, found.heatmap > 0.5) and found.threshold == 0.5
     assert 0 < found.mask.mean() < 1
@@ -141,13 +145,15 @@ def test_tiles_see_what_the_whole_photo_loses(model):
 
 def test_no_more_tiles_than_fit_are_held(model, monkeypatch):
     seen = []
-    look = model._look
-    monkeypatch.setattr(model, "_look", lambda photos: seen.append(len(photos)) or look(photos))
-    model(LARGE, tiles=True)
-    assert sum(seen) == 8 and max(seen) <= localizer.TOGETHER
-    monkeypatch.setattr(localizer, "TOGETHER", 3)
-    seen.clear()
-    model(LARGE, tiles=True)
+    hook = model.network.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    try:
+        model(LARGE, tiles=True)
+        assert sum(seen) == 8 and max(seen) <= localizer.TOGETHER
+        monkeypatch.setattr(localizer, "TOGETHER", 3)
+        seen.clear()
+        model(LARGE, tiles=True)
+    finally:
+        hook.remove()
     assert seen == [3, 3, 2]
 
 
@@ -295,22 +301,33 @@ def test_push_to_hub_out_of_reach(model, monkeypatch):
             model.push_to_hub(name)
 
 
+def _named(name: object) -> dict:
+    return {"class_path": "transformers", "init_args": {"name": str(name), "init": "random"}}
+
+
 @pytest.mark.parametrize(
-    "encoder", ["RN50:/x/rn50.safetensors", "openai/clip+RN50:/x/rn50.safetensors"]
+    "encoder",
+    [str, _named, lambda _: "RN50:/x/rn50.pt", lambda _: "openai/clip+RN50:/x/rn50.pt"],
+    ids=["folder", "folder in a spec", "RN50 from a file", "fused, RN50 from a file"],
 )
-def test_an_rn50_of_a_file_is_local(encoder):
-    assert localizer._is_local(encoder)
-    assert not localizer._is_local(encoder.partition(":")[0])
+def test_push_to_hub_of_an_encoder_on_this_machine(model, monkeypatch, clip, encoder):
+    monkeypatch.setattr(weights.huggingface_hub, "get_token", lambda: None)
+    _on(model, monkeypatch, encoder(clip))
+    with pytest.raises(UserError, match="others can't load a localizer whose encoder is"):
+        model.push_to_hub("someone/localizer")
 
 
-def test_a_local_folder_in_a_spec_is_local(clip):
-    def named(name: str) -> dict:
-        return {"class_path": "transformers", "init_args": {"name": name, "init": "random"}}
-
-    assert localizer._is_local(named(str(clip)))
-    assert not localizer._is_local(named("openai/clip-vit-base-patch16"))
-    assert not localizer._is_local({"class_path": "my_parts.Encoder"})
-    assert not localizer._is_local("pixels")
+@pytest.mark.parametrize(
+    "encoder",
+    ["RN50", "openai/clip+RN50", _named("openai/clip"), {"class_path": "my_parts.Encoder"},
+     "pixels"],
+    ids=str,
+)  # fmt: skip
+def test_push_to_hub_of_an_encoder_that_others_have(model, monkeypatch, encoder):
+    monkeypatch.setattr(weights.huggingface_hub, "get_token", lambda: None)
+    _on(model, monkeypatch, encoder)
+    with pytest.raises(UserError, match="hf auth login"):  # the next thing that is asked for
+        model.push_to_hub("someone/localizer")
 
 
 ALONE = """
@@ -392,7 +409,7 @@ def test_a_users_own_parts_are_saved_by_name_and_need_the_users_word(
     write_run(checkpoint_of(own_parts), tmp_path / "model.ckpt")
     Localizer.from_pretrained(tmp_path / "model.ckpt", "cpu").save_pretrained(folder)
     found = Localizer.from_pretrained(folder, "cpu")
-    np.testing.assert_allclose(found._look([photo])[0], expected, atol=1e-5)
+    np.testing.assert_allclose(found(photo).heatmap, _resized(expected, 96), atol=1e-5)
     assert "`export DECLIP_PARTS=localizer_parts.py`" in (folder / "README.md").read_text()
     monkeypatch.setattr(parts, "LOADED", {})
     monkeypatch.delenv("DECLIP_PARTS")
@@ -408,7 +425,8 @@ def test_a_users_own_parts_are_exported(own_parts, tmp_path):
     export.export(str(tmp_path / "model.ckpt"), output=tmp_path / "model.onnx")
     found = session(tmp_path / "model.onnx").run(None, {"pixels": PHOTOS[0][None]})[0]
     model = Localizer.from_pretrained(tmp_path / "model.ckpt", "cpu")
-    np.testing.assert_allclose(found, model._look([PHOTOS[0]])[0][:, 0], atol=1e-4)
+    found = torch.from_numpy(found)[None]
+    np.testing.assert_allclose(_resized(found, 96), model(PHOTOS[0]).heatmap, atol=1e-4)
     assert found.std() > 0.1
 
 

@@ -109,11 +109,12 @@ def test_fills_do_not_see_what_was_in_the_hole(fill):
 
 
 def test_autoencoder_is_fitted_on_training_photos_only(monkeypatch):
-    opened = set()
-    photo = mini._photo
-    monkeypatch.setattr(mini, "_photo", lambda name: opened.add(name) or photo(name))
+    fitted_on, crop = [], mini.real_crop
+    monkeypatch.setattr(mini, "real_crop", lambda *of: fitted_on.append(of) or crop(*of))
+    for split in ("valid", "test"):
+        monkeypatch.setitem(mini.PHOTOS, split, ("absent.png",))
     autoencoder = mini.train_autoencoder()
-    assert opened == set(mini.PHOTOS["train"])
+    assert fitted_on == [("train", index) for index in range(8 * len(mini.PHOTOS["train"]))]
     gram = autoencoder.components @ autoencoder.components.T
     np.testing.assert_allclose(gram, np.eye(len(gram)), atol=1e-5)
 

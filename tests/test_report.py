@@ -23,23 +23,23 @@ class Page(HTMLParser):
 
     def __init__(self, html):
         super().__init__()
-        self.tags, self.text, self.cells, self._cell = [], "", [], None
+        self.tags, self.text, self.cells, self.open_cell = [], "", [], None
         self.feed(html)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
         if tag == "td":
-            self._cell = []
+            self.open_cell = []
 
     def handle_endtag(self, tag):
         if tag == "td":
-            self.cells.append(" ".join(self._cell))
-            self._cell = None
+            self.cells.append(" ".join(self.open_cell))
+            self.open_cell = None
 
     def handle_data(self, data):
         self.text += data
-        if self._cell is not None and data.strip():
-            self._cell.append(data.strip())
+        if self.open_cell is not None and data.strip():
+            self.open_cell.append(data.strip())
 
     def values(self, attribute):
         return [attrs[attribute] for _, attrs in self.tags if attribute in attrs]

