@@ -198,8 +198,8 @@ def test_a_newer_format_is_refused_and_kept(tmp_path, found, readable):
         read_matrix(folder)
     assert not isinstance(raised.value, m.DamagedMatrixError)
     assert str(raised.value) == (
-        f"{folder / 'matrix.json'} was written by a newer declip-pl (format {found}; this one reads "
-        f"up to {m.FORMAT}): update declip-pl"
+        f"{folder / 'matrix.json'} was written by a newer declip-pl (format {found}; this one "
+        f"reads up to {m.FORMAT}): update declip-pl"
     )
 
 
@@ -212,7 +212,7 @@ def test_a_folder_without_a_matrix_and_a_damaged_one_are_told_apart(tmp_path):
         "`declip-pl cross-eval` wrote"
     )
     (tmp_path / "matrix.json").mkdir()
-    with pytest.raises(m.DamagedMatrixError, match="again, which makes it anew$"):
+    with pytest.raises(m.DamagedMatrixError, match=r"again, which makes it anew$"):
         read_matrix(tmp_path)
 
 

@@ -82,16 +82,16 @@ IOU = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def matrix():
     """Two rows of one generator, one that leaves one out, one of which nothing is on record."""
     models = [UNKNOWN, B, ALL_BUT_C, A]
     cells = [cell(m, test, iou) for m in models for test, iou in IOU[m.row].items()]
     for index, scored in enumerate(cells):  # a calibration error of its own for each cell
-        cells[index] = replace(scored, histogram=histogram(4, 0.9, 9 - scored.scores["iou"][0] / 20))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bootstrap, "RESAMPLES", 20)
-        return build(models, cells)
+        cells[index] = replace(
+            scored, histogram=histogram(4, 0.9, 9 - scored.scores["iou"][0] / 20)
+        )
+    return build(models, cells)
 
 
 def test_a_matrix_says_what_it_is_about(matrix):
@@ -113,7 +113,9 @@ def test_a_cell_is_in_domain_if_its_generator_was_trained_on(matrix):
 
 
 def test_every_cell_has_its_score(matrix):
-    assert {row: {c: s.value for c, s in found.items()} for row, found in matrix.matrix["iou"].items()} == IOU
+    assert {
+        row: {c: s.value for c, s in found.items()} for row, found in matrix.matrix["iou"].items()
+    } == IOU
     for metric, table in matrix.matrix.items():
         assert list(table) == list(matrix.rows), metric
         for found in table.values():
@@ -186,6 +188,18 @@ def test_an_undefined_score_is_none():
     assert build([A], [empty]).metrics == ("pixel_ece",)
 
 
+def test_a_cell_of_another_threshold_model_or_pooling_is_of_other_inputs():
+    thresholds = {A.name: Thresholds(0.5, {"top": 0.4, "max": 0.4})}
+    options = {"models": [A], "cells": [cell(A, "a")], "thresholds": thresholds, "pooling": "top"}
+    others = [
+        {"pooling": "max"},
+        {"thresholds": {A.name: Thresholds(0.5, {"top": 0.4, "max": 0.6})}},
+        {"models": [replace(A, checkpoint=replace(A.checkpoint, image_size=448))]},
+    ]
+    first, *found = (build(**options | changes).inputs for changes in ({}, {}, *others))
+    assert found[0] == first and len({first, *found}) == 4
+
+
 # Several seeds
 
 
@@ -214,10 +228,12 @@ def test_cells_are_means_over_seeds_that_have_one():
 
 
 def test_photos_are_known_by_name():
-    one = cell(A, "a", scores={"iou": np.array([10.0, 20.0])}, photos=["z", "b"],
-               image_scores={"top": np.array([0.1, 0.2])}, histogram=histogram(2, 0.9, 5))  # fmt: skip
-    two = cell(A, "b", scores={"iou": np.array([30.0, 40.0])}, photos=["b", "y"],
-               image_scores={"top": np.array([0.3, 0.4])}, histogram=histogram(2, 0.9, 5))  # fmt: skip
+    def of(test, iou, photos, images):
+        columns = {"scores": {"iou": np.array(iou)}, "image_scores": {"top": np.array(images)}}
+        return cell(A, test, photos=photos, histogram=histogram(2, 0.9, 5), **columns)
+
+    one = of("a", [10.0, 20.0], ["z", "b"], [0.1, 0.2])
+    two = of("b", [30.0, 40.0], ["b", "y"], [0.3, 0.4])
     scores = Scores([A], {("a-0", "a"): one, ("a-0", "b"): two}, {}, "top")
     assert scores.position == {"b": 0, "y": 1, "z": 2}
     np.testing.assert_array_equal(scores.of_maps("a", "a", "iou"), [[20, nan, 10]])
@@ -242,7 +258,7 @@ def with_reals(fake, real, models=(A,), **changes):
 
 
 def test_a_photo_is_called_fake_above_a_half():
-    cells = with_reals([0.45, 0.5, 0.55, 0.9], [0.1, 0.45, 0.5, 0.6])
+    cells = with_reals([0.45, 0.5, 0.55, 0.9], [0.1, 0.2, 0.5, 0.6])
     found = build([A], cells).matrix["image_accuracy"]["a"]["a"]
     assert found.value == pytest.approx(100 * (2 + 3) / 8)
     assert found.n == 8
@@ -260,6 +276,18 @@ def test_image_metrics_are_in_the_order_of_the_table_and_count_photos():
     assert found.matrix["image_auroc"]["a"]["a"].value == pytest.approx(100 * 4.5 / 6)
     errors = abs(0.4 - 1) + abs(0.5 + 0.5 - 1) + abs(0.6 - 1) + abs(0.1 - 0)
     assert found.matrix["image_ece"]["a"]["a"].value == pytest.approx(100 * errors / 5)
+
+
+def test_one_real_photo_is_enough():
+    found = build([A], with_reals([0.4] * 4, [0.1, nan, nan, nan]))
+    assert found.matrix["image_auroc"]["a"]["a"].value == 100
+
+
+def test_metrics_at_a_tuned_threshold_are_in_the_matrix():
+    scores = {"iou_tuned": np.full(4, 30.0), "iou": np.full(4, 20.0)}
+    found = build([A], [cell(A, "a", scores=scores)])
+    assert found.metrics == ("iou", "iou_tuned", "pixel_ece")
+    assert found.matrix["iou_tuned"]["a"]["a"].value == 30
 
 
 def test_without_reals_there_are_no_image_metrics():

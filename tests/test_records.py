@@ -91,13 +91,13 @@ def test_a_wrong_value_is_named(changes, message):
 
 
 def test_the_outermost_value_has_a_name_of_its_own():
-    with pytest.raises(ValueError, match="^expected it to be an object, found '3'$"):
+    with pytest.raises(ValueError, match=r"^expected it to be an object, found '3'$"):
         from_json(Part, 3)
-    with pytest.raises(ValueError, match="^expected results to be an object, found '3'$"):
+    with pytest.raises(ValueError, match=r"^expected results to be an object, found '3'$"):
         from_json(Part, 3, "results")
     with pytest.raises(ValueError, match=r"^there is no results\.number$"):
         from_json(Part, {}, "results")
-    with pytest.raises(ValueError, match="^there is no text$"):
+    with pytest.raises(ValueError, match=r"^there is no text$"):
         from_json(Whole, {})
 
 
@@ -162,9 +162,9 @@ def test_columns_say_what_is_wrong_with_them(tmp_path):
     path = tmp_path / "folder" / "x.safetensors"
     write_columns(path, {"said": 1}, COLUMNS)
     content = path.read_bytes()
-    path.write_bytes(content.replace(b'said', b'sAid'))
+    path.write_bytes(content.replace(b"said", b"sAid"))
     with pytest.raises(
-        ValueError, match="^its content does not have the SHA-256 that was written with it$"
+        ValueError, match=r"^its content does not have the SHA-256 that was written with it$"
     ):
         read_columns(path)
     path.write_bytes(content[:20])
