@@ -282,7 +282,9 @@ def _on_validation(scored: Sequence[_Scored]) -> tuple[Thresholds, dict[str, flo
     parts = [*fakes, *(part for part in scored if not part.scores)]
     labels = torch.tensor([int(bool(part.scores)) for part in parts for _ in part.photos])
     scores: dict[str, Tensor] = {
-        pooling: torch.cat([torch.from_numpy(part.image_scores[pooling]) for part in parts])
+        pooling: torch.tensor(
+            [score for part in parts for score in part.image_scores[pooling]], dtype=torch.float64
+        )
         for pooling in POOLINGS
     }
     iou = None

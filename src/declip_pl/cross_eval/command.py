@@ -44,7 +44,6 @@ from declip_pl.data.mini import MINI, build_mini
 from declip_pl.data.stamps import content_hash
 from declip_pl.data.transforms import Changes, key_of, make_changes
 from declip_pl.errors import UserError
-from declip_pl.files import remove_leftovers
 from declip_pl.model.checkpoint import load_decoder, load_encoder
 from declip_pl.model.encoder import Encoder
 from declip_pl.model.network import Pooling
@@ -95,7 +94,6 @@ def cross_eval(
         raise UserError(_failed(failures))
     folder = choose_folder(test_data, label or name_of(described), name)
     with claim(folder, "cross-evaluating into"):
-        remove_leftovers(folder)
         before = check_folder(folder, test_data)
         results, failed = _score(described, test_data, folder, options.encoder)
         failures += failed

@@ -177,11 +177,13 @@ _NONE = np.empty(0)
 def _resamples(*sizes: int) -> Iterator[tuple[Any, ...]]:
     """Yield batches of draws from photos and from seeds: ``[R, P]`` counts and ``[R, S]`` indices.
 
-    ``sizes`` are the numbers of photos and of seeds, perhaps of several groups of seeds. One photo
-    has no resamples.
+    ``sizes`` are the numbers of photos and of seeds, perhaps of several groups of seeds. One photo,
+    or none, has no resamples.
     """
     rng, photos = np.random.default_rng(SEED), sizes[0]
-    for start in range(0, RESAMPLES if photos > 1 else 0, batch_size(photos)):
+    if photos < 2:  # noqa: PLR2004
+        return
+    for start in range(0, RESAMPLES, batch_size(photos)):
         rows = min(batch_size(photos), RESAMPLES - start)
         drawn = [
             rng.integers(size, size=(rows, size)) if size > 1 else np.zeros((rows, 1), np.intp)
