@@ -247,6 +247,15 @@ def test_image_thresholds_and_auroc_are_of_all_validation_photos(cells, model):
     assert kept.image_auroc == pytest.approx(dict.fromkeys(POOLINGS, 100 * 10 / 12))
 
 
+def test_one_fake_and_one_real_photo_are_enough(cells, model):
+    valid = [reals((0.1,)), fakes(photos=[found("p0", 16, 0.8)])]
+    chosen = cells.thresholds(model, Enlarge(), valid)
+    assert all(0.1 - 1e-3 <= threshold < 0.8 for threshold in chosen.image.values())
+    assert read_thresholds(cells.folder / f"thresholds/{model.name}.json").image_auroc == (
+        pytest.approx(dict.fromkeys(POOLINGS, 100))
+    )
+
+
 @pytest.mark.parametrize("valid", [[reals()], [fakes()]], ids=["reals", "fakes"])
 def test_with_one_class_there_are_no_image_thresholds(cells, model, valid):
     chosen = cells.thresholds(model, Enlarge(), valid)

@@ -15,7 +15,7 @@ import torch
 from conftest import make_clip, make_tree
 from PIL import Image
 
-from declip_pl import cli
+from declip_pl import cli, parts
 from declip_pl.model.checkpoint import read_checkpoint, save
 from declip_pl.training import train
 from declip_pl.training.lightning_cli import DeclipCLI
@@ -574,10 +574,10 @@ def test_a_mistyped_command_is_told_what_was_meant(error_of, typed, meant):
     ],
 )
 def test_ctrl_c_tells_what_is_kept_of_this_command(monkeypatch, capsys, name, kept):
-    def interrupt(args):
+    def interrupt():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_dispatch", interrupt)
+    monkeypatch.setattr(parts, "load_named", interrupt)
     with pytest.raises(SystemExit) as exit_:
         cli.main(name.split())
     printed = capsys.readouterr().err
@@ -586,10 +586,10 @@ def test_ctrl_c_tells_what_is_kept_of_this_command(monkeypatch, capsys, name, ke
 
 
 def test_faults_keep_their_traceback_and_say_where_to_report_them(monkeypatch, capsys):
-    def fail(args):
+    def fail():
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "_dispatch", fail)
+    monkeypatch.setattr(parts, "load_named", fail)
     with pytest.raises(ZeroDivisionError):
         cli.main(["train"])
     assert "please report it" in capsys.readouterr().err

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import GENERATORS, make_clip, make_tree
+from matplotlib.axes import Axes
 from PIL import Image
 
 from declip_pl import cli
@@ -23,7 +24,7 @@ from declip_pl.cross_eval import build, cells, command, models
 from declip_pl.cross_eval.cell import cell_path, finished_cell, read_cell
 from declip_pl.cross_eval.matrix import read_matrix
 from declip_pl.cross_eval.models import read_models, row_name
-from declip_pl.cross_eval.views import heat_map, wandb_run
+from declip_pl.cross_eval.views import wandb_run
 from declip_pl.cross_eval.views.wandb_dashboard import plan
 from declip_pl.data.masks import mostly_fake
 from declip_pl.errors import UserError
@@ -218,21 +219,21 @@ def test_changed_photos_and_masks_make_cells_stale(place, here):
 
 
 def test_one_failing_cell_loses_nothing_else(place, here, monkeypatch, error_of):
-    score = cells.Cells._score
+    score = cells.Cells.score
 
-    def fail(self, decoder, test, pixel):
-        if test.name == "lama" and test.data.name == "lama":
+    def fail(self, model, decoder, test, thresholds):
+        if test.name == "lama":
             raise RuntimeError("out of memory\nand more")
-        return score(self, decoder, test, pixel)
+        return score(self, model, decoder, test, thresholds)
 
     second = here / "outputs/train/tiny-clip-layer1-linear-ldm"
-    monkeypatch.setattr(cells.Cells, "_score", fail)
+    monkeypatch.setattr(cells.Cells, "score", fail)
     message = error_of("cross-eval", str(second), f"--data={place}/dolos")
     assert f"failed:\n  {second.name} on lama: out of memory\n" in message
     _, matrix = result(here)
     assert list(matrix["matrix"]["iou"]["ldm"]) == ["ldm"]
     assert matrix["failed"][0]["what"] == f"{second.name} on lama"
-    monkeypatch.setattr(cells.Cells, "_score", score)
+    monkeypatch.setattr(cells.Cells, "score", score)
     kept = cell_files(here)
     cli.main(["cross-eval", str(second), f"--data={place}/dolos"])
     assert set(cell_files(here)) - set(kept) == {f"cells/{second.name}/lama.safetensors"}
@@ -342,14 +343,14 @@ def test_stale_cells_are_not_read(place, here, monkeypatch, error_of):
     saved = torch.load(run / BEST, weights_only=True)
     saved["state_dict"]["network.decoder.fc.0.bias"] += 1
     torch.save(saved, run / BEST)
-    score = cells.Cells._score
+    score = cells.Cells.score
 
-    def fail(self, decoder, test, pixel):
-        if test.name == test.data.name.removeprefix("test/") == "lama":
+    def fail(self, model, decoder, test, thresholds):
+        if test.name == "lama":
             raise RuntimeError("out of memory")
-        return score(self, decoder, test, pixel)
+        return score(self, model, decoder, test, thresholds)
 
-    monkeypatch.setattr(cells.Cells, "_score", fail)
+    monkeypatch.setattr(cells.Cells, "score", fail)
     error_of("cross-eval", f"--data={place}/dolos", f"--config={place}/tiny.yaml")
     matrix = read_matrix(folder)
     (model,) = [m for m in matrix.models if m.row == "ldm"]
@@ -407,14 +408,12 @@ def test_a_metric_from_a_file_outside_appears_everywhere(
     own_metric("false_alarms")
     runs = sorted((here / "outputs/train").iterdir())
     drawn = []
-    monkeypatch.setattr(
-        heat_map, "_heat_map", lambda axes, matrix, name, placed: drawn.append(name)
-    )
+    monkeypatch.setattr(Axes, "set_title", lambda axes, title, **_: drawn.append(title))
     cross_eval(place, *runs)
     folder, _ = result(here)
     matrix = read_matrix(folder)
     table = matrix.matrix["false_alarms"]
-    assert list(table) == list(GENERATORS) and drawn.count("false_alarms") == 1
+    assert list(table) == list(GENERATORS) and drawn.count("False alarms") == 1
     worst = matrix.summary["false_alarms"].worst_out_of_domain
     outside = [table["lama"]["ldm"].value, table["ldm"]["lama"].value]
     assert worst.value == max(outside)  # less is better
@@ -581,7 +580,7 @@ def test_interrupted_three_times_it_ends_with_the_same_numbers(place, here, monk
     expected = numbers(here)
     shutil.rmtree(here / "outputs/cross_eval")
     shutil.rmtree(here / "features")
-    score = cells.Cells._score
+    score = cells.Cells.score
     for after in (0, 2, 3):
         left = iter(range(after))
 
@@ -590,11 +589,11 @@ def test_interrupted_three_times_it_ends_with_the_same_numbers(place, here, monk
                 raise KeyboardInterrupt
             return score(self, *args)
 
-        monkeypatch.setattr(cells.Cells, "_score", interrupted)
+        monkeypatch.setattr(cells.Cells, "score", interrupted)
         with pytest.raises(SystemExit) as exit_:
             cross_eval(place)
         assert exit_.value.code == 130
-    monkeypatch.setattr(cells.Cells, "_score", score)
+    monkeypatch.setattr(cells.Cells, "score", score)
     cross_eval(place)
     assert numbers(here) == expected
 
@@ -641,7 +640,7 @@ def test_missing_models_are_trained_also_after_the_command_was_killed(place, tmp
 
 def test_a_failed_training_is_named_and_the_rest_scored(place, here, error_of, monkeypatch):
     commands = []
-    monkeypatch.setattr(models, "_run", lambda command: commands.append(command) or 1)
+    monkeypatch.setattr(models, "run_to_end", lambda command: commands.append(command) or 1)
     shutil.rmtree(here / "outputs/train/tiny-clip-layer1-linear-lama")
     message = error_of("cross-eval", f"--data={place}/dolos", f"--config={place}/tiny.yaml")
     assert "training tiny-clip-layer1-linear-lama: exit status 1" in message

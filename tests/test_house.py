@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from configparser import ConfigParser
@@ -101,6 +102,15 @@ def test_the_package_list_names_every_room():
     listed = setup["options"]["packages"].split()
     rooms = {name for name, path in NAMES.items() if path.name == "__init__.py"}
     assert sorted(listed) == sorted(rooms | {"declip_pl.experiments"})
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parent.glob("*.py")), ids=lambda p: p.stem)
+def test_tests_patch_no_private_name(path):
+    """Else they would hold on to how something is done, and pass where it is done otherwise."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "setattr":
+            name = getattr(node.args[1], "value", "")
+            assert not re.match("_[^_]", str(name)), f"{path}: {name}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(SOURCE).as_posix())

@@ -141,13 +141,13 @@ def test_tiles_see_what_the_whole_photo_loses(model):
 
 def test_no_more_tiles_than_fit_are_held(model, monkeypatch):
     seen = []
-    look = model._look
-    monkeypatch.setattr(model, "_look", lambda photos: seen.append(len(photos)) or look(photos))
-    model(LARGE, tiles=True)
-    assert sum(seen) == 8 and max(seen) <= localizer.TOGETHER
-    monkeypatch.setattr(localizer, "TOGETHER", 3)
-    seen.clear()
-    model(LARGE, tiles=True)
+    hook = model.network.register_forward_hook(lambda _, given, made: seen.append(len(made)))
+    with hook:
+        model(LARGE, tiles=True)
+        assert sum(seen) == 8 and max(seen) <= localizer.TOGETHER
+        monkeypatch.setattr(localizer, "TOGETHER", 3)
+        seen.clear()
+        model(LARGE, tiles=True)
     assert seen == [3, 3, 2]
 
 

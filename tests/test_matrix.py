@@ -101,6 +101,14 @@ def test_the_first_format_is_read(tmp_path):
     assert (matrix.format, matrix.perturbation, matrix.notice) == (m.FORMAT, "none", None)
 
 
+def test_only_the_first_format_may_lack_what_it_did_not_have(tmp_path):
+    for name in ("perturbation", "notice"):
+        content = example_matrix()
+        del content[name]
+        with pytest.raises(UserError, match=f"there is no {name}"):
+            read_matrix(write(tmp_path, content))
+
+
 def test_readable_matrices_come_newest_first_without_the_others(tmp_path):
     assert list(readable_matrices(tmp_path / "nowhere")) == []
     for age, name in enumerate(("c", "a", "b")):

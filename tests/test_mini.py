@@ -110,8 +110,8 @@ def test_fills_do_not_see_what_was_in_the_hole(fill):
 
 def test_autoencoder_is_fitted_on_training_photos_only(monkeypatch):
     opened = set()
-    photo = mini._photo
-    monkeypatch.setattr(mini, "_photo", lambda name: opened.add(name) or photo(name))
+    photo = mini.open_photo
+    monkeypatch.setattr(mini, "open_photo", lambda name: opened.add(name) or photo(name))
     autoencoder = mini.train_autoencoder()
     assert opened == set(mini.PHOTOS["train"])
     gram = autoencoder.components @ autoencoder.components.T

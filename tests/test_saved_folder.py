@@ -5,6 +5,7 @@ import os
 from dataclasses import fields, replace
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 import yaml
@@ -32,6 +33,7 @@ from declip_pl.model.description import Description, TrainedOn
 from declip_pl.model.features import Identity
 from declip_pl.training.task import LocalizationTask
 
+CACHED = "try_to_load_from_cache"
 CHECKPOINT = Checkpoint(
     encoder="org/clip",
     layer="layer1",
@@ -166,9 +168,9 @@ def test_a_mistyped_path_is_named_as_a_path_too():
 def test_out_of_reach_the_hubs_cache_will_do(tmp_path, monkeypatch):
     saved_folder.save(CHECKPOINT, tmp_path)
     monkeypatch.setattr(weights, "hub_reachable", lambda: False)
-    monkeypatch.setattr(weights, "_cached", lambda _, file: tmp_path / file)
+    monkeypatch.setattr(huggingface_hub, CACHED, lambda _, file: str(tmp_path / file))
     assert read_checkpoint("someone/localizer").layer == "layer1"
-    monkeypatch.setattr(weights, "_cached", lambda *_: None)
+    monkeypatch.setattr(huggingface_hub, CACHED, lambda *_: None)
     with pytest.raises(UserError, match="cannot reach the Hugging Face hub for someone/local"):
         read_checkpoint("someone/localizer")
 
@@ -177,7 +179,7 @@ def test_the_hubs_latest_comes_before_its_cache(tmp_path, monkeypatch):
     saved_folder.save(CHECKPOINT, tmp_path)
     monkeypatch.setattr(weights, "hub_reachable", lambda: True)
     monkeypatch.setattr(weights, "download", lambda _, file: tmp_path / file)
-    monkeypatch.setattr(weights, "_cached", lambda *_: pytest.fail("the cache was asked"))
+    monkeypatch.setattr(huggingface_hub, CACHED, lambda *_: pytest.fail("the cache was asked"))
     assert read_checkpoint("someone/localizer").layer == "layer1"
 
 

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
@@ -30,7 +31,7 @@ def cache(tmp_path, monkeypatch):
         raise AssertionError("nothing may be downloaded here")
 
     monkeypatch.setattr(weights, "hub_reachable", refuse)
-    monkeypatch.setattr(mirror, "_download_wheel", refuse)
+    monkeypatch.setattr(mirror, "download_wheel", refuse)
     return tmp_path
 
 
@@ -96,7 +97,7 @@ def test_the_mirror_stands_for_one_encoder_only(cache, monkeypatch):
 
 def test_the_hub_comes_before_building_a_mirror(cache, monkeypatch):
     monkeypatch.setattr(weights, "hub_reachable", lambda: True)
-    monkeypatch.setattr(weights, "_download_snapshot", lambda name: f"/snapshot/of/{name}")
+    monkeypatch.setattr(weights, "download", lambda name, file: Path(f"/snapshot/of/{name}/{file}"))
     assert resolve(MIRRORED) == Weights(f"/snapshot/of/{MIRRORED}", f"hub {MIRRORED}", MIRRORED)
 
 
@@ -263,8 +264,8 @@ def test_a_silent_hub_is_given_up_after_a_few_seconds(hub):
 
 def test_a_hanging_look_up_of_the_hubs_name_is_given_up_too(hub, monkeypatch):
     """No time-out of a socket covers the name's look-up."""
-    monkeypatch.setattr(weights, "_PROBE_SECONDS", 0.2)
-    monkeypatch.setattr(weights, "_probe", lambda: bool(time.sleep(5)))
+    monkeypatch.setattr(weights, "PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(huggingface_hub, "get_session", lambda: time.sleep(5))
     begin = time.monotonic()
     assert not weights.hub_reachable()
     assert time.monotonic() - begin < 2
@@ -292,5 +293,9 @@ def test_an_unknown_host_is_given_up_quietly(tmp_path):
 
 def test_offline_mode_asks_nobody(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(weights, "_probe", lambda: True)
+    answers = SimpleNamespace(head=lambda *_, **__: None)
+    monkeypatch.setattr(huggingface_hub, "get_session", lambda: answers)
+    with monkeypatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        assert weights.hub_reachable()
     assert not weights.hub_reachable()

@@ -98,7 +98,7 @@ def train_missing(
         folder = recipe.run(choice, seed).folder
         if not (folder / RESULTS).exists():
             print(f"training {folder.name}", flush=True)
-            status = _run(recipe.command(choice, seed))
+            status = run_to_end(recipe.command(choice, seed))
             if status:
                 failures.append(Failure(f"training {folder.name}", f"exit status {status}"))
                 continue
@@ -175,7 +175,7 @@ def _model(path: str | Path, columns: Sequence[str]) -> Model:
     return Model(name, row, checkpoint)
 
 
-def _run(command: list[str]) -> int:
+def run_to_end(command: list[str]) -> int:
     """Run a command to its end, also through Ctrl-C."""
     child = subprocess.Popen(command, preexec_fn=_die_with_parent)  # noqa: PLW1509 - no threads yet
     try:

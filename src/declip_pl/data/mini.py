@@ -112,7 +112,7 @@ def build_mini(root: Path, counts: Mapping[str, int] = COUNTS, workers: int | No
 def real_crop(split: str, index: int) -> Pixels:
     """Return crop ``index`` of a split, uint8 of shape (SIZE, SIZE, 3)."""
     rng = _rng(split, index, "crop")
-    photo = _photo(_photo_name(split, index))
+    photo = open_photo(_photo_name(split, index))
     boxes = []
     for _ in range(3):
         side = int(rng.integers(SIZE, min(*photo.size, 2 * SIZE) + 1))
@@ -241,7 +241,7 @@ def _photo_name(split: str, index: int) -> str:
 
 
 @cache
-def _photo(name: str) -> Image.Image:
+def open_photo(name: str) -> Image.Image:
     """Return a photo of the scikit-image wheel, without the black rim around the retina."""
     path = Path(skimage.__file__).parent / "data" / name
     try:

