@@ -3,8 +3,8 @@
     python -m benchmarks.decoders outputs/cross_eval/NAME
 
 The cross-evaluation is one of runs that differ in their decoder alone (``declip-pl cross-eval RUN
-RUN ...``). Prints a table, the cheapest decoder first, and writes it as ``decoders.png`` beside the
-matrix.
+RUN ...``) in one folder, by default ``outputs/train``. Prints a table, the cheapest decoder first,
+and writes it as ``decoders.png`` beside the matrix.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from benchmarks.costs import multiply_adds
 from declip_pl import Localizer
 from declip_pl.cross_eval.matrix import Matrix, Score, read_matrix
 from declip_pl.errors import UserError
+from declip_pl.training.run_folder import Run
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
@@ -54,15 +55,22 @@ def main() -> None:
     """Print the table and draw it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decoders", description=__doc__)
     parser.add_argument("folder", type=Path, help="a cross-evaluation")
-    folder = parser.parse_args().folder
-    found = sorted(decoders(read_matrix(folder)), key=lambda decoder: decoder.multiply_adds)
+    parser.add_argument("--runs", type=Path, default=Run.root, help="the folder of its runs")
+    arguments = parser.parse_args()
+    folder = arguments.folder
+    found = decoders(read_matrix(folder), arguments.runs)
+    found.sort(key=lambda decoder: decoder.multiply_adds)
     print(HEADER, *map(row, found), sep="\n")
     plot(found, folder / "decoders.png")
     print(f"\n{folder / 'decoders.png'}")
 
 
-def decoders(matrix: Matrix) -> list[Decoder]:
+def decoders(matrix: Matrix, runs: Path) -> list[Decoder]:
     """Return the decoders that a matrix is about, each trained on one generator.
+
+    Args:
+        matrix: A cross-evaluation.
+        runs: Where its models' runs lie, by name.
 
     Raises:
         UserError: If a model was trained on several, or a score or its interval is missing.
@@ -74,7 +82,7 @@ def decoders(matrix: Matrix) -> list[Decoder]:
             raise UserError(f"{model.name}: expected one training generator, found {trained_on}")
         inside = _interval(matrix.score("iou", model.row, model.trained_on[0]), model.row)
         outside = _interval(matrix.summary["iou"].by_train.get(model.row), model.row)
-        found.append(Decoder(model.decoder, *_cost(model.checkpoint), inside, outside))
+        found.append(Decoder(model.decoder, *_cost(runs / model.name), inside, outside))
     return found
 
 
@@ -109,9 +117,9 @@ def plot(found: Sequence[Decoder], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _cost(checkpoint: str) -> tuple[float, int]:
+def _cost(model: Path) -> tuple[float, int]:
     """Return the multiply-adds of a localizer's decoder for one photo, and its parameters."""
-    network = Localizer.from_pretrained(checkpoint, "cpu").network
+    network = Localizer.from_pretrained(model, "cpu").network
     side = network.encoder.preprocessing.image_size
     features = network.encoder(torch.zeros(1, 3, side, side))
     parameters = sum(weight.numel() for weight in network.decoder.parameters())

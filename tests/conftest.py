@@ -21,7 +21,8 @@ from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from declip_pl import cli, parts
-from declip_pl.data.layout import Sample, build_layout, samples
+from declip_pl.data.check import check_data
+from declip_pl.data.layout import SPLITS, Sample, build_layout, samples
 from declip_pl.metrics import table
 
 torch.set_num_threads(1)  # tests run in parallel processes
@@ -91,6 +92,11 @@ def find(root: Path, generator: str, split: str) -> list[Sample]:
 def _save(path: Path, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array).save(path)
+
+
+def check_all(layout, names, rule):
+    """Check all splits of some generators."""
+    return check_data(layout, dict.fromkeys(SPLITS, names), rule, progress=False)
 
 
 @pytest.fixture(autouse=True)

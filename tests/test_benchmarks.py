@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -100,17 +101,26 @@ def test_quality_gives_no_ratio_where_the_goal_was_missed():
     assert missed == "| a | 60.0 | 10 | 59.9 | 200 | 50 | not reached |"
 
 
-def _matrix(checkpoint):
+RUNS = Path("unread")
+
+
+def _matrix():
     """A cross-evaluation of one model, 60 % in and 40 % out of its domain."""
     thresholds = ChosenThresholds(None, None)
     model = ScoredModel(
-        "m", "a", ("a",), 0, "clip", "", "layer1", "linear", "full", 224, str(checkpoint), "",
+        "m", "a", ("a",), 0, "clip", "", "layer1", "linear", "full", 224, "best.ckpt", "",
         thresholds,
     )  # fmt: skip
     inside, outside = (Score(value, value - 1, value + 2, 2) for value in (60.0, 40.0))
     parts = {field.name: {} for field in fields(Matrix)}
     parts |= {"name": "m", "notice": None, "perturbation": "none", "failed": (), "format": 2}
-    parts |= {"pooling": "top", "leave_one_out": (), "seeds": (0,), "metrics": ("iou",)}
+    parts |= {
+        "inputs": None,
+        "pooling": "top",
+        "leave_one_out": (),
+        "seeds": (0,),
+        "metrics": ("iou",),
+    }
     parts |= {"data": Data("", "", {}), "made": Made("", 0.0, "", "", None, "", {})}
     parts |= {"models": (model,), "rows": ("a",), "columns": ("a",), "in_domain": {"a": ("a",)}}
     parts |= {"matrix": {"iou": {"a": {"a": inside}}}}
@@ -120,11 +130,11 @@ def _matrix(checkpoint):
 
 def test_decoders_are_told_by_cost_and_iou(settings, tmp_path, monkeypatch, capsys):
     ours = Ours(NETWORK.save_tower(settings.temporary), "layer1", "linear", settings.work)
-    checkpoint = tmp_path / "run/checkpoints/best.ckpt"
+    checkpoint = tmp_path / "m/checkpoints/best.ckpt"
     checkpoint.parent.mkdir(parents=True)
     ours.train(1, checkpoint)
-    write_matrix(tmp_path, _matrix(checkpoint))
-    monkeypatch.setattr("sys.argv", ["decoders", str(tmp_path)])
+    write_matrix(tmp_path, _matrix())
+    monkeypatch.setattr("sys.argv", ["decoders", str(tmp_path), f"--runs={tmp_path}"])
     decoders.main()
     line = next(x for x in capsys.readouterr().out.splitlines() if "linear" in x)
     # 64 channels in each of 16 patches; with the bias 65 parameters
@@ -134,12 +144,12 @@ def test_decoders_are_told_by_cost_and_iou(settings, tmp_path, monkeypatch, caps
 
 
 def test_decoders_need_one_generator_and_its_score():
-    matrix = _matrix("unread")
+    matrix = _matrix()
     several = replace(matrix.models[0], trained_on=("a", "b"))
     with pytest.raises(UserError, match="m: expected one training generator, found a, b"):
-        decoders.decoders(replace(matrix, models=(several,)))
+        decoders.decoders(replace(matrix, models=(several,)), RUNS)
     with pytest.raises(UserError, match="a: the matrix holds no IoU with an interval"):
-        decoders.decoders(replace(matrix, matrix={}))
+        decoders.decoders(replace(matrix, matrix={}), RUNS)
 
 
 def test_multiply_adds_are_counted():

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -141,6 +142,33 @@ def test_columns_of_other_photos_are_refused(tmp_path, changes):
     write_cell(tmp_path / "cell", replace(CELL, **changes))
     with pytest.raises(ValueError, match=r"columns are not of its|expected seed to be a number"):
         read_cell(tmp_path / "cell")
+
+
+@pytest.mark.parametrize("about", [None, [], 3, {"key": 3}, {"key": {}}, {"key": {"format": "3"}}])
+def test_what_is_about_something_else_is_refused(tmp_path, about):
+    write_columns(tmp_path / "cell", about, CELL.columns)
+    with pytest.raises(ValueError, match=r"expected|there is no"):
+        read_cell(tmp_path / "cell")
+
+
+def test_a_cell_without_pixels_is_refused(tmp_path):
+    for photos in (CELL.photos, []):
+        about = to_json(replace(CELL, photos=photos).about)
+        write_columns(tmp_path / "cell", about, {})
+        with pytest.raises(ValueError, match=f"^its columns are not of its {len(photos)} photos$"):
+            read_cell(tmp_path / "cell")
+
+
+def test_where_cells_stand():
+    assert cell_path(Path("x"), "model", "lama") == Path("x/cells/model/lama.safetensors")
+    assert len(cell_path(Path("x"), "model", "y" * 300).name) < 256
+
+
+def test_the_share_of_fakes_is_of_all_pixels():
+    histogram = np.zeros((3, 3, 15))
+    assert replace(CELL, histogram=histogram).fake_share == 0
+    histogram[0, :, 2], histogram[1, :, 7] = (30, 1, 3), (10, 2, 5)
+    assert replace(CELL, histogram=histogram).fake_share == 8 / 40
 
 
 def test_readers_of_a_finished_matrix_name_a_damaged_cell(tmp_path):

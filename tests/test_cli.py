@@ -253,8 +253,8 @@ def test_testing_with_another_encoder_is_an_error(fit_arguments, tmp_path, error
         ({"model.encoder": "openai/clip-vit-large-patch14"}, "cannot reach the Hugging Face hub"),
         ({"data.generator": "all-but-ldm+lama"}, "leaves no generator"),
         ({"data.batch_size": 0}, "--data.batch_size is 0; expected a number greater"),
-        ({"run.name": ".."}, "a run's name is the name of a folder"),
-        ({"run.name": "/abs/olute"}, "a run's name is the name of a folder"),
+        ({"run.name": ".."}, "can't be a run's name: expected the name of one folder"),
+        ({"run.name": "/abs/olute"}, "can't be a run's name: expected the name of one folder"),
     ],
 )
 def test_wrong_names_give_one_clear_error(fit_arguments, tmp_path, error_of, changes, expected):

@@ -4,13 +4,12 @@ import os
 
 import numpy as np
 import pytest
-from conftest import find, make_photo, make_tree
+from conftest import check_all, find, make_photo, make_tree
 from hypothesis import given
 from hypothesis import strategies as st
 from image_files import PHOTO, file_of
 from PIL import Image
 
-from declip_pl.data.check import check_data
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.folders import SHOWN, describe_left_out, walk
 from declip_pl.data.layout import build_layout, left_out_line
@@ -35,7 +34,7 @@ def names(folder, paths):
 
 def check(root, *generators):
     layout = build_layout("dolos", root)
-    return check_data(layout, generators or ["ldm", "real"], "black", progress=False)
+    return check_all(layout, generators or ["ldm", "real"], "black")
 
 
 def test_photos_are_found_by_suffix_and_the_rest_is_told(tmp_path):

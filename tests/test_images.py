@@ -9,13 +9,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import make_tree
+from conftest import check_all, make_tree
 from hypothesis import given
 from hypothesis import strategies as st
 from image_files import CUT_EXIF, GREY, PHOTO, SHORT_EXIF, file_of, turned
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from declip_pl.data.check import check_data
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.feature_cache import FeatureCache
 from declip_pl.data.images import read_photo, size_of
@@ -277,7 +276,7 @@ def test_training_evaluation_cache_and_inference_see_the_same(clip, odd_tree, tm
         plain = build_transform(encoder.preprocessing)(image=PHOTO)["image"]
         assert torch.equal(trained, plain)
     layout = build_layout("dolos", root)
-    report = check_data(layout, ["ldm"], "black", progress=False)
+    report = check_all(layout, ["ldm"], "black")
     assert not [line for line in report.errors if "valid photo" not in line and "test" not in line]
 
 

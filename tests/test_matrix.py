@@ -101,6 +101,14 @@ def test_the_first_format_is_read(tmp_path):
     assert (matrix.format, matrix.perturbation, matrix.notice) == (m.FORMAT, "none", None)
 
 
+def test_only_the_first_format_may_lack_what_it_did_not_have(tmp_path):
+    for name in ("perturbation", "notice"):
+        content = example_matrix()
+        del content[name]
+        with pytest.raises(UserError, match=f"there is no {name}"):
+            read_matrix(write(tmp_path, content))
+
+
 def test_readable_matrices_come_newest_first_without_the_others(tmp_path):
     assert list(readable_matrices(tmp_path / "nowhere")) == []
     for age, name in enumerate(("c", "a", "b")):
@@ -159,6 +167,61 @@ def test_a_perturbation_is_told_wherever_scores_are(tmp_path):
     assert page.count("<code>jpeg 75</code>") == 2  # below the headline, and how it was made
     assert "other photos: as they are, not through jpeg 75" in page
     assert "went through" not in summary(as_matrix(example_matrix()))
+
+
+def test_the_table_has_a_line_for_each_score(tmp_path):
+    table = {
+        "iou": {"ldm": {"ldm": score(40.0, n=7), "lama": score(None)}},
+        "ap": {"ldm": {"ldm": score(1.5)}},
+    }
+    matrix = as_matrix(plain_matrix([MODEL], ("ldm", "lama"), matrix=table))
+    write_matrix(tmp_path, matrix)
+    assert (tmp_path / "matrix.csv").read_text().splitlines() == [
+        "train,test,metric,value,ci_low,ci_high,n",
+        *("ldm,ldm,iou,40.0,39.0,42.0,7", "ldm,lama,iou,,,,3", "ldm,ldm,ap,1.5,0.5,3.5,3"),
+    ]
+    assert (tmp_path / "matrix.json").read_text().splitlines()[1].startswith(' "')
+
+
+def test_a_matrix_knows_its_cells():
+    models = [plain_model("ldm"), plain_model("all-but-ldm", trained_on=["lama"])]
+    table = {"iou": {"ldm": {"lama": score(40.0)}, "all-but-ldm": {}}}
+    matrix = as_matrix(plain_matrix(models, ("ldm", "lama"), matrix=table))
+    assert matrix.score("iou", "ldm", "lama").value == 40
+    for absent in (("iou", "ldm", "ldm"), ("iou", "other", "lama"), ("ap", "ldm", "lama")):
+        assert matrix.score(*absent) is None
+    found = {(r, c) for r in matrix.rows for c in matrix.columns if matrix.is_in_domain(r, c)}
+    assert found == {("ldm", "ldm"), ("all-but-ldm", "lama")}
+    assert not matrix.is_in_domain("other", "ldm") and not matrix.is_on_record("other")
+    assert matrix.single_rows == ["ldm"]
+
+
+@pytest.mark.parametrize(("found", "readable"), [(m.FORMAT, True), (m.FORMAT + 1, False)])
+def test_a_newer_format_is_refused_and_kept(tmp_path, found, readable):
+    folder = write(tmp_path, plain_matrix([MODEL], ("ldm",), format=found))
+    if readable:
+        assert read_matrix(folder).format == found
+        return
+    with pytest.raises(UserError) as raised:
+        read_matrix(folder)
+    assert not isinstance(raised.value, m.DamagedMatrixError)
+    assert str(raised.value) == (
+        f"{folder / 'matrix.json'} was written by a newer declip-pl (format {found}; this one "
+        f"reads up to {m.FORMAT}): update declip-pl"
+    )
+
+
+def test_a_folder_without_a_matrix_and_a_damaged_one_are_told_apart(tmp_path):
+    with pytest.raises(UserError) as raised:
+        read_matrix(tmp_path)
+    assert not isinstance(raised.value, m.DamagedMatrixError)
+    assert str(raised.value) == (
+        f"{tmp_path} is no cross-evaluation: there is no matrix.json in it; expected a folder that "
+        "`declip-pl cross-eval` wrote"
+    )
+    (tmp_path / "matrix.json").mkdir()
+    with pytest.raises(m.DamagedMatrixError, match=r"again, which makes it anew$"):
+        read_matrix(tmp_path)
 
 
 def test_rows_that_are_not_on_record_say_so(tmp_path):

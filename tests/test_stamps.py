@@ -131,7 +131,7 @@ def test_the_run_begins_before_the_check(module, own_tree):
     with pytest.raises(UserError, match=CHANGED):
         read_all(data.train_dataloader())
     with pytest.raises(UserError, match=CHANGED):
-        data.train_masks()
+        list(data.train_masks())
 
 
 @pytest.fixture

@@ -186,6 +186,17 @@ def test_fewer_than_two_photos_have_no_interval(photos, n):
     assert isnan(found.high)
 
 
+def test_an_interval_goes_from_the_2_5th_to_the_97_5th_percentile():
+    resamples = np.random.default_rng(0).permutation(np.arange(1001.0))
+    assert s.Sampled(500, resamples, 7).estimate() == (500, 25, 975, 7)
+    assert s.Sampled(10, resamples, 7).estimate() == (10, 10, 975, 7)
+
+
+def test_two_photos_have_an_interval():
+    found = estimate(s.mean_of_cells(np.array([[[10.0, 30.0]]])), 2, 1, 2)
+    assert found == s.Estimate(20, 10, 30, 2)
+
+
 def test_undefined_resamples_are_left_out():
     scores = np.array([[[40.0, 60.0, nan, nan, nan, nan]]])  # (4 / 6) ** 6: 9 % hold neither
     found = estimate(s.mean_of_cells(scores), 6, 1, 2)
@@ -195,6 +206,7 @@ def test_undefined_resamples_are_left_out():
 def test_an_undefined_score_has_no_interval():
     found = estimate(s.mean_of_cells(np.full((1, 1, 5), nan)), 5, 1, 5)
     assert all(isnan(part) for part in found[:3])
+    assert found.n == 5
 
 
 def test_drawing_seeds_widens_the_interval():
@@ -372,6 +384,13 @@ def test_calibration_error_by_hand():
     assert isnan(everything(s.calibration_error(np.full_like(histogram, nan)), 2))
 
 
+def test_fakes_of_which_nothing_is_suspected_are_an_error_of_100_percent():
+    histogram = s.image_histogram(np.array([0.0, 1.0]), np.array([1, 1]))
+    statistic = s.calibration_error(histogram[None])
+    assert everything(statistic, 2) == 50
+    assert statistic(np.array([1.0, 0.0]), ONE_SEED) == [100]
+
+
 def test_a_biased_statistic_lies_within_its_interval():
     scores = np.random.default_rng(0).random(100)  # perfectly calibrated, yet not 0 of 100 images
     labels = np.random.default_rng(1).random(100) < scores
@@ -405,6 +424,7 @@ def test_many_differences_of_one_sign_are_as_significant_as_resampling_can_say()
     assert s.paired_p_value(np.full(200, 2.0)) == pytest.approx(2 / (s.PERMUTATIONS + 1))
     noise = np.random.default_rng(0).normal(size=100)
     assert s.paired_p_value(noise - noise.mean()) > 0.9
+    assert s.paired_p_value(noise + 0.1) == s.paired_p_value(noise + 0.1)  # the same draws
 
 
 def test_no_differences_are_no_evidence():
