@@ -307,8 +307,14 @@ def _named(name: object) -> dict:
 
 @pytest.mark.parametrize(
     "encoder",
-    [str, _named, lambda _: "RN50:/x/rn50.pt", lambda _: "openai/clip+RN50:/x/rn50.pt"],
-    ids=["folder", "folder in a spec", "RN50 from a file", "fused, RN50 from a file"],
+    [
+        str,
+        _named,
+        lambda clip: f"{clip}+RN50",
+        lambda _: "RN50:/x/rn50.pt",
+        lambda _: "openai/clip+RN50:/x/rn50.pt",
+    ],
+    ids=["folder", "folder in a spec", "fused", "RN50 from a file", "fused, RN50 from a file"],
 )
 def test_push_to_hub_of_an_encoder_on_this_machine(model, monkeypatch, clip, encoder):
     monkeypatch.setattr(weights.huggingface_hub, "get_token", lambda: None)
