@@ -9,6 +9,7 @@ import signal
 import socket
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,16 +68,16 @@ def demo(
     """
     found, photos = find_models(models), find_samples(data)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up then as well
-    try:
-        with (
-            listen(port) as listener,
-            tempfile.TemporaryDirectory(prefix="declip-demo-") as folder,
-        ):
-            server = build_server(found, photos, folder, encoder)
-            print(f"open http://{HOST}:{listener.getsockname()[1]} (Ctrl-C ends it)", flush=True)
-            server.run(sockets=[listener])
-    except KeyboardInterrupt:
-        print("stopped; no photo is kept")
+    # The server ends on a signal by returning, or by KeyboardInterrupt, as its loop was caught.
+    with (
+        suppress(KeyboardInterrupt),
+        listen(port) as listener,
+        tempfile.TemporaryDirectory(prefix="declip-demo-") as folder,
+    ):
+        server = build_server(found, photos, folder, encoder)
+        print(f"open http://{HOST}:{listener.getsockname()[1]} (Ctrl-C ends it)", flush=True)
+        server.run(sockets=[listener])
+    print("stopped; no photo is kept")
 
 
 def find_models(models: str) -> dict[str, Path]:
