@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 # No test talks to W&B's servers or the hub unless it says so itself.
@@ -18,6 +19,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from PIL import Image
+from tqdm import tqdm
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from declip_pl import cli, parts
@@ -26,6 +28,8 @@ from declip_pl.data.layout import SPLITS, Sample, build_layout, samples
 from declip_pl.metrics import table
 
 torch.set_num_threads(1)  # tests run in parallel processes
+# tqdm's own lock is shared by forks: one that is killed while it holds it stops all later ones.
+tqdm.set_lock(threading.RLock())
 # The same examples each time, and however long a busy machine takes for one.
 settings.register_profile(
     "declip",
