@@ -37,14 +37,14 @@ from declip_pl.data.memory import free_memory
 from declip_pl.data.stamps import Stamps, check_contents, content_hash, files_of
 from declip_pl.data.transforms import Changes, build_transform, make_changes, resize_mask
 from declip_pl.errors import UserError
-from declip_pl.model.description import Supervision, TrainedOn
+from declip_pl.model.description import MAX_SEED, Supervision, TrainedOn
 from declip_pl.model.features import OUTPUT_SIZE, Preprocessing
 from declip_pl.parts import Spec
 
 PRELOADED_SHARE = 0.25
 """Features and masks are preloaded into a device's memory if they need less than this share."""
 
-SEEDS = Interval(ge=0, le=2**32 - 1)
+SEEDS = Interval(ge=0, le=MAX_SEED)
 """What NumPy and torch take as a seed."""
 
 Seed = Annotated[int, SEEDS]

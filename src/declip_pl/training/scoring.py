@@ -59,13 +59,11 @@ class Scoring:
             pools = [i for i, other in enumerate(self.names) if other.startswith(f"{split}/")]
         else:
             self.localization[index].update(probabilities, batch["mask"])
-        scores = image_score(logits, self.pooling)
+        poolings = POOLINGS if self.choice else (self.pooling,)
+        pooled: dict[str, Tensor] = {pooling: image_score(logits, pooling) for pooling in poolings}
         for pool in pools:
-            self.detection[pool].update(scores, batch["label"])
+            self.detection[pool].update(pooled[self.pooling], batch["label"])
         if self.choice:
-            pooled: dict[str, Tensor] = {
-                pooling: image_score(logits, pooling) for pooling in POOLINGS
-            }
             self.choice.update(probabilities, batch["mask"], pooled, batch["label"])
         return probabilities
 

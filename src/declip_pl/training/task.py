@@ -18,7 +18,7 @@ from declip_pl.errors import UserError
 from declip_pl.metrics import Thresholds
 from declip_pl.model.checkpoint import ENCODER_PREFIX, KEY, Checkpoint, describe_lightning
 from declip_pl.model.description import Description, Supervision, TrainedOn
-from declip_pl.model.features import Features
+from declip_pl.model.features import MAX_SIDE, Features
 from declip_pl.model.find_encoder import find_encoder
 from declip_pl.model.network import DeCLIP, Pooling, image_logit, image_score
 from declip_pl.parts import Spec
@@ -76,7 +76,7 @@ class LocalizationTask(L.LightningModule):
         encoder: Spec = "openai/clip-vit-large-patch14",
         layer: str = "layer20",
         decoder: Spec = "conv-20",
-        image_size: Annotated[int, Interval(ge=1, le=4096)] | None = None,
+        image_size: Annotated[int, Interval(ge=1, le=MAX_SIDE)] | None = None,
         supervision: Supervision = "full",
         learning_rate: Annotated[float, Interval(gt=0, le=100)] = 1e-3,
         loss: Spec = "bce",
