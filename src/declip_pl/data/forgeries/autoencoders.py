@@ -23,7 +23,7 @@ WIDTH = 32
 """Channels of all layers but the first and the last."""
 LATENT = {4: 8, 8: 24}
 """Channels of the latent grid, by pixels a step of it."""
-STEPS, BATCH, CROP = 350, 16, 64
+STEPS, BATCH, CROP = 350, 8, 48
 """Of training: steps, crops in each and their side in px."""
 RATE = 3e-3
 """Highest learning rate."""
