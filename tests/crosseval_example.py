@@ -10,10 +10,10 @@ import numpy as np
 from declip_pl.cross_eval.cell import FORMAT as CELL_FORMAT
 from declip_pl.cross_eval.cell import Cell, CellKey
 from declip_pl.cross_eval.matrix import FORMAT, Curve, Matrix
-from declip_pl.cross_eval.records import from_json
 from declip_pl.data.mini import real_crop
 from declip_pl.metrics import CALIBRATION_BINS, Thresholds
 from declip_pl.panels import panel
+from declip_pl.records import from_json
 
 GENERATORS = ("latent", "migan", "splice", "telea")
 METRICS = (

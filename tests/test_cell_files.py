@@ -24,9 +24,9 @@ from declip_pl.cross_eval.cell import (
 )
 from declip_pl.cross_eval.columns import read_columns, write_columns
 from declip_pl.cross_eval.matrix import DamagedMatrixError, read_matrix, write_matrix
-from declip_pl.cross_eval.records import to_json
 from declip_pl.errors import UserError
 from declip_pl.metrics import Thresholds
+from declip_pl.records import to_json
 
 MODEL = plain_model("ldm")
 CELL = plain_cell(

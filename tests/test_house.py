@@ -16,8 +16,8 @@ import declip_pl
 SOURCE = Path(__file__).parents[1] / "src/declip_pl"
 FLOORS = (
     {
-        *("errors", "files", "csv_files", "names", "one_line", "privacy", "parts", "metrics"),
-        *("panels", ""),
+        *("errors", "files", "csv_files", "names", "one_line", "privacy", "parts", "records"),
+        *("panels", "metrics", ""),
     },
     {"model"},
     {"data"},

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from declip_pl.cross_eval.columns import columns_hash, read_columns, write_columns
-from declip_pl.cross_eval.records import from_json, json_hash, read_json, to_json, write_json
+from declip_pl.records import from_json, json_hash, read_json, to_json, write_json
 
 
 @dataclass(frozen=True)

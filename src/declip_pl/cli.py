@@ -64,6 +64,7 @@ COMMANDS: dict[str, Command] = {
     "export": Command(_USE, "inference.export:export", ("model",)),
     "import": Command(_USE, "inference.import_published:import_published", ("checkpoint",)),
     "data check": Command(_DATA, "data.commands:check", ("root",)),
+    "data forgeries": Command(_DATA, "data.commands:forgeries", ("root",)),
     "data mini": Command(_DATA, "data.commands:mini"),
     "cache ls": Command(_DATA, "data.commands:cache_ls"),
     "cache check": Command(_DATA, "data.commands:cache_check"),

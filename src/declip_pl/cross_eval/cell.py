@@ -9,10 +9,10 @@ import numpy as np
 
 from declip_pl.cross_eval.columns import Column, read_columns, write_columns
 from declip_pl.cross_eval.matrix import Curve, Matrix, Panel, ScoredModel
-from declip_pl.cross_eval.records import from_json, read_json, to_json, write_json
 from declip_pl.errors import UserError
 from declip_pl.files import file_name
 from declip_pl.metrics import CALIBRATION_BINS, Thresholds
+from declip_pl.records import from_json, read_json, to_json, write_json
 
 FORMAT = 3
 """Raise it with any change to what a cell holds; older cells are then scored anew."""

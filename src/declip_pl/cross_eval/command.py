@@ -62,6 +62,7 @@ def cross_eval(
     pooling: Pooling | None = None,
     perturbation: Changes = "none",
     name: str | None = None,
+    none: bool = False,
 ) -> None:
     """Score localizers on every generator's test photos, and train those that are missing.
 
@@ -76,6 +77,7 @@ def cross_eval(
         pooling: From a map to an image's score; by default what all models say, or else top.
         perturbation: Changes of the test photos: none, blur, jitter, jpeg, all, or a YAML file.
         name: Name of the folder in outputs/cross_eval.
+        none: Also train on forgeries alone, on no generator's photos.
 
     Raises:
         UserError: If there is nothing to score, or a model or cell failed; the rest is written.
@@ -83,11 +85,13 @@ def cross_eval(
     start = time.monotonic()
     if name:
         check_name(name, "a cross-evaluation's name")
-    if models and (seeds > 1 or loo or replace(options, encoder=None).trains()):
+    if models and (seeds > 1 or loo or none or replace(options, encoder=None).trains()):
         raise UserError("given models are scored as they are: leave out all options of training")
     perturbation = read_changes(perturbation)
     root = _chosen_data(options)
-    paths, failures, label, test_data = _prepared(options, models, root, seeds, loo, perturbation)
+    paths, failures, label, test_data = _prepared(
+        options, models, root, seeds, loo, none, perturbation
+    )
     described, unread = read_models(paths, test_data.generators)
     failures += unread
     if not described:
@@ -151,6 +155,7 @@ def _prepared(
     root: Path,
     seeds: int,
     loo: bool,
+    none: bool,
     perturbation: Changes,
 ) -> tuple[Sequence[str | Path], list[Failure], str | None, LocalizationDataModule]:
     """Return the models, trained where they are missing, what failed, their name, test data."""
@@ -165,8 +170,8 @@ def _prepared(
     recipe = Recipe(root, chosen, options)
     data = recipe.data_module(ALL)
     data.perturbation = perturbation
-    folders, failures = train_missing(recipe, choices(data.generators, loo), seeds)
-    label = recipe.kind + f"-{seeds}-seeds" * (seeds > 1) + "-leave-one-out" * loo
+    folders, failures = train_missing(recipe, choices(data.generators, loo, none), seeds)
+    label = recipe.kind + f"-{seeds}-seeds" * (seeds > 1) + "-leave-one-out" * loo + "-none" * none
     return folders, failures, label, data
 
 

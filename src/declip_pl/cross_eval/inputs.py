@@ -13,8 +13,8 @@ from declip_pl import cross_eval, metrics
 from declip_pl.cross_eval.cell import Cell
 from declip_pl.cross_eval.columns import columns_hash
 from declip_pl.cross_eval.matrix import ScoredModel
-from declip_pl.cross_eval.records import json_hash, to_json
 from declip_pl.metrics import Thresholds, all_metrics
+from declip_pl.records import json_hash, to_json
 
 
 def inputs_hash(

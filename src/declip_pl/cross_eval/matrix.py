@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from declip_pl.cross_eval.records import from_json, read_json, write_json
 from declip_pl.csv_files import write_csv
 from declip_pl.errors import UserError
+from declip_pl.records import from_json, read_json, write_json
 
 ROOT = Path("outputs/cross_eval")
 """Folder of all cross-evaluations."""

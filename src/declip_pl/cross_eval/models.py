@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from declip_pl import parts
 from declip_pl.cross_eval.matrix import Failure
-from declip_pl.data.layout import ALL, ALL_BUT
+from declip_pl.data.layout import ALL, ALL_BUT, FORGERIES, NONE
 from declip_pl.errors import UserError
 from declip_pl.model.checkpoint import Checkpoint, read_checkpoint
 from declip_pl.model.network import Pooling
@@ -65,16 +65,25 @@ class Model:
     @property
     def kind(self) -> tuple[str, ...]:
         """All that matters but training data and seed: encoder, layer, decoder, supervision."""
-        encoder = self.checkpoint.identity
+        encoder, trained_on = self.checkpoint.identity, self.checkpoint.trained_on
         decoder = parts.short(self.checkpoint.decoder)
-        return (encoder.name, encoder.layer, decoder, self.checkpoint.supervision)
+        # A model of forgeries alone says so by its row.
+        both = trained_on and trained_on.forgeries and self.trained_on != (FORGERIES,)
+        further = (FORGERIES,) if both else ()
+        return (encoder.name, encoder.layer, decoder, self.checkpoint.supervision, *further)
 
 
-def choices(names: Sequence[str], loo: bool) -> list[str]:
-    """Return what the models of a matrix are trained on: each generator, all but each."""
+def choices(names: Sequence[str], loo: bool, none: bool) -> list[str]:
+    """Return what the models of a matrix are trained on.
+
+    Args:
+        names: The generators, one for each model.
+        loo: Also all but each (leave one out).
+        none: Also forgeries alone.
+    """
     if loo and len(names) < 3:  # noqa: PLR2004
         raise UserError(f"{len(names)} generators are too few to leave one out; it takes three")
-    return [*names, *(ALL_BUT + name for name in names if loo)]
+    return [*names, *(ALL_BUT + name for name in names if loo), *([NONE] if none else [])]
 
 
 def train_missing(
@@ -139,7 +148,9 @@ def read_models(
 
 
 def row_name(trained_on: Sequence[str], columns: Sequence[str]) -> str:
-    """Name training data: ``ldm``, ``lama+ldm``, ``all-but-ldm`` or ``all``."""
+    """Name training data: ``ldm``, ``lama+ldm``, ``all-but-ldm``, ``all`` or ``none``."""
+    if tuple(trained_on) == (FORGERIES,):
+        return NONE
     left_out = [name for name in columns if name not in trained_on]
     if len(trained_on) == 1 or not set(trained_on) <= set(columns):
         return "+".join(trained_on)

@@ -4,6 +4,9 @@ from pathlib import Path
 
 from declip_pl.data import cache_folders
 from declip_pl.data.check import check_data, present
+from declip_pl.data.forgeries.folder import ForgeryFolder
+from declip_pl.data.forgeries.sheet import contact_sheet
+from declip_pl.data.forgeries.sources import Forgeries, Versions, split_folders
 from declip_pl.data.layout import (
     ALL,
     REAL,
@@ -17,6 +20,8 @@ from declip_pl.data.layout import (
 from declip_pl.data.masks import Polarity
 from declip_pl.data.mini import MINI, build_mini
 from declip_pl.errors import UserError
+from declip_pl.files import atomic_path
+from declip_pl.model.description import Seed
 from declip_pl.model.weights import resolve
 from declip_pl.parts import Spec
 
@@ -59,6 +64,39 @@ def mini(root: Path = MINI) -> None:
         root: Folder to build.
     """
     build_mini(root)
+
+
+def forgeries(
+    root: Path,
+    photos: str | None = None,
+    versions: Versions = 4,
+    seed: Seed = 0,
+    source: str | None = None,
+    layout: Spec = "dolos",
+    output: Path = Path("forgeries.png"),
+) -> None:
+    """Make the forgeries that training would see, and a picture of some of them.
+
+    Args:
+        root: The data set, whose own untouched photos are forged.
+        photos: Folders of further untouched photos, joined by commas.
+        versions: Forgeries of each photo.
+        seed: Decides on the forgeries.
+        source: Part of Dolos, where root holds several.
+        layout: How the folder is laid out.
+        output: File of the picture: forged regions outlined, what was done below.
+
+    Raises:
+        UserError: If there is no photo to forge, or one can't be read.
+    """
+    data = build_layout(layout, source_root(root, source) if source else root)
+    folder = ForgeryFolder(data, Forgeries(split_folders(photos or ""), versions, seed))
+    made = folder.manifest.forgeries
+    with atomic_path(output) as temporary:
+        contact_sheet(folder).save(temporary, "PNG")
+    counts = ", ".join(f"{count} of {name}" for name, count in folder.manifest.photos.items())
+    print(f"forgeries: {len(made)} of {len(folder.sources)} photos ({counts}) in {folder.folder}")
+    print(f"some of them: {output}")
 
 
 def weights(encoder: str = "openai/clip-vit-base-patch16") -> None:

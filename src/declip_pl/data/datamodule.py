@@ -15,63 +15,42 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from declip_pl.data.check import check_data
+from declip_pl.data.chosen import ChosenPhotos
 from declip_pl.data.dataset import EpochSampler, Item, LocalizationDataset, collate
 from declip_pl.data.feature_cache import CachedFeatures
-from declip_pl.data.layout import (
-    REAL,
-    SPLITS,
-    Sample,
-    Split,
-    build_layout,
-    file_list_hash,
-    find_samples,
-    has_reals,
-    is_stand_in,
-    mask_rule,
-    mask_rule_key,
-    samples,
-    select_generators,
-)
+from declip_pl.data.forgeries.sources import Forgeries
+from declip_pl.data.layout import FORGERIES, REAL, SPLITS, Sample, Split, find_samples
 from declip_pl.data.masks import Polarity, read_mask
 from declip_pl.data.memory import free_memory
-from declip_pl.data.stamps import Stamps, check_contents, content_hash, files_of
+from declip_pl.data.stamps import check_contents, content_hash, files_of
 from declip_pl.data.transforms import Changes, build_transform, make_changes, resize_mask
 from declip_pl.errors import UserError
-from declip_pl.model.description import MAX_SEED, Supervision, TrainedOn
+from declip_pl.model.description import Seed, Supervision
 from declip_pl.model.features import OUTPUT_SIZE, Preprocessing
 from declip_pl.parts import Spec
 
 PRELOADED_SHARE = 0.25
 """Features and masks are preloaded into a device's memory if they need less than this share."""
 
-SEEDS = Interval(ge=0, le=MAX_SEED)
-"""What NumPy and torch take as a seed."""
-
-Seed = Annotated[int, SEEDS]
-
 NEEDED: dict[str, Split] = {"validate": "valid", "test": "test", "predict": "test"}
 """The one split that a stage of the trainer needs, where that is not all of them."""
 
-STAND_IN_NOTICE = (
-    "mini is a stand-in made by simple inpainters from a few photos: "
-    "these scores say nothing about Dolos"
-)
 
-
-class LocalizationDataModule(L.LightningDataModule):
+class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
     """The photos of one generator subset, or several.
 
     Training sees the train split of the chosen generators; validation their valid splits as one
     set; testing each generator's test split as a set of its own; prediction the test photos, or
     :attr:`photos`. Where there are real photos, validation and testing add them for image-level
-    detection. Weak supervision also trains on the real photos.
+    detection. Weak supervision also trains on the real photos. Forgeries are a further source of
+    training photos, and a validation set of their own.
 
     A stage needs its own splits alone: a data set of test photos can be tested on.
 
     Args:
         root: The data set's folder.
         generator: Any generator of it; several joined by ``+``; ``all``; ``all-but-NAME`` (leave
-            one out).
+            one out); ``none`` trains on forgeries alone and tests on all.
         layout: How the folder is laid out: ``dolos``, or a class.
         polarity: Which grey value of the masks means fake, ``black`` or ``white``; by default
             what the layout says (Dolos: black), which may also read its masks itself.
@@ -89,8 +68,11 @@ class LocalizationDataModule(L.LightningDataModule):
         seed: Decides the order of the training photos and their augmentation.
         cache: Encode every photo once and keep its features on disk (see
             :mod:`declip_pl.data.feature_cache`).
+        forgeries: Forgeries of untouched photos to train on as well (see
+            :mod:`declip_pl.data.forgeries`).
 
     Attributes:
+        generators: Those that are tested on.
         mask_rule: Which grey value of a mask means fake, or the layout's own reader of masks.
         mask_rule_key: The same as a line for keys.
         preprocessing: How photos become the encoder's input; the encoder's is put here before a
@@ -115,8 +97,9 @@ class LocalizationDataModule(L.LightningDataModule):
         check: bool = True,
         seed: Seed = 0,
         cache: bool = True,
+        forgeries: Forgeries | None = None,
     ) -> None:
-        super().__init__()
+        L.LightningDataModule.__init__(self)
         if batch_size < 1:
             raise UserError(f"a batch needs at least one photo; found batch_size {batch_size}")
         if views < 0 or (views and (augmentation == "none" or not cache)):
@@ -125,18 +108,12 @@ class LocalizationDataModule(L.LightningDataModule):
                 f"augmentation {augmentation} and cache {cache}"
             )
         make_changes(augmentation), make_changes(perturbation)  # a wrong name fails here
-        self.layout = build_layout(layout, Path(root))
-        self.root = self.layout.root
-        self.generator = generator
-        self.generators = select_generators(self.layout, generator)
-        self.mask_rule = mask_rule(self.layout, polarity)
-        self.mask_rule_key = mask_rule_key(self.mask_rule, layout)
+        ChosenPhotos.__init__(self, root, generator, layout, polarity, supervision, forgeries)
         self.augmentation = augmentation
         self.views = views
         self.perturbation = perturbation
         self.batch_size = batch_size
         self.num_workers = num_workers
-        self.supervision = supervision
         self.check = check
         self.seed = seed
         self.cache = cache
@@ -147,38 +124,24 @@ class LocalizationDataModule(L.LightningDataModule):
         self._preloaded: torch.device | None = None
         """The device whose memory holds features and masks during training."""
 
-    @property
-    def weak(self) -> bool:
-        """Whether training uses image labels only."""
-        return self.supervision == "weak"
-
-    @cached_property
-    def has_reals(self) -> bool:
-        """Whether there are real photos to test on."""
-        return has_reals(self.layout, "test")
-
     def prepare_data(self) -> None:
-        """Decode every file that the stage needs once (the preflight check).
+        """Decode every file that the stage needs once (the preflight check), and make forgeries.
 
         Raises:
             UserError: If a file is damaged or lacks its partner; all of them are listed.
         """
+        stage = (self.trainer.state.fn if self.trainer else None) or ""
         if self.check:  # once: Lightning calls this before training and again before testing
             self.check = False
             _ = self.stamps  # before the files are read
-            stage = (self.trainer.state.fn if self.trainer else None) or ""
             own = stage == "predict" and self.photos
             splits = () if own else (NEEDED[stage],) if stage in NEEDED else SPLITS
-            wanted = {split: self._names(split) for split in splits}
+            wanted = {split: self.names(split) for split in splits}
             report = check_data(self.layout, wanted, self.mask_rule)
             report.raise_errors()
             print(f"data: {self.root}, {report}")
-
-    def _names(self, split: Split) -> list[str]:
-        """Return the generators, and ``real`` where a split has such photos or needs them."""
-        seen = self.weak if split == "train" else has_reals(self.layout, split)
-        seen |= self.weak and split == "valid"
-        return [*self.generators, *([REAL] if seen else [])]
+        if self.forgeries and stage not in ("test", "predict"):
+            _ = self.forged
 
     def preload(self, device: torch.device) -> None:
         """Put features and masks of training and validation into a device's memory, if they fit."""
@@ -203,53 +166,51 @@ class LocalizationDataModule(L.LightningDataModule):
     def train_set(self) -> LocalizationDataset:
         """Return the training photos, with masks at the size of the network's output."""
         transform = build_transform(self.preprocessing, self.augmentation)
-        files = self.files("train", *self._names("train"))
+        files = self.files("train", *self.names("train"))
+        rule, seed, stamps, turns = (
+            self.mask_rule,
+            self.seed,
+            self.stamps,
+            self.forged_samples("train"),
+        )
         return LocalizationDataset(
-            "train", files, transform, self.mask_rule, OUTPUT_SIZE, self.seed, self.stamps
+            "train", files, transform, rule, OUTPUT_SIZE, seed, stamps, turns
         )
 
     def valid_sets(self) -> list[LocalizationDataset]:
-        """Return the valid splits of the chosen generators as one set, and the real photos."""
-        sets = [self.evaluation_set(f"valid/{self.generator}", "valid", *self.generators)]
-        if REAL in self._names("valid"):
-            sets.append(self.evaluation_set(f"valid/{REAL}", "valid", REAL))
-        return sets
+        """Return the valid photos of the chosen generators as one set, forgeries, untouched photos.
+
+        Forged photos without a forged region are among the untouched ones.
+        """
+        made = list(chain.from_iterable(self.forged_samples("valid")))
+        fakes, reals = self.trained_generators, [REAL] if REAL in self.names("valid") else []
+        found = {
+            f"valid/{self.generator}": self.files("valid", *fakes),
+            f"valid/{FORGERIES}": [sample for sample in made if sample.mask],
+            f"valid/{REAL}": self.files("valid", *reals) + [s for s in made if not s.mask],
+        }
+        return [self._evaluated(name, files) for name, files in found.items() if files]
 
     def test_sets(self) -> list[LocalizationDataset]:
         """Return one set for each generator, and the real photos."""
-        names = self._names("test")
+        names = self.names("test")
         return [self.evaluation_set(f"test/{name}", "test", name) for name in names]
 
     def predict_set(self) -> LocalizationDataset:
         """Return :attr:`photos`, or the test photos, as one set."""
         if not self.photos:
-            return self.evaluation_set("predict", "test", *self._names("test"))
+            return self.evaluation_set("predict", "test", *self.names("test"))
         files = [Sample(Path(photo).stem, Path(photo).expanduser(), None) for photo in self.photos]
         transform = build_transform(self.preprocessing)
         return LocalizationDataset("predict", files, transform, self.mask_rule)
 
     def evaluation_set(self, name: str, split: Split, *generators: str) -> LocalizationDataset:
         """Return photos with masks at their own size, without augmentation."""
-        files = self.files(split, *generators)
+        return self._evaluated(name, self.files(split, *generators))
+
+    def _evaluated(self, name: str, files: list[Sample]) -> LocalizationDataset:
         transform = build_transform(self.preprocessing, perturbation=self.perturbation)
         return LocalizationDataset(name, files, transform, self.mask_rule, stamps=self.stamps)
-
-    def files(self, split: Split, *generators: str) -> list[Sample]:
-        """List the samples of some generators (or ``real``) in a split."""
-        return samples(self.layout, split, *generators)
-
-    @cached_property
-    def stamps(self) -> Stamps:
-        """What the generators' files and the real ones are when they are first asked for."""
-        names = (*self.generators, REAL)
-        splits = (find_samples(self.layout, split, *names)[0] for split in SPLITS)
-        return Stamps(files_of(chain.from_iterable(splits)))
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """A hash of the relative paths and sizes of the generators' files."""
-        splits = (find_samples(self.layout, split, *self.generators)[0] for split in SPLITS)
-        return file_list_hash(self.root, list(chain.from_iterable(splits)))
 
     @cached_property
     def content_sha256(self) -> str:
@@ -273,21 +234,13 @@ class LocalizationDataModule(L.LightningDataModule):
         if self.trainer and self.trainer.state.fn == TrainerFn.FITTING:
             check_contents(state_dict, self.state_dict(), self.root)
 
-    @property
-    def trained_on(self) -> TrainedOn:
-        """What a model that trains on these data is trained on."""
-        notice = STAND_IN_NOTICE if is_stand_in(self.root) else ""
-        return TrainedOn(
-            tuple(self.generators), self.supervision, self.fingerprint, self.root.name, notice
-        )
-
     def train_masks(self, most: int = 2000) -> Iterator[NDArray[np.bool_]]:
         """Yield masks of manipulated training photos, ``[256, 256]`` bool; perhaps none.
 
         Args:
             most: Of more masks, this many evenly spread ones are taken.
         """
-        files = find_samples(self.layout, "train", *self.generators)[0]
+        files = find_samples(self.layout, "train", *self.trained_generators)[0]
         files = files[:: max(1, -(-len(files) // most))]
         for sample in files:
             if sample.mask:

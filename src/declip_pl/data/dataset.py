@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -17,7 +18,7 @@ from torch.utils.data import Dataset, DistributedSampler
 from declip_pl.data.feature_cache import CachedFeatures
 from declip_pl.data.images import read_photo, size_of
 from declip_pl.data.layout import Sample
-from declip_pl.data.masks import MaskRule, read_mask
+from declip_pl.data.masks import MaskRule, Polarity, read_mask
 from declip_pl.data.stamps import Stamps, files_of
 from declip_pl.data.transforms import resize_mask
 from declip_pl.model.features import OUTPUT_SIZE, Features
@@ -65,8 +66,11 @@ class LocalizationDataset(Dataset[Item]):
         mask_size: Side of the masks in pixels, or None to leave them at their own size.
         seed: Seed of the transform's random part.
         stamps: What the files were when the run began; by default what they are now.
+        turns: Several lists of samples of one length, of which each epoch takes the next beside
+            ``samples``.
 
     Attributes:
+        samples: All of them, of whatever epoch.
         epoch: Number of the epoch; the same photo is drawn differently in each.
         views: What the encoder makes of the photos, where that is cached; they are not decoded.
             Of several views each epoch takes the next.
@@ -81,9 +85,10 @@ class LocalizationDataset(Dataset[Item]):
         mask_size: int | None = None,
         seed: int = 0,
         stamps: Stamps | None = None,
+        turns: Sequence[Sequence[Sample]] = (),
     ) -> None:
         self.name = name
-        self.samples = list(samples)
+        self.samples = [*samples, *chain.from_iterable(turns)]
         self.transform = transform
         self.mask_rule = mask_rule
         self.mask_size = mask_size
@@ -91,11 +96,14 @@ class LocalizationDataset(Dataset[Item]):
         self.stamps = stamps or Stamps(files_of(self.samples))
         self.epoch = 0
         self.views: Sequence[CachedFeatures] = ()
+        self._turns = len(turns)
+        self._turn = len(turns[0]) if turns else 0
+        """How many turns there are, and how many photos each of them has."""
         self._preloaded: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
-        """Return the number of photos."""
-        return len(self.samples)
+        """Return the number of photos in an epoch."""
+        return len(self.samples) - self._turn * max(0, self._turns - 1)
 
     def __getitem__(self, index: int) -> Item:
         """Return one photo.
@@ -103,25 +111,26 @@ class LocalizationDataset(Dataset[Item]):
         Raises:
             UserError: If a file can't be decoded, or has changed since the run began.
         """
-        sample = self.samples[index]
+        place = self._place(index)
+        sample = self.samples[place]
         return Item(
-            image=self._features(sample) if self.views else self._pixels(index),
-            mask=self._preloaded[index] if self._preloaded else self._mask(sample),
+            image=self._features(sample) if self.views else self._pixels(place),
+            mask=self._preloaded[place] if self._preloaded else self._mask(sample),
             label=float(sample.mask is not None),
-            path=self.path(index),
+            path=str(sample.image),
             name=sample.name,
         )
 
     def __getitems__(self, indices: Sequence[int]) -> list[Item]:
         """Return the photos of a batch; cached features are read in the order of the disk."""
-        items = {index: self[index] for index in sorted(indices, key=self._place)}
+        items = {index: self[index] for index in sorted(indices, key=self._stored)}
         return [items[index] for index in indices]
 
     @property
     def mask_bytes(self) -> int:
         """Size of all masks as :meth:`preload` keeps them, a byte for each pixel."""
         if self.mask_size:
-            return len(self) * self.mask_size**2
+            return len(self.samples) * self.mask_size**2
         return sum(math.prod(self._size(sample.mask)) for sample in self.samples)
 
     def preload(self, device: torch.device) -> None:
@@ -136,28 +145,35 @@ class LocalizationDataset(Dataset[Item]):
     def _view(self) -> CachedFeatures:
         return self.views[self.epoch % len(self.views)]
 
-    def _place(self, index: int) -> tuple[Path, int]:
-        """Return where a photo lies: its shard and row there, or just its position."""
-        photo = self.samples[index].image
-        return self._view().places[photo] if self.views else (Path(), index)
+    def _place(self, index: int) -> int:
+        """Return the position among all samples of a photo of this epoch."""
+        first = len(self) - self._turn
+        skipped = self.epoch % self._turns * self._turn if index >= first and self._turns else 0
+        return index + skipped
 
-    def _pixels(self, index: int) -> Tensor:
+    def _stored(self, index: int) -> tuple[Path, int]:
+        """Return where a photo lies: its shard and row there, or just its position."""
+        place = self._place(index)
+        return self._view().places[self.samples[place].image] if self.views else (Path(), place)
+
+    def _pixels(self, place: int) -> Tensor:
         # A draw of its own for each seed, epoch and photo, whatever the workers and wherever a
         # resumed run starts.
-        draw = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)
+        draw = np.random.SeedSequence([self.seed, self.epoch, place]).generate_state(1)
         self.transform.set_random_seed(int(draw[0]))
-        pixels: Tensor = self.transform(image=self.photo(self.path(index)))["image"]
+        photo = self.photo(str(self.samples[place].image))
+        pixels: Tensor = self.transform(image=photo)["image"]
         return pixels
 
     def _mask(self, sample: Sample) -> Tensor:
         if sample.mask is None:  # nothing is fake, at any size
             return torch.zeros(OUTPUT_SIZE, OUTPUT_SIZE, dtype=torch.bool)
-        mask = self._read_mask(sample.mask)
+        mask = self._read_mask(sample.mask, sample.polarity)
         mask = resize_mask(mask, self.mask_size) if self.mask_size else mask
         return torch.from_numpy(mask)
 
-    def _read_mask(self, path: Path) -> NDArray[np.bool_]:
-        mask = read_mask(path, self.mask_rule)
+    def _read_mask(self, path: Path, polarity: Polarity | None) -> NDArray[np.bool_]:
+        mask = read_mask(path, polarity or self.mask_rule)
         self.stamps.check(path)
         return mask
 
@@ -167,14 +183,14 @@ class LocalizationDataset(Dataset[Item]):
         return (OUTPUT_SIZE, OUTPUT_SIZE) if mask is None else size_of(mask)
 
     def every(self, step: int, start: int) -> "LocalizationDataset":
-        """Return the same set with every ``step``-th photo from ``start`` on."""
+        """Return the same set with every ``step``-th photo from ``start`` on; it has no turns."""
         part = copy(self)
         part.samples, part._preloaded = self.samples[start::step], {}
         return part
 
     def path(self, index: int) -> str:
-        """Return the file of a photo."""
-        return str(self.samples[index].image)
+        """Return the file of a photo of this epoch."""
+        return str(self.samples[self._place(index)].image)
 
     def photo(self, path: str) -> NDArray[np.uint8]:
         """Return the pixels of one of the photos, ``[H, W, 3]`` uint8, as they are in its file."""
@@ -194,7 +210,7 @@ class LocalizationDataset(Dataset[Item]):
         """Yield each photo's mask ``[H, W]`` bool at its own size; the photos are not decoded."""
         for sample in self.samples:
             assert sample.mask is not None
-            yield torch.from_numpy(self._read_mask(sample.mask))
+            yield torch.from_numpy(self._read_mask(sample.mask, sample.polarity))
 
 
 class EpochSampler(DistributedSampler[Item]):

@@ -28,7 +28,10 @@ SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 REAL = "real"
 """Stands where a generator's name stands, for untouched photos."""
 
-ALL, ALL_BUT = "all", "all-but-"
+FORGERIES = "forgeries"
+"""Stands where a generator's name stands, for photos that were forged without one."""
+
+ALL, ALL_BUT, NONE = "all", "all-but-", "none"
 """Words that choose generators."""
 
 SOURCES = ("celebahq", "ffhq")
@@ -54,6 +57,7 @@ class Sample:
         mask: File of the mask; None for an untouched photo.
         generator: What manipulated it, or ``real``.
         problem: Why it can't be used, if so.
+        polarity: Which grey value of its mask means fake, where it is not the data set's to say.
     """
 
     name: str
@@ -61,6 +65,7 @@ class Sample:
     mask: Path | None
     generator: str = ""
     problem: str | None = None
+    polarity: Polarity | None = None
 
 
 class Layout(Protocol):
@@ -167,7 +172,7 @@ def build_layout(layout: Spec, root: Path) -> Layout:
     made: Layout = LAYOUTS.make(layout, root.expanduser())
     for name in made.generators():
         check_name(name, f"a generator's name (in {root})")
-        if name in (REAL, ALL) or name.startswith(ALL_BUT) or "+" in name:
+        if name in (REAL, FORGERIES, ALL, NONE) or name.startswith(ALL_BUT) or "+" in name:
             raise UserError(f"{root}: {name!r} is no generator's name; rename it")
     return made
 

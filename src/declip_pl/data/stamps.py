@@ -22,7 +22,12 @@ class Stamps:
     """
 
     def __init__(self, files: Iterable[Path]) -> None:
-        self._first = {path: _stamp(path) for path in files}
+        self._first: dict[Path, tuple[int, int] | None] = {}
+        self.add(files)
+
+    def add(self, files: Iterable[Path]) -> None:
+        """Note what further files are now."""
+        self._first |= {path: _stamp(path) for path in files}
 
     def check(self, *files: Path) -> None:
         """Make sure that files are still what they were.

@@ -15,9 +15,9 @@ from declip_pl.cross_eval.matrix import (
     Score,
     readable_matrices,
 )
-from declip_pl.cross_eval.records import from_json, to_json
 from declip_pl.errors import UserError
 from declip_pl.model.checkpoint import CONFIG_FILE, SCORES, Checkpoint, run_of
+from declip_pl.records import from_json, to_json
 from declip_pl.training.run_folder import RESULTS
 
 Scores = dict[str, float]

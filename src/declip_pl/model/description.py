@@ -10,7 +10,9 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
+
+from annotated_types import Interval
 
 from declip_pl import parts
 from declip_pl.errors import UserError
@@ -28,6 +30,26 @@ MAX_TEXT = 4096
 """Characters of an entry: as many as a path may have."""
 MAX_SEED = 2**32 - 1
 """The largest that NumPy takes."""
+SEEDS = Interval(ge=0, le=MAX_SEED)
+"""What NumPy and torch take as a seed."""
+Seed = Annotated[int, SEEDS]
+
+
+@dataclass(frozen=True)
+class ForgedPhotos:
+    """Forgeries among the photos that a localizer was trained on.
+
+    Attributes:
+        sha256: Of their manifest, which lists every one of them.
+        photos: How many untouched photos of each folder they were made of.
+        versions: Forgeries of each photo.
+        operations: What their regions, and whole photos, went through.
+    """
+
+    sha256: str
+    photos: dict[str, int]
+    versions: int
+    operations: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -35,11 +57,12 @@ class TrainedOn:
     """What a localizer was trained on.
 
     Attributes:
-        generators: Their names.
+        generators: Their names; ``forgeries`` alone where no generator's photos were seen.
         supervision: ``full`` (masks) or ``weak`` (image labels).
         files_sha256: Hash of the files' relative paths and sizes; empty where it is unknown.
         data: Name of the data set.
         notice: What everybody who sees scores on these data has to know.
+        forgeries: Those that were seen as well; None where there were none.
     """
 
     generators: tuple[str, ...]
@@ -47,6 +70,7 @@ class TrainedOn:
     files_sha256: str
     data: str = ""
     notice: str = ""
+    forgeries: ForgedPhotos | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +110,9 @@ class Description:
         said = asdict(self)
         if self.trained_on:
             said["trained_on"]["generators"] = list(self.trained_on.generators)
+            if self.trained_on.forgeries:
+                operations = list(self.trained_on.forgeries.operations)
+                said["trained_on"]["forgeries"]["operations"] = operations
         return {"format": FORMAT, **said}
 
 
@@ -114,15 +141,23 @@ def describe(said: Any, path: Path | str) -> Description:
         _check(entries["identity"], _IDENTITY, "identity.")
         entries["identity"] = Identity(**entries["identity"])
         if trained_on := entries.get("trained_on"):
-            _check(trained_on, _TRAINED_ON, "trained_on.")
-            names = tuple(trained_on["generators"])
-            entries["trained_on"] = TrainedOn(**trained_on | {"generators": names})
+            entries["trained_on"] = _trained_on(trained_on)
         if (thresholds := entries.get("thresholds")) is not None:
             _check(thresholds, _THRESHOLDS, "thresholds.")
             entries["thresholds"] = Thresholds(**thresholds)
         return Description(**entries)
     except ValueError as error:
         raise UserError(f"{path}: its description is damaged: {error}") from error
+
+
+def _trained_on(said: dict[str, Any]) -> TrainedOn:
+    _check(said, _TRAINED_ON, "trained_on.")
+    found = said | {"generators": tuple(said["generators"])}
+    if (forgeries := said.get("forgeries")) is not None:
+        _check(forgeries, _FORGERIES, "trained_on.forgeries.")
+        operations = tuple(forgeries["operations"])
+        found["forgeries"] = ForgedPhotos(**forgeries | {"operations": operations})
+    return TrainedOn(**found)
 
 
 def _check(said: dict[str, Any], entries: Mapping[str, _Entry], place: str = "") -> None:
@@ -189,6 +224,12 @@ def _is_names(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(map(_is_word, value))
 
 
+def _are_counts(value: Any) -> bool:
+    return (
+        _is_object(value) and all(map(_is_word, value)) and all(map(_is_whole(1), value.values()))
+    )
+
+
 def _is_object(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(name, str) for name in value)
 
@@ -229,8 +270,15 @@ _TRAINED_ON = {
     "files_sha256": _Entry(lambda value: value == "" or _is_hash(value), "64 hexadecimal digits"),
     "data": _Entry(_is_text, "words", True),
     "notice": _Entry(_is_text, "words", True),
+    "forgeries": _Entry(lambda value: value is None or _is_object(value), "forgeries", True),
 }
 
+_FORGERIES = {
+    "sha256": _Entry(_is_hash, "64 hexadecimal digits"),
+    "photos": _Entry(_are_counts, "a whole number for each folder"),
+    "versions": _Entry(_is_whole(1), "a whole number from 1"),
+    "operations": _Entry(_is_names, "a list of names"),
+}
 
 _THRESHOLDS = {
     "pixel": _Entry(_is_threshold, "a number from 0 to 1, or null"),

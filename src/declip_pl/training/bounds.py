@@ -5,8 +5,8 @@ from typing import Any
 
 from annotated_types import Interval
 
-from declip_pl.data.datamodule import SEEDS
 from declip_pl.errors import UserError
+from declip_pl.model.description import SEEDS
 
 MANY = 10**9
 

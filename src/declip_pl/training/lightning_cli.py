@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from declip_pl import parts
 from declip_pl.data.datamodule import LocalizationDataModule
+from declip_pl.data.forgeries.sources import as_forgeries
 from declip_pl.data.layout import build_layout
 from declip_pl.errors import UserError
 from declip_pl.files import expanded, relative, write_text
@@ -131,7 +132,8 @@ class DeclipCLI(LightningCLI):
             config[key] = expanded(value)
         check_lightning(config.seed_everything, config.trainer.as_dict())
         # Wrong names should fail before weights are fetched.
-        LocalizationDataModule(**config.data.as_dict())
+        data = config.data.as_dict()
+        LocalizationDataModule(**data | {"forgeries": as_forgeries(data["forgeries"])})
         if self.subcommand == "fit":
             self._prepare_fit(config)
         elif config.ckpt_path:
@@ -305,6 +307,7 @@ def _named(config: Namespace) -> Run:
         config.data.augmentation,
         model.loss,
         config.seed_everything,
+        as_forgeries(config.data.forgeries),
     )
     return run
 

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from inspect import signature
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 from lightning import Trainer
 
 from declip_pl.data.datamodule import LocalizationDataModule
+from declip_pl.data.forgeries.sources import Forgeries, as_forgeries, split_folders
 from declip_pl.data.layout import SOURCES, source_root
 from declip_pl.data.masks import Polarity
 from declip_pl.data.mini import MINI
@@ -35,7 +36,6 @@ from declip_pl.training.task import LocalizationTask
 MODEL_OPTIONS = ("encoder", "layer", "decoder", "loss", "supervision")
 DATA_OPTIONS = ("layout", "polarity", "augmentation")
 """Options of commands that take the place of the recipe's, by its sections."""
-
 FREE = frozenset(
     [
         *("model.seed", "data.seed", "data.supervision"),  # said by other entries
@@ -72,6 +72,8 @@ class Options:
         decoder: Decoder, in place of the recipe's.
         loss: Loss, in place of the recipe's.
         supervision: full (masks) or weak (image labels), in place of the recipe's.
+        forgeries: Train on forgeries of untouched photos as well: folders of photos, joined by
+            commas, beside the recipe's; own for the data set's own photos alone.
     """
 
     data: str | None = None
@@ -85,16 +87,22 @@ class Options:
     decoder: Spec | None = None
     loss: Spec | None = None
     supervision: Supervision | None = None
+    forgeries: str | None = None
 
-    def given(self) -> dict[str, Any]:
-        """Return the options that take the place of the recipe's, as ``section.name``."""
+    def given(self, sections: Sections) -> dict[str, Any]:
+        """Return the options that take the place of a recipe's, as ``section.name``."""
         chosen = {f"model.{name}": getattr(self, name) for name in MODEL_OPTIONS}
         chosen |= {f"data.{name}": getattr(self, name) for name in DATA_OPTIONS}
+        if self.forgeries:
+            said = as_forgeries((sections.get("data") or {}).get("forgeries")) or Forgeries()
+            photos = list(dict.fromkeys([*said.photos, *split_folders(self.forgeries)]))
+            chosen["data.forgeries"] = replace(said, photos=photos)
         return {name: value for name, value in chosen.items() if value is not None}
 
     def trains(self) -> bool:
         """Whether any option is about training rather than about the data set."""
-        return bool(self.config or self.augmentation or any(map(self._is_given, MODEL_OPTIONS)))
+        names = ("config", "augmentation", "forgeries", *MODEL_OPTIONS)
+        return any(map(self._is_given, names))
 
     def _is_given(self, name: str) -> bool:
         return getattr(self, name) is not None
@@ -169,12 +177,14 @@ class Recipe:
             said["data.augmentation"],
             said["model.loss"],
             seed,
+            said["data.forgeries"],
         )
 
     def data_module(self, choice: str) -> LocalizationDataModule:
         """Return the data that a generator choice stands for."""
-        layout, polarity = self.entries["data.layout"], self.entries["data.polarity"]
-        return LocalizationDataModule(str(self.root), choice, layout, polarity)
+        names = ("layout", "polarity", "forgeries")
+        options = {name: self.entries[f"data.{name}"] for name in names}
+        return LocalizationDataModule(str(self.root), choice, **options)
 
     @cached_property
     def sections(self) -> Sections:
@@ -184,7 +194,7 @@ class Recipe:
     @cached_property
     def entries(self) -> dict[str, Any]:
         """All that decides on what is trained, as ``section.name``, with defaults."""
-        return decisive(self.sections) | self.options.given()
+        return decisive(self.sections) | self.options.given(self.sections)
 
     def check(self, folder: Path, choice: str) -> None:
         """Refuse a finished run that this recipe would not have made.
@@ -193,8 +203,8 @@ class Recipe:
             UserError: If it was trained on other data or with other options.
         """
         advice = f"move that run elsewhere, or score it as it is (MODELS={folder})"
-        trained_on = read_checkpoint(folder).trained_on
-        if not trained_on or trained_on.files_sha256 != self.data_module(choice).fingerprint:
+        trained_on, data = read_checkpoint(folder).trained_on, self.data_module(choice)
+        if not trained_on or trained_on.files_sha256 != data.fingerprint:
             raise UserError(f"{folder} was trained on other data than {self.root}; {advice}")
         try:
             theirs = read_config(folder)
@@ -209,6 +219,8 @@ class Recipe:
             raise UserError(
                 f"{folder} was trained by another recipe ({name} is {there}, here {here}); {advice}"
             )
+        if trained_on.forgeries != data.trained_on.forgeries:  # last, as they may have to be made
+            raise UserError(f"{folder} was trained on other forgeries; {advice}")
 
     def command(self, choice: str, seed: int) -> list[str]:
         """Return the command line that trains one model, or continues its training."""
@@ -242,6 +254,7 @@ def decisive(sections: Sections) -> dict[str, Any]:
         said = ours | (sections.get(section) or {})
         said = {name: said[name] for name in ours} if section == "best" else said
         found |= {f"{section}.{name}": value for name, value in said.items()}
+    found["data.forgeries"] = as_forgeries(found["data.forgeries"])
     return {name: value for name, value in found.items() if name not in FREE}
 
 

@@ -1,6 +1,7 @@
 """The one reader of YAML files: recipes, the ``config.yaml`` of runs, lists of changes."""
 
 import re
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,8 @@ def parse_yaml(text: str) -> Any:
 
 def as_argument(value: Any) -> str:
     """Return an option's value as it is typed: words as they are, specs and lists as YAML."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
     if isinstance(value, (dict, list)):
         return yaml.safe_dump(value, default_flow_style=True, width=10**6).strip()
     return str(value)

@@ -110,7 +110,7 @@ def describe_results(
     """Return what a test found: scores, baselines and how they came about."""
     file = checkpoint if checkpoint.is_file() else checkpoint / WEIGHTS_FILE
     return Results(
-        notice=data.trained_on.notice or None,
+        notice=data.notice or None,
         scores=task.results,
         baselines=baselines(data),
         data={

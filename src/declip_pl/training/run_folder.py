@@ -6,15 +6,17 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from declip_pl import parts
+from declip_pl.data.forgeries.sources import Forgeries
+from declip_pl.data.layout import FORGERIES
 from declip_pl.data.transforms import Changes
 from declip_pl.errors import UserError
-from declip_pl.files import LOCK, atomic_path, remove_leftovers, shortened
+from declip_pl.files import LOCK, atomic_path, remove_leftovers, short_hash, shortened
 from declip_pl.model.checkpoint import BEST, run_of
 from declip_pl.model.encoder import short_name
 from declip_pl.model.own_encoder import NO_LAYER
@@ -36,7 +38,7 @@ class Run:
     Args:
         root: Folder of all training runs.
         name: Name of the run's folder; by default encoder-layer-decoder-generator, with the
-            supervision, the augmentation and the seed where they are not the default.
+            supervision, the augmentation, forgeries and the seed where they are not the default.
         resume: Continue an interrupted run from its last epoch.
         overwrite: Delete what stands in the folder and start anew.
     """
@@ -184,6 +186,7 @@ def run_name(
     augmentation: Changes = "none",
     loss: Spec = "bce",
     seed: int = 0,
+    forgeries: Forgeries | None = None,
 ) -> str:
     """Return ``<encoder>-<layer>-<decoder>-<generator>``, short and safe as a folder name."""
     seen = "" if layer == NO_LAYER else layer
@@ -191,8 +194,16 @@ def run_name(
     words += [supervision] if supervision != "full" else []
     words += [f"augmented-{_word(augmentation)}"] if augmentation != "none" else []
     words += [parts.short(loss)] if loss != "bce" else []
+    words += [_forgeries_word(forgeries)] if forgeries else []
     words += [f"seed{seed}"] if seed else []
     return shortened("-".join(filter(None, words)), MOST)
+
+
+def _forgeries_word(forgeries: Forgeries) -> str:
+    """Return a word for forgeries; options that differ have different ones."""
+    if forgeries == Forgeries():
+        return FORGERIES
+    return f"{FORGERIES}-{short_hash(parts.as_text(asdict(forgeries)))}"
 
 
 def _word(changes: Changes) -> str:

@@ -1,6 +1,7 @@
 """The LightningModule: what is optimised, what is measured, what a checkpoint holds."""
 
 from dataclasses import replace
+from statistics import fmean
 from typing import Annotated, Any, TypedDict
 
 import lightning as L
@@ -11,13 +12,12 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from declip_pl.data.datamodule import Seed
 from declip_pl.data.dataset import Batch
-from declip_pl.data.layout import REAL
+from declip_pl.data.layout import FORGERIES, REAL
 from declip_pl.errors import UserError
 from declip_pl.metrics import Thresholds
 from declip_pl.model.checkpoint import ENCODER_PREFIX, KEY, Checkpoint, describe_lightning
-from declip_pl.model.description import Description, Supervision, TrainedOn
+from declip_pl.model.description import Description, ForgedPhotos, Seed, Supervision, TrainedOn
 from declip_pl.model.features import MAX_SIDE, Features
 from declip_pl.model.find_encoder import find_encoder
 from declip_pl.model.network import DeCLIP, Pooling, image_logit, image_score
@@ -27,7 +27,7 @@ from declip_pl.training.encoding import EncodePhotos
 from declip_pl.training.loss import build_loss
 from declip_pl.training.scoring import NO_THRESHOLDS, Scoring
 
-REAL_TEST = f"test/{REAL}"
+REAL_TEST, FORGED_VALID = f"test/{REAL}", f"valid/{FORGERIES}"
 
 SCORE = "val/score"
 """The figure that decides on schedule, stopping and the best checkpoint: higher is better."""
@@ -198,13 +198,18 @@ class LocalizationTask(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the means over the validation photos, and choose the thresholds.
 
-        :data:`SCORE` is the IoU, or the image-level AP under weak supervision.
+        :data:`SCORE` is the IoU, or the image-level AP under weak supervision; the mean of both
+        where generators' photos and forgeries are trained on.
         """
         self.thresholds = self.scoring.thresholds() or self.thresholds
-        scores = self.scoring.scores(0)
-        self.log_dict({f"val/{k}": v for k, v in scores.items() if not k.endswith("_n")})
         decisive = "image_ap" if self.supervision == "weak" else "iou"
-        self.log(SCORE, scores[decisive], prog_bar=True)
+        found = {"val/": self.scoring.scores(0)}
+        if FORGED_VALID in self.scoring.names[1:]:
+            index = self.scoring.names.index(FORGED_VALID)
+            found[f"val/{FORGERIES}_"] = self.scoring.scores(index)
+        for start, scores in found.items():
+            self.log_dict({f"{start}{k}": v for k, v in scores.items() if not k.endswith("_n")})
+        self.log(SCORE, fmean(scores[decisive] for scores in found.values()), prog_bar=True)
 
     def on_test_epoch_end(self) -> None:
         """Collect the scores of every test set in :attr:`results` and log them."""
@@ -316,7 +321,7 @@ def _check_data(theirs: TrainedOn | None, ours: TrainedOn | None) -> None:
     """Refuse to resume a run on other data."""
     if theirs is None or ours is None:
         return
-    for name in ("generators", "supervision", "files_sha256"):
+    for name in ("generators", "supervision", "files_sha256", "forgeries"):
         there, here = getattr(theirs, name), getattr(ours, name)
         if there != here:
             raise UserError(
@@ -325,5 +330,7 @@ def _check_data(theirs: TrainedOn | None, ours: TrainedOn | None) -> None:
             )
 
 
-def _words(value: str | tuple[str, ...]) -> str:
-    return value if isinstance(value, str) else ", ".join(value)
+def _words(value: str | tuple[str, ...] | ForgedPhotos | None) -> str:
+    if isinstance(value, ForgedPhotos):
+        return f"those of manifest {value.sha256[:8]}"
+    return value if isinstance(value, str) else ", ".join(value or ("none",))

@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from declip_pl.data.datamodule import Seed
+from declip_pl.data.layout import ALL, FORGERIES
 from declip_pl.data.mini import MINI, build_mini
 from declip_pl.files import relative
 from declip_pl.model.checkpoint import CONFIG_FILE, Checkpoint, read_checkpoint, run_of
+from declip_pl.model.description import Seed, TrainedOn
 from declip_pl.training.lightning_cli import DeclipCLI
 from declip_pl.training.recipe import Options, choose_config, choose_data
-from declip_pl.training.recipe_file import as_argument
+from declip_pl.training.recipe_file import as_argument, read_recipe
 from declip_pl.training.run_folder import CONFIG
 
 
@@ -30,8 +31,8 @@ def train(
 
     Args:
         options: What to train on and how.
-        generator: Generator(s) to train on: one of the data set's, several joined by +, all, or
-            all-but-NAME.
+        generator: Generator(s) to train on: one of the data set's, several joined by +, all,
+            all-but-NAME, or none to train on forgeries alone.
         seed: Random seed, in place of the recipe's.
         name: Name of the run's folder in outputs/train.
         resume: Continue an interrupted run.
@@ -56,7 +57,7 @@ def fit_arguments(
     chosen, why_config = choose_config(options.config, root)
     print(f"data: {root} ({why_data}); recipe: {relative(chosen)} ({why_config})")
     given: dict[str, Any] = {"config": chosen, "data.root": root, "data.generator": generator}
-    given |= options.given() | {"seed_everything": seed, "run.name": name}
+    given |= options.given(read_recipe(chosen)) | {"seed_everything": seed, "run.name": name}
     given |= {"run.resume": str(resume).lower(), "run.overwrite": str(overwrite).lower()}
     return ["fit", *_as_arguments(given)]
 
@@ -100,14 +101,18 @@ def test(
         given["data.root"] = choose_data(data, source)[0]
     trained_on = checkpoint.trained_on
     if generator or not given["config"]:
-        given["data.generator"] = generator or (
-            "+".join(trained_on.generators) if trained_on else "all"
-        )
+        given["data.generator"] = generator or _own_test(trained_on)
     given |= {"data.polarity": polarity, "data.perturbation": perturbation}
     given |= {"ckpt_path": checkpoint.path, "run.overwrite": str(overwrite).lower()}
     if (checkpoint.path / CONFIG_FILE).is_file():
         given["run.name"] = Path(checkpoint.name).name
     DeclipCLI(["test", *_as_arguments(given), *further], output and output.expanduser())
+
+
+def _own_test(trained_on: TrainedOn | None) -> str:
+    """Return whose test photos a model is tested on unasked."""
+    seen = trained_on.generators if trained_on else (FORGERIES,)
+    return ALL if seen == (FORGERIES,) else "+".join(seen)
 
 
 def _described(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -12,8 +12,8 @@ import wandb
 
 from declip_pl.cross_eval.cell import Cell, finished_cell
 from declip_pl.cross_eval.matrix import FILE, TABLE, Matrix, Panel, ScoredModel, read_matrix
-from declip_pl.cross_eval.records import to_json
 from declip_pl.files import relative, shortened
+from declip_pl.records import to_json
 from declip_pl.training.results import command
 from declip_pl.training.run_folder import MOST
 from declip_pl.training.wandb_runs import (

@@ -1,0 +1,152 @@
+"""Which files each stage of training and testing sees."""
+
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+
+from declip_pl.data.forgeries.folder import ForgeryFolder
+from declip_pl.data.forgeries.sources import Forgeries
+from declip_pl.data.layout import (
+    ALL,
+    FORGERIES,
+    NONE,
+    REAL,
+    SPLITS,
+    Sample,
+    Split,
+    build_layout,
+    file_list_hash,
+    find_samples,
+    has_reals,
+    is_stand_in,
+    mask_rule,
+    mask_rule_key,
+    samples,
+    select_generators,
+)
+from declip_pl.data.masks import Polarity
+from declip_pl.data.stamps import Stamps, files_of
+from declip_pl.errors import UserError
+from declip_pl.model.description import Supervision, TrainedOn
+from declip_pl.parts import Spec
+
+STAND_IN_NOTICE = (
+    "mini is a stand-in made by simple inpainters from a few photos: "
+    "these scores say nothing about Dolos"
+)
+
+
+class ChosenPhotos:
+    """The photos of a data set that a choice of generators stands for, and forgeries.
+
+    Args:
+        root: The data set's folder.
+        generator: The choice, see :class:`declip_pl.data.datamodule.LocalizationDataModule`.
+        layout: How the folder is laid out.
+        polarity: Which grey value of the masks means fake, in place of the layout's.
+        supervision: ``full`` or ``weak``, which needs real photos.
+        forgeries: Forgeries to train on as well.
+
+    Attributes:
+        generators: Those that are tested on.
+
+    Raises:
+        UserError: If there is no such data set or generator, or nothing to train on.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        generator: str,
+        layout: Spec,
+        polarity: Polarity | None,
+        supervision: Supervision,
+        forgeries: Forgeries | None,
+    ) -> None:
+        if generator == NONE and forgeries is None:
+            raise UserError(
+                f"generator {NONE} trains on forgeries alone; say of which photos: --forgeries DIR "
+                "(or own, for the data set's; in a recipe's data, forgeries: {photos: [DIR]})"
+            )
+        self.layout = build_layout(layout, Path(root))
+        self.root = self.layout.root
+        self.generator = generator
+        self.generators = select_generators(self.layout, ALL if generator == NONE else generator)
+        self.mask_rule = mask_rule(self.layout, polarity)
+        self.mask_rule_key = mask_rule_key(self.mask_rule, layout)
+        self.supervision = supervision
+        self.forgeries = forgeries
+
+    @property
+    def trained_generators(self) -> list[str]:
+        """The generators whose photos training sees."""
+        return [] if self.generator == NONE else self.generators
+
+    @property
+    def weak(self) -> bool:
+        """Whether training uses image labels only."""
+        return self.supervision == "weak"
+
+    @cached_property
+    def has_reals(self) -> bool:
+        """Whether there are real photos to test on."""
+        return has_reals(self.layout, "test")
+
+    @property
+    def notice(self) -> str:
+        """What everybody who sees scores on these data has to know."""
+        return STAND_IN_NOTICE if is_stand_in(self.root) else ""
+
+    def names(self, split: Split) -> list[str]:
+        """Return a split's generators, and ``real`` where it has such photos or needs them."""
+        seen = self.weak if split == "train" else has_reals(self.layout, split)
+        seen |= self.weak and split == "valid"
+        fakes = self.generators if split == "test" else self.trained_generators
+        return [*fakes, *([REAL] if seen else [])]
+
+    def files(self, split: Split, *generators: str) -> list[Sample]:
+        """List the samples of some generators (or ``real``) in a split."""
+        return samples(self.layout, split, *generators)
+
+    @cached_property
+    def stamps(self) -> Stamps:
+        """What the generators' files and the real ones are when they are first asked for."""
+        names = (*self.generators, REAL)
+        splits = (find_samples(self.layout, split, *names)[0] for split in SPLITS)
+        return Stamps(files_of(chain.from_iterable(splits)))
+
+    @cached_property
+    def forged(self) -> ForgeryFolder | None:
+        """The forgeries; those that are missing are made when they are first asked for."""
+        if self.forgeries is None:
+            return None
+        folder = ForgeryFolder(self.layout, self.forgeries)
+        versions = chain(folder.samples("train"), folder.samples("valid"))
+        self.stamps.add(files_of(chain.from_iterable(versions)))
+        return folder
+
+    def forged_samples(self, split: Split) -> list[list[Sample]]:
+        """Return a split's forgeries, version by version; none where none are wanted."""
+        return self.forged.samples(split) if self.forged else []
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the relative paths and sizes of the generators' files.
+
+        Of the real photos', where training sees no generator's.
+        """
+        names = self.trained_generators or [REAL]
+        splits = (find_samples(self.layout, split, *names)[0] for split in SPLITS)
+        return file_list_hash(self.root, list(chain.from_iterable(splits)))
+
+    @property
+    def trained_on(self) -> TrainedOn:
+        """What a model that trains on these data is trained on."""
+        return TrainedOn(
+            tuple(self.trained_generators) or (FORGERIES,),
+            self.supervision,
+            self.fingerprint,
+            self.root.name,
+            self.notice,
+            self.forged.manifest.in_short if self.forged else None,
+        )
