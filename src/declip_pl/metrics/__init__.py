@@ -10,6 +10,7 @@ The classes that add up batches stand in :mod:`declip_pl.metrics.accumulate`, wi
 """
 
 from declip_pl.metrics.calibration import CALIBRATION_BINS, calibration_histogram
+from declip_pl.metrics.decision import PEAK, peaks, photo_thresholds
 from declip_pl.metrics.detection import best_accuracy_threshold
 from declip_pl.metrics.localization import (
     THRESHOLD,
@@ -32,6 +33,7 @@ __all__ = [
     "CALIBRATION_BINS",
     "DILATE",
     "ERODE",
+    "PEAK",
     "THRESHOLD",
     "THRESHOLDS",
     "Counts",
@@ -53,6 +55,8 @@ __all__ = [
     "localization_scores",
     "map_metrics",
     "metric",
+    "peaks",
+    "photo_thresholds",
     "resize_to",
     "threshold_curves",
 ]

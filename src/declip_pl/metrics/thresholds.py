@@ -16,10 +16,13 @@ class Thresholds:
     Attributes:
         pixel: The one of the highest mean IoU, in [0, 1].
         image: For each pooling the one with the most correct decisions, in [0, 1].
+        floor: The lowest peak of a photo that the decision marks, in [0, 1]
+            (:mod:`declip_pl.metrics.decision`).
     """
 
     pixel: float | None
     image: dict[str, float | None]
+    floor: float | None = None
 
 
 def choose_thresholds(
