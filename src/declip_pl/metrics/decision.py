@@ -25,6 +25,9 @@ from declip_pl.metrics.ranking import Map
 PEAK = 0.98
 """Share of a map's pixels that may lie below its peak."""
 
+FLOORS = tuple(step / 100 for step in range(101))
+"""What a floor is chosen from: 0 to 1."""
+
 NOTHING = 1.0
 """The threshold of a photo that stays unmarked: no probability is above it."""
 
@@ -71,27 +74,27 @@ def check_floor(floor: float) -> None:
         raise ValueError(f"expected a floor in [0, 1]; found {floor}")
 
 
-def peak(probabilities: Map) -> np.float32:
+def peak(probabilities: Map) -> float:
     """Return the peak of one map, ``[H, W]`` float32."""
     rank = probabilities.size - _at_peak(probabilities)
-    found: np.float32 = np.partition(probabilities.ravel(), rank)[rank]
-    return found
+    return float(np.partition(probabilities.ravel(), rank)[rank])
 
 
-def photo_threshold(probabilities: Map, floor: float) -> np.float32:
+def photo_threshold(probabilities: Map, floor: float) -> float:
     """Return the threshold of one map, ``[H, W]`` float32, as of :func:`photo_thresholds`."""
     if np.count_nonzero(probabilities >= np.float32(floor)) < _at_peak(probabilities):
-        return np.float32(NOTHING)
+        return NOTHING
     return best_threshold(probabilities)
 
 
-def best_threshold(probabilities: Map) -> np.float32:
+def best_threshold(probabilities: Map) -> float:
     """Return the threshold of the highest expected IoU of one map, ``[H, W]`` float32."""
-    total = probabilities.sum(dtype=np.float64)
+    marked = probabilities.ravel()
+    total = found = marked.sum(dtype=np.float64)
     if not total:
-        return np.float32(0)
-    marked, count, found = probabilities, int(np.count_nonzero(probabilities)), total
-    threshold, best = np.float32(0), 0.0
+        return 0.0
+    count = int(np.count_nonzero(marked > 0))
+    threshold = best = 0.0
     # The threshold only rises: what was left unmarked stays so.
     while (reached := float(found / (count + total - found))) > best:
         best = reached
@@ -106,7 +109,7 @@ def _at_peak(probabilities: Map) -> int:
     return probabilities.size - int(PEAK * probabilities.size)
 
 
-def _rounded_down(value: float) -> np.float32:
+def _rounded_down(value: float) -> float:
     """Return the largest float32 up to a value: the same pixels are above either."""
     rounded = np.float32(value)
-    return rounded if rounded <= np.float64(value) else np.nextafter(rounded, np.float32(0))
+    return float(rounded if float(rounded) <= value else np.nextafter(rounded, np.float32(0)))
