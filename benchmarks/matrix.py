@@ -32,7 +32,7 @@ from declip_pl.cross_eval.cell import (
 from declip_pl.cross_eval.matrix import UNPERTURBED, About, Curve, Data, Made, ScoredSet
 from declip_pl.cross_eval.models import Model
 from declip_pl.data.layout import REAL
-from declip_pl.metrics import CALIBRATION_BINS, Thresholds, map_metrics
+from declip_pl.metrics import CALIBRATION_BINS, Thresholds, map_metrics, untouched_metrics
 from declip_pl.model.checkpoint import Checkpoint
 from declip_pl.model.description import TrainedOn
 from declip_pl.model.features import Identity
@@ -88,8 +88,9 @@ def build(folder: Path, photos: int) -> None:
 def simulated(rng: np.random.Generator, model: Model, test: str, names: list[str]) -> Cell:
     """Return a cell of random scores, all of them defined."""
     photos, is_fake = len(names), test != REAL
-    metrics = [entry.name for entry in map_metrics(tuned=True)] if is_fake else []
-    key = CellKey(FORMAT, "", "", UNPERTURBED, 0.5, tuple(metrics))
+    entries = map_metrics(True, True) if is_fake else untouched_metrics(True)
+    metrics = [entry.name for entry in entries]
+    key = CellKey(FORMAT, "", "", UNPERTURBED, 0.5, tuple(metrics), 0.1)
     return Cell(
         key=key,
         model=model.name,
@@ -135,7 +136,7 @@ def _checkpoint(generator: str) -> Checkpoint:
 
 
 def _thresholds() -> Thresholds:
-    return Thresholds(0.5, dict.fromkeys(POOLINGS, 0.4))
+    return Thresholds(0.5, dict.fromkeys(POOLINGS, 0.4), 0.1)
 
 
 def _options() -> argparse.Namespace:

@@ -153,9 +153,30 @@ def test_the_best_the_median_and_the_worst_photo_are_drawn(cells, model):
 
 def test_reals_have_image_scores_and_pixels_alone(cells, model):
     cell = cells.score(model, Enlarge(), reals(), CHOSEN)
-    assert cell.scores == {} == cell.panels
+    assert cell.panels == {}
+    assert set(cell.scores) == {"untouched_area", "untouched_marked"}
     assert cell.image_scores["top"] == pytest.approx([0.1, 0.2], abs=1e-3)
     assert cell.histogram[:, 2].sum() == 0 and cell.histogram[:, 0].sum() == 2 * 32 * 32
+
+
+def test_the_decision_cuts_each_photo_by_itself(cells, model):
+    """Low probabilities that 0.5 would leave unmarked; the floor keeps an even lower one so."""
+    chosen = replace(CHOSEN, floor=0.2)
+    photos = [found("p0", 4, 0.4, 0.01), found("p1", 8, 0.3, 0.01), found("p2", 8, 0.1, 0.01)]
+    cell = cells.score(model, Enlarge(), fakes(photos=photos), chosen)
+    assert cell.key.floor == 0.2 and "iou_decided" in cell.key.metrics
+    assert cell.scores["iou"].tolist() == [0, 0, 0]
+    assert cell.scores["iou_decided"] == pytest.approx([50, 100, 0])
+
+
+def test_reals_say_what_is_marked_of_them(cells, model):
+    photos = [found("r0", 4, 0.9, 0.01, 0), found("r1", 2, 0.3, 0.01, 0), found("r2", 0, fake=0)]
+    real = replace(reals(), data=Photos(photos, is_fake=False))
+    cell = cells.score(model, Enlarge(), real, replace(CHOSEN, floor=0.2))
+    assert cell.scores["untouched_area"] == pytest.approx([25, 0, 0])
+    assert cell.scores["untouched_marked"].tolist() == [100, 0, 0]
+    assert cell.scores["untouched_area_decided"] == pytest.approx([25, 12.5, 0])
+    assert cell.scores["untouched_marked_decided"].tolist() == [100, 100, 0]
 
 
 def test_without_a_threshold_there_are_no_tuned_metrics(cells, model):
@@ -177,7 +198,7 @@ def test_a_finished_cell_is_not_scored_again(cells, model):
     assert cells.score(model, Broken(), fakes(), CHOSEN).about == first.about
 
 
-@pytest.mark.parametrize("what", ["test", "perturbation", "threshold", "weights"])
+@pytest.mark.parametrize("what", ["test", "perturbation", "threshold", "floor", "weights"])
 def test_a_cell_of_something_else_is_scored_again(cells, model, what):
     cells.score(model, Enlarge(), fakes(), CHOSEN)
     test, chosen = fakes(), CHOSEN
@@ -187,6 +208,8 @@ def test_a_cell_of_something_else_is_scored_again(cells, model, what):
         test = fakes(perturbation="jpeg")
     elif what == "threshold":
         chosen = replace(CHOSEN, pixel=0.31)
+    elif what == "floor":
+        chosen = replace(CHOSEN, floor=0.31)
     else:
         model.checkpoint.path.write_bytes(b"others")
         model = replace(model, checkpoint=replace(model.checkpoint))
@@ -256,11 +279,28 @@ def test_one_fake_and_one_real_photo_are_enough(cells, model):
     )
 
 
-@pytest.mark.parametrize("valid", [[reals()], [fakes()]], ids=["reals", "fakes"])
+def test_the_floor_lies_above_what_untouched_photos_reach(cells, model):
+    """Untouched photos reach 0.3, manipulated ones 0.6: from 0.31 on to 0.6 all is right."""
+    fake, real = found("p0", 8, 0.6, 0.01), found("r0", 8, 0.3, 0.01, fake=0)
+    valid = [fakes(photos=[fake]), replace(reals(), data=Photos([real], is_fake=False))]
+    assert cells.thresholds(model, Enlarge(), valid).floor == 0.31
+
+
+def test_the_floor_weighs_both_kinds_alike(cells, model):
+    """However many photos are of either: a floor of 0.31 spares one real and loses no fake."""
+    fake = [found(f"p{index}", 8, 0.2, 0.01) for index in range(3)] + [found("p3", 8, 0.6, 0.01)]
+    real = [found("r0", 8, 0.3, 0.01, fake=0)]
+    valid = [fakes(photos=fake), replace(reals(), data=Photos(real, is_fake=False))]
+    # Up to 0.2: 100 and 0. Above 0.3: 25 and 100.
+    assert cells.thresholds(model, Enlarge(), valid).floor == 0.31
+
+
+@pytest.mark.parametrize("valid", [[reals()], [fakes()], []], ids=["reals", "fakes", "none"])
 def test_with_one_class_there_are_no_image_thresholds(cells, model, valid):
     chosen = cells.thresholds(model, Enlarge(), valid)
+    assert chosen.floor is None
     assert chosen.image == dict.fromkeys(POOLINGS)
-    assert (chosen.pixel is None) == (valid[0].name == "real")
+    assert (chosen.pixel is None) == (not valid or valid[0].name == "real")
     (file,) = (cells.folder / "thresholds").iterdir()
     assert read_thresholds(file).image_auroc == dict.fromkeys(POOLINGS)
 

@@ -82,6 +82,13 @@ def image_error(cells, photos):
     return error(*(np.bincount(bins, w, BINS) for w in (np.ones(len(bins)), scores, labels)))
 
 
+def untouched_score(metric):
+    """Return the mean over the drawn real photos."""
+    return lambda cells, photos: np.mean(
+        [cells[1][metric][p] for p in photos if p in cells[1]["top"]]
+    )
+
+
 METRICS = {
     "iou": mean_score,
     "pixel_ece": lambda cells, photos: error(
@@ -91,6 +98,8 @@ METRICS = {
     "image_auroc": lambda *a: 100 * roc_auc_score(*images(*a)[::-1]),
     "image_accuracy": lambda *a: 100 * np.mean((images(*a)[0] > 0.5) == images(*a)[1]),
     "image_ece": image_error,
+    "untouched_area": untouched_score("untouched_area"),
+    "untouched_marked_decided": untouched_score("untouched_marked_decided"),
 }
 
 
@@ -125,7 +134,7 @@ def test_every_cell_and_mean_equals_a_slow_computation(scored, metric):
     means = matrix.summary[metric]
     is_(means.in_domain, lambda *drawn: np.mean([cell(*drawn) for cell in inside]))
     is_(means.out_of_domain, lambda *drawn: np.mean([cell(*drawn) for cell in outside]))
-    worst = max if metric.endswith("ece") else min
+    worst = max if metric.endswith("ece") or metric.startswith("untouched") else min
     is_(means.worst_out_of_domain, lambda *drawn: worst(cell(*drawn) for cell in outside))
 
 
@@ -155,6 +164,7 @@ def test_the_same_inputs_are_not_computed_again_and_others_are(scored):
             {"cells": {**cells, (name, "a"): better}},
             {"cells": {pair: c for pair, c in cells.items() if pair != (name, "a")}},
             {"thresholds": {**thresholds, name: Thresholds(0.5, {"top": 0.9, "max": 0.2})}},
+            {"thresholds": {**thresholds, name: replace(thresholds[name], floor=0.2)}},
             {"columns": TESTS[::-1]},
         ):
             other = build_matrix(models, **given | changes, about=about, before=marked)

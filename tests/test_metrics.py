@@ -265,8 +265,9 @@ def test_each_entry_of_the_table_is_its_function(case):
         **{"f1_best": m.best_f1_border, "ap": m.average_precision},
         "iou_tuned": lambda *given: m.iou(*given, 0.3),
         "f1_tuned": lambda *given: m.f1_border(*given, 0.3),
+        "iou_decided": lambda *given: m.floor_curves(*given)[:, m.FLOORS.index(0.4)],
     }
-    scores = m.localization_scores(maps, masks, tuned=0.3)
+    scores = m.localization_scores(maps, masks, tuned=0.3, floor=0.4)
     assert scores.keys() == functions.keys()
     for name, function in functions.items():
         assert torch.equal(scores[name], function(maps, masks)), name
@@ -279,16 +280,20 @@ def test_without_a_tuned_threshold_the_metrics_that_need_one_are_left_out():
 
 def test_every_entry_of_the_table_says_what_it_is():
     entries = m.all_metrics()
-    assert len({entry.name for entry in entries}) == len({entry.title for entry in entries}) == 14
+    assert len({entry.name for entry in entries}) == len({entry.title for entry in entries}) == 19
     for entry in entries:
         assert entry.title and entry.definition and not entry.definition.endswith(".")
         assert (entry.score is None) == (entry.level != "map")
-    assert [e.name for e in entries if e.less_is_better] == ["pixel_ece", "image_ece"]
+    less = [e.name for e in entries if e.less_is_better]
+    assert less[:2] == ["pixel_ece", "image_ece"]
+    assert less[2:] == [e.name for e in m.untouched_metrics(decided=True)]
 
 
 def test_a_metric_is_found_by_its_name():
     assert m.find_metric("iou") in m.map_metrics(tuned=False)
-    assert m.find_metric("iou_tuned") not in m.map_metrics(tuned=False)
+    assert m.find_metric("iou_tuned") not in m.map_metrics(tuned=False, decided=True)
+    assert m.find_metric("iou_decided") in m.map_metrics(tuned=False, decided=True)
+    assert m.find_metric("iou_decided") not in m.map_metrics(tuned=True)
     assert m.find_metric("image_ap").level == "images"
     assert m.find_metric("unheard_of") == m.Metric("unheard_of", "unheard_of", "", "map", key=False)
 
@@ -318,7 +323,9 @@ def test_a_metric_that_needs_fakes_is_not_asked_without():
     assert entry.of(m.Ranking(maps, maps == 0)) == 1
 
 
-@pytest.mark.parametrize("name", ["iou", "", "Iou", "my-metric", "image_x", "pixel_x", "iou_n"])
+@pytest.mark.parametrize(
+    "name", ["iou", "", "Iou", "my-metric", "image_x", "pixel_x", "untouched_x", "iou_n"]
+)
 def test_names_that_are_taken_or_mean_something_else_are_refused(name):
     with pytest.raises(ValueError, match=r"two metrics called 'iou'|expected a metric's name"):
         m.metric(name, title="T", definition="d")(lambda image: 1.0)

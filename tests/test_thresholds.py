@@ -19,10 +19,12 @@ from declip_pl.errors import UserError
 from declip_pl.inference.localizer import Localizer
 from declip_pl.inference.model_card import model_card
 from declip_pl.metrics import (
+    FLOORS,
     THRESHOLDS,
     Thresholds,
     all_metrics,
     choose_thresholds,
+    floor_curves,
     threshold_curves,
 )
 from declip_pl.metrics.accumulate import ThresholdChoice
@@ -74,10 +76,10 @@ def cross_evaluated(run, data, *options):
 
 def test_training_and_cross_evaluation_choose_the_same(run, tree):
     kept = read_checkpoint(run).thresholds
-    assert kept.pixel in THRESHOLDS and set(kept.image) == set(POOLINGS)
+    assert kept.pixel in THRESHOLDS and set(kept.image) == set(POOLINGS) and kept.floor in FLOORS
     forget(run)
     chosen = cross_evaluated(run, tree, "--pooling=mean").models[0].thresholds
-    assert chosen.pixel == kept.pixel
+    assert (chosen.pixel, chosen.floor) == (kept.pixel, kept.floor)
     assert chosen.image == pytest.approx(kept.image["mean"], abs=1e-6)
 
 
@@ -87,7 +89,8 @@ def test_test_and_cross_evaluation_agree_in_every_metric(run, tree):
     cli.main(["test", str(run), "--generator=lama"])
     found = scores_of(run, "test_metrics.json") | scores_of(run, "test_metrics_lama.json")
     shared = [m.name for m in all_metrics() if not m.name.endswith("_ece")]
-    assert set(shared) >= {"iou_tuned", "f1_tuned", "image_accuracy_tuned"}
+    assert set(shared) >= {"iou_tuned", "f1_tuned", "image_accuracy_tuned", "iou_decided"}
+    assert set(shared) >= {"untouched_area_decided", "untouched_marked"}
     for generator, scores in found.items():
         for name in shared:
             expected = matrix.matrix[name]["ldm"][generator].value
@@ -95,6 +98,7 @@ def test_test_and_cross_evaluation_agree_in_every_metric(run, tree):
         kept = read_checkpoint(run).thresholds
         assert scores["pixel_threshold"] == kept.pixel == matrix.models[0].thresholds.pixel
         assert scores["image_threshold"] == kept.image["top"] == matrix.models[0].thresholds.image
+        assert scores["decision_floor"] == kept.floor == matrix.models[0].thresholds.floor
 
 
 def test_a_models_own_pooling_is_cross_evaluations_default(run, tree):
@@ -123,6 +127,39 @@ def test_a_checkpoint_without_thresholds_has_none_in_a_test(run, capsys):
     assert "thresholds chosen on validation photos: none" in capsys.readouterr().out
 
 
+def test_a_checkpoint_without_a_floor_has_no_decision_and_all_else(run, tree, capsys):
+    saved = torch.load(run / BEST, weights_only=True)
+    saved["declip_pl"]["thresholds"].pop("floor")
+    torch.save(saved, run / BEST)
+    before = scores_of(run, "test_metrics.json")["ldm"]
+    cli.main(["test", str(run), f"--data={tree}"])
+    found = json.loads((run / "test_metrics_ldm.json").read_text())
+    left = {name: score for name, score in before.items() if "deci" not in name}
+    assert len(left) < len(before) and found["scores"]["ldm"] == left
+    assert all("iou_decided" not in scores for scores in found["baselines"]["ldm"].values())
+    assert "deci" not in capsys.readouterr().out
+    matrix = cross_evaluated(run, tree)
+    assert not any("decided" in name for name in matrix.metrics)
+    assert matrix.matrix["iou"]["ldm"]["ldm"].value == pytest.approx(left["iou"], abs=1e-4)
+    assert "deci" not in capsys.readouterr().out
+
+
+def test_summaries_say_what_the_decision_does(run, tree, capsys):
+    cli.main(["test", str(run), f"--data={tree}"])
+    out = capsys.readouterr().out
+    assert "\n  iou_decided " in out and "undefined" not in out
+    assert "untouched photos at 0.5: " in out and "untouched photos by the decision: " in out
+    assert "floor of the decision" in out
+    matrix = cross_evaluated(run, tree)
+    out = capsys.readouterr().out
+    assert "iou_decided in percent" in out
+    header, row = out[out.index("untouched photos, percent") :].splitlines()[1:3]
+    names = [name for name in matrix.metrics if name.startswith("untouched")]
+    assert len(names) == 4 and header.split() == ["trained", "on", *names]
+    values = [f"{matrix.matrix[name]['ldm']['lama'].value:.1f}" for name in names]
+    assert row.split() == ["ldm", *values]
+
+
 def test_precision_of_the_trainer_changes_no_test(run):
     cli.main(["test", str(run), "--trainer.precision=bf16-mixed"])
     again = scores_of(run, "test_metrics_ldm.json")["ldm"]
@@ -149,6 +186,8 @@ def test_saved_folders_and_cards_have_the_thresholds(run, tmp_path):
         {"pixel": 0.5, "image": [0.5]},
         {"pixel": 0.5},
         {"pixel": 0.5, "image": {"other": 0.5}},
+        {"pixel": 0.5, "image": {}, "floor": 1.5},
+        {"pixel": 0.5, "image": {}, "floor": "0.5"},
         {},
         [0.5],
         "0.5",
@@ -206,6 +245,7 @@ def test_without_reals_there_is_a_pixel_threshold_alone(clip, tmp_path):
     root = make_tree(tmp_path / "data", ("ldm",), {"train": 4, "valid": 2, "test": 2})
     shutil.rmtree(root / "real/valid")
     kept = fit(clip, data_of(root), tmp_path, max_epochs=1, enable_checkpointing=False)[1]
+    assert kept.floor is None
     assert kept.pixel in THRESHOLDS and set(kept.image.values()) == {None}
 
 
@@ -230,6 +270,7 @@ def test_the_choice_is_the_lowest_of_the_best(photos, curve):
 def test_batches_do_not_matter(fakes, size):
     torch.manual_seed(len(fakes))
     maps, masks = torch.rand(len(fakes), 1, 6, 6), torch.rand(len(fakes), 6, 6) > 0.5
+    masks &= torch.tensor(fakes)[:, None, None]
     scores, labels = {"mean": maps.mean((1, 2, 3))}, torch.tensor(fakes).float()
     found = []
     for step in (size, len(fakes)):
@@ -240,16 +281,22 @@ def test_batches_do_not_matter(fakes, size):
             choice.update(maps[part], list(masks[part]), pooled, labels[part])
         found.append(choice.choose())
     chosen = labels.bool()
-    iou = None
+    iou = decided = None
     if chosen.any():
         iou = threshold_curves(maps[chosen, 0], masks[chosen])["iou"].double().mean(0)
-    assert found[0] == found[1] == choose_thresholds(iou, scores, labels)
+        if not chosen.all():
+            kinds = (floor_curves(maps[kind, 0], masks[kind]) for kind in (chosen, ~chosen))
+            decided = torch.stack([curves.double().mean(0) for curves in kinds])
+    assert found[0] == found[1] == choose_thresholds(iou, scores, labels, decided)
+    assert (found[0].floor is None) == (decided is None)
     assert found[0].pixel is not None or not any(fakes)
 
 
 def test_a_curve_of_other_thresholds_is_refused():
     with pytest.raises(ValueError, match="an IoU for each of THRESHOLDS"):
         choose_thresholds(torch.rand(3), {}, torch.ones(0))
+    with pytest.raises(ValueError, match="two IoUs for each of FLOORS"):
+        choose_thresholds(None, {}, torch.ones(0), torch.rand(len(FLOORS)))
 
 
 def test_nothing_to_choose_by_gives_none():

@@ -216,7 +216,7 @@ def _scored_model(
         image_size=checkpoint.image_size,
         checkpoint=checkpoint.path.name,
         checkpoint_sha256=checkpoint.sha256,
-        thresholds=ChosenThresholds(chosen.pixel, chosen.image.get(pooling)),
+        thresholds=ChosenThresholds(chosen.pixel, chosen.image.get(pooling), chosen.floor),
     )
 
 

@@ -14,7 +14,7 @@ from declip_pl.files import file_name
 from declip_pl.metrics import CALIBRATION_BINS, Thresholds
 from declip_pl.records import from_json, read_json, to_json, write_json
 
-FORMAT = 3
+FORMAT = 4
 """Raise it with any change to what a cell holds; older cells are then scored anew."""
 
 
@@ -29,6 +29,7 @@ class CellKey:
         perturbation: What the photos went through, ``none`` if nothing.
         pixel: The threshold that tuned metrics were measured at.
         metrics: Names of the metrics that score maps; a user's own with a hash of its code.
+        floor: The decision's.
     """
 
     format: int
@@ -37,6 +38,7 @@ class CellKey:
     perturbation: str
     pixel: float | None
     metrics: tuple[str, ...]
+    floor: float | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Cell(CellAbout):
     """A model's scores on a test set of P photos; NaN where one is undefined.
 
     Attributes:
-        scores: Each photo's scores in percent by metric, ``[P]``; empty for reals.
+        scores: Each photo's scores in percent by metric, ``[P]``: of maps, or of untouched photos.
         image_scores: Each photo's score in [0, 1] by pooling, ``[P]``.
         histogram: Each photo's pixels by probability, ``[P, 3, bins]``: how many, their sum, how
             many fake.

@@ -2,8 +2,8 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
 from typing import TypeVar
@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from torchmetrics.functional.classification import binary_auroc
 from tqdm import tqdm
 
 from declip_pl.cross_eval.cell import (
@@ -30,7 +29,7 @@ from declip_pl.cross_eval.cell import (
 from declip_pl.cross_eval.columns import Column
 from declip_pl.cross_eval.matrix import UNPERTURBED, Curve, Panel
 from declip_pl.cross_eval.models import Model
-from declip_pl.data.dataset import LocalizationDataset, collate
+from declip_pl.data.dataset import Batch, LocalizationDataset, collate
 from declip_pl.data.layout import REAL
 from declip_pl.data.masks import MaskRule, mostly_fake
 from declip_pl.files import atomic_path, file_name, sha256
@@ -40,17 +39,21 @@ from declip_pl.metrics import (
     Thresholds,
     by_size,
     calibration_histogram,
-    choose_thresholds,
     localization_scores,
     map_metrics,
     threshold_curves,
+    untouched_scores,
 )
+from declip_pl.metrics.accumulate import ThresholdChoice
 from declip_pl.model.features import Features
 from declip_pl.model.network import POOLINGS, image_score
 from declip_pl.panels import panel
 from declip_pl.parts import code_of
 
 T = TypeVar("T")
+
+_ScoreMaps = Callable[[Tensor, Tensor, Thresholds], dict[str, Tensor]]
+"""Scores each of ``[B, H, W]`` maps, given their masks and the model's thresholds."""
 
 PANELS = ("best", "median", "worst")
 
@@ -96,8 +99,8 @@ class Cells:
         found = self._kept_thresholds(model, valid)
         if not found:
             start = time.monotonic()
-            scored = [self._score(decoder, part, None) for part in valid]
-            found, auroc = _on_validation(scored)
+            choice = self._choice(decoder, valid)
+            found, auroc = choice.choose(), choice.image_auroc()
             seconds = round(time.monotonic() - start, 2)
             key = _thresholds_key(model, valid)
             record = ThresholdsFile(key, model.name, found, auroc, seconds)
@@ -111,7 +114,7 @@ class Cells:
         kept = self._kept_cell(model, test, thresholds)
         if not kept:
             start = time.monotonic()
-            scored = self._score(decoder, test, thresholds.pixel)
+            scored = self._score(decoder, test, thresholds)
             panels = {} if test.name == REAL else self._draw(model, decoder, test, scored)
             kept = Cell(
                 _cell_key(model, test, thresholds), model.name, model.seed, test.name, thresholds,
@@ -160,20 +163,37 @@ class Cells:
         return self.folder / "thresholds" / file_name(model.name, ".json")
 
     @torch.inference_mode()
-    def _score(self, decoder: nn.Module, test: TestSet, pixel: float | None) -> "_Scored":
+    def _choice(self, decoder: nn.Module, valid: Sequence[TestSet]) -> ThresholdChoice:
+        """Collect what thresholds are chosen by, as training does."""
+        choice = ThresholdChoice(POOLINGS)
+        for part in valid:
+            for logits, masks, batch in self._localized(decoder, part):
+                scores: dict[str, Tensor] = {
+                    pooling: image_score(logits, pooling).cpu() for pooling in POOLINGS
+                }
+                choice.update(logits.sigmoid(), masks, scores, batch["label"])
+        return choice
+
+    @torch.inference_mode()
+    def _score(self, decoder: nn.Module, test: TestSet, thresholds: Thresholds) -> "_Scored":
         columns: dict[str, list[Tensor]] = defaultdict(list)
         photos: list[str] = []
+        score_maps = _untouched_scores if test.name == REAL else _map_scores
+        for logits, masks, batch in self._localized(decoder, test):
+            for name, values in _photo_scores(logits, masks, thresholds, score_maps).items():
+                columns[name].append(values)
+            photos += batch["name"]
+        return _scored(photos, {name: torch.cat(parts).cpu() for name, parts in columns.items()})
+
+    def _localized(
+        self, decoder: nn.Module, test: TestSet
+    ) -> Iterator[tuple[Tensor, list[Tensor], Batch]]:
+        """Yield the photos in batches: ``[B, 1, 256, 256]`` logits, masks, and the batch itself."""
         loader = DataLoader(test.data, 32, collate_fn=collate)
         for batch in tqdm(loader, f"scoring on {test.name}", leave=False):
             assert isinstance(batch["image"], Features)
             logits = decoder(batch["image"].to(self.device).float())
-            masks = [mask.to(self.device) for mask in batch["mask"]]
-            for name, values in _photo_scores(logits, masks, pixel).items():
-                columns[name].append(values)
-            photos += batch["name"]
-        table = {name: torch.cat(parts).cpu() for name, parts in columns.items()}
-        scored = _scored(photos, table)
-        return replace(scored, scores={}) if test.name == REAL else scored
+            yield logits, [mask.to(self.device) for mask in batch["mask"]], batch
 
     @torch.inference_mode()
     def _draw(
@@ -224,9 +244,10 @@ def _thresholds_key(model: Model, valid: Sequence[TestSet]) -> ThresholdsKey:
 
 
 def _cell_key(model: Model, test: TestSet, thresholds: Thresholds) -> CellKey:
-    names = tuple(map(_identity, map_metrics(thresholds.pixel is not None)))
+    pixel, floor = thresholds.pixel, thresholds.floor
+    names = tuple(map(_identity, map_metrics(pixel is not None, floor is not None)))
     return CellKey(
-        FORMAT, model.checkpoint.sha256, test.sha256, test.perturbation, thresholds.pixel, names
+        FORMAT, model.checkpoint.sha256, test.sha256, test.perturbation, pixel, names, floor
     )
 
 
@@ -246,13 +267,15 @@ class _Scored:
     curve: Curve
 
 
-def _photo_scores(logits: Tensor, masks: list[Tensor], pixel: float | None) -> dict[str, Tensor]:
+def _photo_scores(
+    logits: Tensor, masks: list[Tensor], thresholds: Thresholds, score_maps: _ScoreMaps
+) -> dict[str, Tensor]:
     """Score a batch of ``[B, 1, 256, 256]`` logits: per photo one row of each table."""
     table: dict[str, Tensor] = {
         f"image/{pooling}": image_score(logits, pooling) for pooling in POOLINGS
     }
     for chosen, probabilities, truth in by_size(logits.sigmoid(), masks):
-        scores = localization_scores(probabilities, truth, pixel)
+        scores = score_maps(probabilities, truth, thresholds)
         parts = {f"scores/{name}": values for name, values in scores.items()}
         parts |= {f"curve/{k}": v for k, v in threshold_curves(probabilities, truth).items()}
         parts["histogram"] = calibration_histogram(probabilities, truth)
@@ -260,6 +283,16 @@ def _photo_scores(logits: Tensor, masks: list[Tensor], pixel: float | None) -> d
             empty = values.new_empty(len(masks), *values.shape[1:])
             table.setdefault(name, empty)[chosen] = values
     return table
+
+
+def _map_scores(probabilities: Tensor, truth: Tensor, chosen: Thresholds) -> dict[str, Tensor]:
+    return localization_scores(probabilities, truth, chosen.pixel, chosen.floor)
+
+
+def _untouched_scores(
+    probabilities: Tensor, truth: Tensor, chosen: Thresholds
+) -> dict[str, Tensor]:
+    return untouched_scores(probabilities, chosen.floor)
 
 
 def _scored(photos: list[str], table: dict[str, Tensor]) -> _Scored:
@@ -274,27 +307,6 @@ def _scored(photos: list[str], table: dict[str, Tensor]) -> _Scored:
         histogram=table["histogram"].double().numpy(),
         curve=Curve(list(THRESHOLDS), **curves),
     )
-
-
-def _on_validation(scored: Sequence[_Scored]) -> tuple[Thresholds, dict[str, float | None]]:
-    """Return the best thresholds, and how well each pooling tells fakes from reals."""
-    fakes = [part for part in scored if part.scores]
-    parts = [*fakes, *(part for part in scored if not part.scores)]
-    labels = torch.tensor([int(bool(part.scores)) for part in parts for _ in part.photos])
-    scores: dict[str, Tensor] = {
-        pooling: torch.tensor(
-            [score for part in parts for score in part.image_scores[pooling]], dtype=torch.float64
-        )
-        for pooling in POOLINGS
-    }
-    iou = None
-    if fakes:
-        curves = np.array([part.curve.iou for part in fakes], np.float64)
-        weights = [len(part.photos) for part in fakes]
-        iou = torch.from_numpy(np.average(curves, axis=0, weights=weights))
-    both = 0 < labels.sum() < len(labels)
-    auroc = {k: 100 * float(binary_auroc(v, labels)) if both else None for k, v in scores.items()}
-    return choose_thresholds(iou, scores, labels), auroc
 
 
 def _group(table: dict[str, Tensor], prefix: str) -> list[tuple[str, Tensor]]:

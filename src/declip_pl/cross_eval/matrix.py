@@ -76,6 +76,7 @@ class ChosenThresholds:
 
     pixel: float | None
     image: float | None
+    floor: float | None = None
 
 
 @dataclass(frozen=True)
@@ -266,6 +267,10 @@ class Matrix(About):
         """Return a cell's score; None if the cell failed."""
         return self.matrix.get(metric, {}).get(row, {}).get(column)
 
+    def of_row(self, metric: str, row: str) -> Score | None:
+        """Return a row's score of a metric that is the same on every column; None if all failed."""
+        return next(iter(self.matrix.get(metric, {}).get(row, {}).values()), None)
+
     def is_in_domain(self, row: str, column: str) -> bool:
         """Whether a row was trained on a column's generator."""
         return column in self.in_domain.get(row, ())
@@ -307,10 +312,7 @@ def read_matrix(folder: Path) -> Matrix:
 
 
 def readable_matrices(root: Path) -> Iterator[tuple[Path, Matrix]]:
-    """Yield each cross-evaluation in a folder and its matrix, the newest first.
-
-    Those that :func:`read_matrix` refuses are left out.
-    """
+    """Yield each cross-evaluation in a folder that can be read and its matrix, newest first."""
     files = sorted(root.glob(f"*/{FILE}"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in files:
         try:

@@ -17,7 +17,7 @@ from declip_pl.cross_eval.statistics import (
     means_of,
 )
 from declip_pl.data.layout import REAL
-from declip_pl.metrics import THRESHOLD, Thresholds, map_metrics
+from declip_pl.metrics import THRESHOLD, Metric, Thresholds, map_metrics, untouched_metrics
 from declip_pl.model.network import Pooling
 
 
@@ -104,17 +104,22 @@ class Scores:
 
     def measures(self, row: str, test: str) -> Iterator[Measure]:
         """Yield what computes the metrics of a cell; those that nothing defines are left out."""
-        maps = {m.name: self.of_maps(row, test, m.name) for m in map_metrics(tuned=True)}
-        counts = {name: count_photos(scores) for name, scores in maps.items()}
-        names = tuple(name for name, count in counts.items() if count)
-        if names:
-            scored = means_of(np.stack([maps[name] for name in names]))
-            yield Measure(names, tuple(counts[name] for name in names), scored)
+        yield from self._means(row, test, map_metrics(tuned=True, decided=True))
         histogram = self.pixel_histograms(row, test)
         counted = int(histogram[:, :, 0].any(axis=(0, 2)).sum())
         yield Measure(("pixel_ece",), (counted,), calibration_error(histogram))
         if self.has_reals(row):
             yield from self._of_images(row, test)
+            yield from self._means(row, REAL, untouched_metrics(decided=True))
+
+    def _means(self, row: str, test: str, metrics: Sequence[Metric]) -> Iterator[Measure]:
+        """Yield what computes the means over photos of those metrics that any photo has."""
+        table = {entry.name: self.of_maps(row, test, entry.name) for entry in metrics}
+        counts = {name: count_photos(scores) for name, scores in table.items()}
+        names = tuple(name for name, count in counts.items() if count)
+        if names:
+            scored = means_of(np.stack([table[name] for name in names]))
+            yield Measure(names, tuple(counts[name] for name in names), scored)
 
     def _of_images(self, row: str, test: str) -> Iterator[Measure]:
         fakes, reals = self.of_images(row, test), self.of_images(row, REAL)

@@ -1,8 +1,9 @@
 """A matrix as text: what ``declip-pl cross-eval`` prints when it is done."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from declip_pl.cross_eval.matrix import UNPERTURBED, Matrix, Score
+from declip_pl.metrics import untouched_metrics
 
 _MEANS = (
     ("in_domain", "in-domain mean"),
@@ -11,14 +12,18 @@ _MEANS = (
 )
 
 
-def summary(matrix: Matrix, metric: str = "iou") -> str:
-    """Return the matrix of one metric and its means as text."""
-    if metric not in matrix.matrix:
+def summary(matrix: Matrix, metrics: Sequence[str] = ("iou", "iou_decided")) -> str:
+    """Return the matrices of some metrics, their means and what is marked of untouched photos."""
+    shown = [metric for metric in metrics if metric in matrix.matrix]
+    if not shown:
         return "\nno cell was scored"
     perturbed = matrix.perturbation != UNPERTURBED
     through = f"; photos went through {matrix.perturbation}" if perturbed else ""
-    lines = ["", f"{metric} in percent; * = trained on that generator{through}"]
-    lines += [*_table(matrix, metric), *_means(matrix, metric)]
+    lines = []
+    for metric in shown:
+        lines += ["", f"{metric} in percent; * = trained on that generator{through}"]
+        lines += [*_table(matrix, metric), *_means(matrix, metric)]
+    lines += _untouched(matrix)
     lines += [matrix.notice] if matrix.notice else []
     return "\n".join(lines)
 
@@ -47,16 +52,34 @@ def _means(matrix: Matrix, metric: str) -> Iterator[str]:
             yield f"  {row}: training data not on record, in none of the means"
 
 
+def _untouched(matrix: Matrix) -> Iterator[str]:
+    """Yield a table of the metrics that real photos alone decide: the same in every column."""
+    names = [entry.name for entry in untouched_metrics(decided=True)]
+    names = [name for name in names if name in matrix.matrix]
+    if not names:
+        return
+    width = max(len(name) for name in [*matrix.rows, "trained on"]) + 2
+    yield from ("", "untouched photos, percent; less is better")
+    yield f"{'trained on':<{width}}" + "".join(f"{name:>{len(name) + 2}}" for name in names)
+    for row in matrix.rows:
+        entries = [_number_of(matrix.of_row(name, row)) for name in names]
+        yield f"{row:<{width}}" + "".join(
+            f"{entry:>{len(name) + 2}}" for name, entry in zip(names, entries, strict=True)
+        )
+
+
 def _entry(found: Score | None, in_domain: bool) -> str:
-    if found is None:
-        return "failed"
-    return f"{_number(found.value)}{'*' if in_domain else ' '}"
+    return _number_of(found) + ("" if found is None else "*" if in_domain else " ")
 
 
 def _with_interval(found: Score) -> str:
     if found.low is None or found.high is None:
         return f"{_number(found.value):>5}"
     return f"{_number(found.value):>5}  ({found.low:.1f} to {found.high:.1f})"
+
+
+def _number_of(found: Score | None) -> str:
+    return "failed" if found is None else _number(found.value)
 
 
 def _number(value: float | None) -> str:

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from huggingface_hub import ModelCardData
 
@@ -141,7 +142,7 @@ def _threshold(checkpoint: Checkpoint, scores: RecordedScores | None) -> str:
 
 def _chosen(checkpoint: Checkpoint, scores: RecordedScores | None) -> ChosenThresholds:
     if not checkpoint.thresholds and scores and scores.cross_evaluation:
-        return scores.cross_evaluation.thresholds
+        return replace(scores.cross_evaluation.thresholds, floor=None)  # no checkpoint has it
     pixel = checkpoint.thresholds.pixel if checkpoint.thresholds else None
     return ChosenThresholds(pixel, image_threshold(checkpoint, scores))
 
@@ -166,7 +167,7 @@ def _scores(found: RecordedScores) -> Iterator[str]:
         columns = {"this model": scores, **found.baselines[generator]}
         rows = {
             title: [_number(column.get(name)) for column in columns.values()]
-            for name, title in _metrics().items()
+            for name, title in _metrics(scores).items()
         }
         yield f"On the {scores['iou_n']:.0f} test photos of {markdown_code(generator)}, percent:"
         yield _table(list(map(markdown, columns)), rows)
@@ -181,17 +182,18 @@ def _intervals(row: CrossEvaluation) -> Iterator[str]:
     tests = dict.fromkeys(test for cells in row.scores.values() for test in cells)
     yield "On each generator, percent with 95 % bootstrap intervals over photos (one training):"
     yield _table(
-        list(_metrics().values()),
+        list(_metrics(row.scores).values()),
         {
-            markdown_code(test): [_interval(row, name, test) for name in _metrics()]
+            markdown_code(test): [_interval(row, name, test) for name in _metrics(row.scores)]
             for test in tests
         },
     )
 
 
-def _metrics() -> dict[str, str]:
+def _metrics(scored: Container[str]) -> dict[str, str]:
     """Return the titles of the metrics that a card shows, by name."""
-    return {metric.name: metric.title for metric in all_metrics() if metric.key}
+    shown = (entry for entry in all_metrics() if entry.key)
+    return {m.name: m.title for m in shown if not m.decided or m.name in scored}
 
 
 def _table(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:

@@ -10,6 +10,7 @@ The classes that add up batches stand in :mod:`declip_pl.metrics.accumulate`, wi
 """
 
 from declip_pl.metrics.calibration import CALIBRATION_BINS, calibration_histogram
+from declip_pl.metrics.decision import FLOORS, PEAK, peaks, photo_thresholds
 from declip_pl.metrics.detection import best_accuracy_threshold
 from declip_pl.metrics.localization import (
     THRESHOLD,
@@ -19,19 +20,30 @@ from declip_pl.metrics.localization import (
     best_f1_border,
     f1,
     f1_border,
+    floor_curves,
     iou,
     localization_scores,
     threshold_curves,
 )
 from declip_pl.metrics.ranking import DILATE, ERODE, Counts, Ranking
 from declip_pl.metrics.sizes import by_size, resize_to
-from declip_pl.metrics.table import Metric, all_metrics, find_metric, map_metrics, metric
+from declip_pl.metrics.table import (
+    Metric,
+    all_metrics,
+    find_metric,
+    map_metrics,
+    metric,
+    untouched_metrics,
+)
 from declip_pl.metrics.thresholds import Thresholds, choose_thresholds
+from declip_pl.metrics.untouched import untouched_scores
 
 __all__ = [
     "CALIBRATION_BINS",
     "DILATE",
     "ERODE",
+    "FLOORS",
+    "PEAK",
     "THRESHOLD",
     "THRESHOLDS",
     "Counts",
@@ -49,10 +61,15 @@ __all__ = [
     "f1",
     "f1_border",
     "find_metric",
+    "floor_curves",
     "iou",
     "localization_scores",
     "map_metrics",
     "metric",
+    "peaks",
+    "photo_thresholds",
     "resize_to",
     "threshold_curves",
+    "untouched_metrics",
+    "untouched_scores",
 ]

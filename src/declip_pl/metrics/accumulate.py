@@ -8,27 +8,29 @@ import torchmetrics
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
+from declip_pl.metrics.decision import FLOORS
 from declip_pl.metrics.detection import check_scores
 from declip_pl.metrics.localization import (
     THRESHOLD,
     THRESHOLDS,
+    floor_curves,
     localization_scores,
     threshold_curves,
 )
 from declip_pl.metrics.sizes import by_size
-from declip_pl.metrics.table import map_metrics
+from declip_pl.metrics.table import map_metrics, untouched_metrics
 from declip_pl.metrics.thresholds import Thresholds, choose_thresholds
+from declip_pl.metrics.untouched import untouched_scores
 
 
-class LocalizationMetrics(torchmetrics.Metric):
-    """Means over images of all metrics that score maps, in percent.
+class MeanScores(torchmetrics.Metric):
+    """Means over images of named scores, in percent; NaN are left out.
 
     Predictions are resized bilinearly to each mask's own size, as in the paper's evaluation. Use
     one object for each data set: nothing is pooled over pixels, but images are averaged.
 
     Args:
-        tuned: A threshold chosen on validation photos, in [0, 1]; without one the metrics that
-            need it are left out.
+        names: Of the scores.
         options: Of torchmetrics' ``Metric``.
     """
 
@@ -36,10 +38,9 @@ class LocalizationMetrics(torchmetrics.Metric):
     total: Tensor
     count: Tensor
 
-    def __init__(self, tuned: float | None = None, **options: Any) -> None:
+    def __init__(self, names: Sequence[str], **options: Any) -> None:
         super().__init__(**options)
-        self.tuned = tuned
-        self.names = [entry.name for entry in map_metrics(tuned is not None)]
+        self.names = list(names)
         for state in ("total", "count"):
             zeros = torch.zeros(len(self.names), dtype=torch.float64)
             self.add_state(state, zeros, dist_reduce_fx="sum")
@@ -55,11 +56,15 @@ class LocalizationMetrics(torchmetrics.Metric):
             ValueError: If an argument is anything else.
         """
         for _, resized, stacked in by_size(probabilities, masks):
-            scores = localization_scores(resized, stacked, self.tuned)
+            scores = self.of_images(resized, stacked)
             table = torch.stack([scores[name].double() for name in self.names])
             table = table.to(self.total.device)
             self.total += table.nansum(1)
             self.count += table.isfinite().sum(1)
+
+    def of_images(self, probabilities: Tensor, masks: Tensor) -> dict[str, Tensor]:
+        """Return the ``[B]`` scores of ``[B, H, W]`` maps and masks by name."""
+        raise NotImplementedError
 
     def compute(self) -> dict[str, Tensor]:
         """Return each mean, and under ``NAME_n`` how many images it is made of.
@@ -71,6 +76,46 @@ class LocalizationMetrics(torchmetrics.Metric):
             if result[f"{name}_n"]:
                 result[name] = total / result[f"{name}_n"]
         return result
+
+
+class LocalizationMetrics(MeanScores):
+    """Means over images of all metrics that score maps.
+
+    Args:
+        tuned: A threshold chosen on validation photos, in [0, 1]; without one the metrics that
+            need it are left out.
+        floor: The decision's, chosen on validation photos, in [0, 1]; likewise.
+        options: Of torchmetrics' ``Metric``.
+    """
+
+    def __init__(
+        self, tuned: float | None = None, floor: float | None = None, **options: Any
+    ) -> None:
+        names = [entry.name for entry in map_metrics(tuned is not None, floor is not None)]
+        super().__init__(names, **options)
+        self.tuned = tuned
+        self.floor = floor
+
+    def of_images(self, probabilities: Tensor, masks: Tensor) -> dict[str, Tensor]:
+        """Return the ``[B]`` scores of ``[B, H, W]`` maps and masks by name."""
+        return localization_scores(probabilities, masks, self.tuned, self.floor)
+
+
+class UntouchedMetrics(MeanScores):
+    """Means over untouched images of what is marked in them; of masks only the size counts.
+
+    Args:
+        floor: The decision's, chosen on validation photos, in [0, 1]; without one the metrics that
+            need it are left out.
+    """
+
+    def __init__(self, floor: float | None = None) -> None:
+        super().__init__([entry.name for entry in untouched_metrics(floor is not None)])
+        self.floor = floor
+
+    def of_images(self, probabilities: Tensor, masks: Tensor) -> dict[str, Tensor]:
+        """Return the ``[B]`` scores of ``[B, H, W]`` maps by name."""
+        return untouched_scores(probabilities, self.floor)
 
 
 class DetectionMetrics(torchmetrics.Metric):
@@ -130,15 +175,18 @@ class ThresholdChoice(torchmetrics.Metric):
 
     full_state_update = False
     curve: Tensor
-    maps: Tensor
+    decided: Tensor
+    counts: Tensor
     labels: list[Tensor] | Tensor
 
     def __init__(self, poolings: Sequence[str]) -> None:
         super().__init__()
         self.poolings = tuple(poolings)
         curve = torch.zeros(len(THRESHOLDS), dtype=torch.float64)
+        decided = torch.zeros(2, len(FLOORS), dtype=torch.float64)
         self.add_state("curve", curve, dist_reduce_fx="sum")
-        self.add_state("maps", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("decided", decided, dist_reduce_fx="sum")
+        self.add_state("counts", torch.zeros(2, dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("labels", [], dist_reduce_fx="cat")
         for index in range(len(self.poolings)):
             self.add_state(f"scores_{index}", [], dist_reduce_fx="cat")
@@ -154,20 +202,17 @@ class ThresholdChoice(torchmetrics.Metric):
 
         Args:
             probabilities: ``[B, 1, h, w]`` in [0, 1].
-            masks: B bool masks ``[H, W]``, True = fake; only those of fakes count.
+            masks: B bool masks ``[H, W]``, True = fake; those of reals are empty.
             scores: ``[B]`` image scores in [0, 1], by pooling.
             labels: ``[B]`` 1 = fake, 0 = real.
 
         Raises:
             ValueError: If an argument is anything else.
         """
-        fake = labels.bool()
-        if fake.any():
-            chosen = [mask for mask, is_fake in zip(masks, fake, strict=True) if is_fake]
-            for _, resized, stacked in by_size(probabilities[fake], chosen):
-                curves = threshold_curves(resized, stacked)["iou"].double()
-                self.curve += curves.sum(0).to(self.curve.device)
-                self.maps += len(curves)
+        for kind, label in enumerate((1, 0)):
+            chosen = (labels == label).nonzero()[:, 0].tolist()
+            if chosen:
+                self._add(kind, probabilities[chosen], [masks[index] for index in chosen])
         assert isinstance(self.labels, list)
         self.labels.append(labels.long())
         for index, pooling in enumerate(self.poolings):
@@ -175,15 +220,37 @@ class ThresholdChoice(torchmetrics.Metric):
             getattr(self, f"scores_{index}").append(scores[pooling])
 
     def compute(self) -> list[Tensor]:
-        """Return all that was collected, of all processes; :meth:`choose` makes sense of it."""
+        """Return all that was collected, of all processes; the other methods make sense of it."""
         pooled = (getattr(self, f"scores_{index}") for index in range(len(self.poolings)))
-        return [self.curve, self.maps, _cat(self.labels), *map(_cat, pooled)]
+        return [self.curve, self.decided, self.counts, _cat(self.labels), *map(_cat, pooled)]
 
     def choose(self) -> Thresholds:
         """Return the thresholds, as :func:`declip_pl.metrics.choose_thresholds` chooses them."""
-        curve, maps, labels, *pooled = self.compute()
-        scores = dict(zip(self.poolings, pooled, strict=True))
-        return choose_thresholds(curve / maps if maps else None, scores, labels)
+        curve, decided, counts, labels, *pooled = self.compute()
+        return choose_thresholds(
+            curve / counts[0] if counts[0] else None,
+            dict(zip(self.poolings, pooled, strict=True)),
+            labels,
+            decided / counts[:, None] if counts.all() else None,
+        )
+
+    def image_auroc(self) -> dict[str, float | None]:
+        """Return how well scores tell fakes from reals, percent by pooling; None without both."""
+        _, _, counts, labels, *pooled = self.compute()
+        return {
+            name: 100 * float(binary_auroc(scores, labels)) if counts.all() else None
+            for name, scores in zip(self.poolings, pooled, strict=True)
+        }
+
+    def _add(self, kind: int, probabilities: Tensor, masks: Sequence[Tensor]) -> None:
+        """Add manipulated photos (kind 0) or untouched ones (kind 1)."""
+        for _, resized, stacked in by_size(probabilities, masks):
+            curves = floor_curves(resized, stacked).double()
+            self.decided[kind] += curves.sum(0).to(self.decided.device)
+            self.counts[kind] += len(curves)
+            if kind == 0:
+                curves = threshold_curves(resized, stacked)["iou"].double()
+                self.curve += curves.sum(0).to(self.curve.device)
 
 
 def _accuracy(scores: Tensor, labels: Tensor, threshold: float) -> Tensor:

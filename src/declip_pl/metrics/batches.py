@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from declip_pl.metrics.ranking import Map, Mask
@@ -79,6 +80,24 @@ def check_range(name: str, values: Tensor) -> None:
         raise ValueError(f"expected {name} in [0, 1]; found NaN or values outside")
 
 
+def each_map(score: Callable[[Map], Any], probabilities: Tensor) -> Tensor:
+    """Check maps and return what ``score`` returns for each of them.
+
+    Args:
+        score: Takes a map ``[H, W]`` and returns numbers.
+        probabilities: ``[B, H, W]`` float in [0, 1].
+
+    Returns:
+        ``[B, ...]`` float32 on the CPU.
+
+    Raises:
+        ValueError: If the probabilities are anything else.
+    """
+    check_shape("probabilities", probabilities, "[B, H, W]")
+    check_range("probabilities", probabilities)
+    return _in_threads(score, torch.float32, _as_maps(probabilities))
+
+
 def each_image(
     score: Callable[[Map, Mask], Any],
     probabilities: Tensor,
@@ -100,7 +119,15 @@ def each_image(
         ValueError: If :func:`check_maps` refuses the batch.
     """
     check_maps(probabilities, masks)
-    maps, truth = probabilities.detach().float().cpu().numpy(), masks.cpu().numpy()
+    return _in_threads(score, dtype, _as_maps(probabilities), masks.cpu().numpy())
+
+
+def _as_maps(probabilities: Tensor) -> Map:
+    maps: Map = probabilities.detach().float().cpu().numpy()
+    return maps
+
+
+def _in_threads(score: Callable[..., Any], dtype: torch.dtype, *images: NDArray[Any]) -> Tensor:
     # numpy and OpenCV count outside the interpreter lock: an image in each thread.
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return torch.tensor(np.array(list(pool.map(score, maps, truth))), dtype=dtype)
+        return torch.tensor(np.array(list(pool.map(score, *images))), dtype=dtype)

@@ -5,6 +5,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from declip_pl.metrics.batches import each_image
+from declip_pl.metrics.decision import (
+    FLOORS,
+    NOTHING,
+    best_threshold,
+    check_floor,
+    peak,
+    photo_threshold,
+)
 from declip_pl.metrics.ranking import Counts, Map, Mask, Ranking, Scores
 from declip_pl.metrics.table import map_metrics, metric
 
@@ -22,6 +30,18 @@ THRESHOLDS = tuple(step / 50 for step in range(1, 50))
 )
 def _iou(image: Ranking) -> Scores:
     return image.above(THRESHOLD).iou()
+
+
+@metric(
+    "iou_decided",
+    title="IoU, decided",
+    definition="intersection over union at the photo's own threshold, which the decision finds in "
+    "its probabilities",
+    decided=True,
+)
+def _iou_decided(image: Ranking) -> Scores:
+    assert image.floor is not None
+    return image.above(photo_threshold(image.probabilities, image.floor)).iou()
 
 
 @metric(
@@ -159,7 +179,7 @@ def average_precision(probabilities: Tensor, masks: Tensor) -> Tensor:
 
 
 def localization_scores(
-    probabilities: Tensor, masks: Tensor, tuned: float | None = None
+    probabilities: Tensor, masks: Tensor, tuned: float | None = None, floor: float | None = None
 ) -> dict[str, Tensor]:
     """All metrics of the table that score maps, for each image, with one sort of its pixels.
 
@@ -168,6 +188,7 @@ def localization_scores(
         masks: ``[B, H, W]`` bool, True = fake.
         tuned: A threshold chosen on validation photos; without one the metrics that need it are
             left out.
+        floor: The decision's, chosen on validation photos; likewise.
 
     Returns:
         ``[B]`` percentages on the CPU by name; NaN where a score is not defined for an image.
@@ -177,10 +198,12 @@ def localization_scores(
     """
     if tuned is not None:
         _check_threshold(tuned)
-    metrics = map_metrics(tuned is not None)
+    if floor is not None:
+        check_floor(floor)
+    metrics = map_metrics(tuned is not None, floor is not None)
 
     def scores(p: Map, mask: Mask) -> list[float]:
-        image = Ranking(p, mask, tuned)
+        image = Ranking(p, mask, tuned, floor)
         return [entry.of(image) for entry in metrics]
 
     columns = each_image(scores, probabilities, masks).unbind(1)
@@ -208,6 +231,28 @@ def threshold_curves(probabilities: Tensor, masks: Tensor) -> dict[str, Tensor]:
 
     iou_curve, f1_curve = each_image(curves, probabilities, masks).unbind(1)
     return {"iou": iou_curve, "f1": f1_curve}
+
+
+def floor_curves(probabilities: Tensor, masks: Tensor) -> Tensor:
+    """IoU by the decision of each image with each of :data:`FLOORS` for its floor.
+
+    Args:
+        probabilities: ``[B, H, W]`` float in [0, 1].
+        masks: ``[B, H, W]`` bool, True = fake.
+
+    Returns:
+        ``[B, len(FLOORS)]`` in percent; of an untouched image 100 where nothing is marked, else 0.
+
+    Raises:
+        ValueError: If an argument is anything else.
+    """
+    floors = np.array(FLOORS, np.float32)
+
+    def curve(p: Map, mask: Mask) -> Scores:
+        image, own = Ranking(p, mask), best_threshold(p)
+        return np.where(peak(p) >= floors, image.above(own).iou(), image.above(NOTHING).iou())
+
+    return each_image(curve, probabilities, masks)
 
 
 def _above(pixels: Map, levels: Map) -> NDArray[np.intp]:

@@ -53,17 +53,26 @@ class Ranking:
         probabilities: ``[H, W]`` float32 in [0, 1].
         mask: ``[H, W]`` bool, True = fake.
         tuned: The threshold that was chosen on validation photos, if there is one.
+        floor: The decision's, if there is one (:mod:`declip_pl.metrics.decision`).
 
     Attributes:
         probabilities: As given.
         mask: As given.
         tuned: As given.
+        floor: As given.
     """
 
-    def __init__(self, probabilities: Map, mask: Mask, tuned: float | None = None) -> None:
+    def __init__(
+        self,
+        probabilities: Map,
+        mask: Mask,
+        tuned: float | None = None,
+        floor: float | None = None,
+    ) -> None:
         self.probabilities = probabilities
         self.mask = mask
         self.tuned = tuned
+        self.floor = floor
         self._above: dict[tuple[float, bool], Counts] = {}
         self._at_fakes: dict[bool, Counts] = {}
 

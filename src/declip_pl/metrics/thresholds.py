@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from declip_pl.metrics.decision import FLOORS
 from declip_pl.metrics.detection import best_accuracy_threshold
 from declip_pl.metrics.localization import THRESHOLDS
 
@@ -16,14 +17,20 @@ class Thresholds:
     Attributes:
         pixel: The one of the highest mean IoU, in [0, 1].
         image: For each pooling the one with the most correct decisions, in [0, 1].
+        floor: The lowest peak of a photo that the decision marks, in [0, 1]
+            (:mod:`declip_pl.metrics.decision`).
     """
 
     pixel: float | None
     image: dict[str, float | None]
+    floor: float | None = None
 
 
 def choose_thresholds(
-    iou: Tensor | None, scores: Mapping[str, Tensor], labels: Tensor
+    iou: Tensor | None,
+    scores: Mapping[str, Tensor],
+    labels: Tensor,
+    decided: Tensor | None = None,
 ) -> Thresholds:
     """Choose a model's thresholds: the lowest of equally good ones.
 
@@ -32,12 +39,17 @@ def choose_thresholds(
             :data:`declip_pl.metrics.THRESHOLDS`; None without such photos.
         scores: ``[N]`` float scores in [0, 1] of all photos, by pooling.
         labels: ``[N]`` 1 = fake, 0 = real; without one of them no image threshold is chosen.
+        decided: ``[2, len(FLOORS)]`` mean IoU by the decision with each of
+            :data:`declip_pl.metrics.FLOORS`, of the manipulated photos and of the untouched ones;
+            the floor has the highest mean of the two. None without photos of either kind.
 
     Raises:
         ValueError: If an argument is anything else.
     """
     if iou is not None and iou.shape != (len(THRESHOLDS),):
         raise ValueError(f"expected an IoU for each of THRESHOLDS; found {list(iou.shape)}")
+    if decided is not None and decided.shape != (2, len(FLOORS)):
+        raise ValueError(f"expected two IoUs for each of FLOORS; found {list(decided.shape)}")
     both = labels.numel() > 0 and bool(labels.min() != labels.max())
     return Thresholds(
         None if iou is None else THRESHOLDS[int(iou.argmax())],
@@ -45,4 +57,5 @@ def choose_thresholds(
             name: best_accuracy_threshold(values, labels) if both else None
             for name, values in scores.items()
         },
+        None if decided is None else FLOORS[int(decided.mean(0).argmax())],
     )

@@ -283,6 +283,7 @@ _FORGERIES = {
 _THRESHOLDS = {
     "pixel": _Entry(_is_threshold, "a number from 0 to 1, or null"),
     "image": _Entry(_are_thresholds, "a number from 0 to 1, or null, for each pooling"),
+    "floor": _Entry(_is_threshold, "a number from 0 to 1, or null", True),
 }
 
 

@@ -16,11 +16,17 @@ from declip_pl.model.features import OUTPUT_SIZE
 _CHUNK = 64  # masks that are compared at once
 
 
-def baselines(data: LocalizationDataModule) -> dict[str, dict[str, dict[str, float]]]:
+def baselines(
+    data: LocalizationDataModule, decided: bool = False
+) -> dict[str, dict[str, dict[str, float]]]:
     """Score answers that never look at the photo, for each generator's test set.
 
     ``all fake``, ``all real``, and ``mean train mask``: the share of training masks that are fake
     at each pixel, cut where it overlaps best with the training masks.
+
+    Args:
+        data: What is tested on.
+        decided: Whether to cut them by the decision, too; constant answers need no floor.
 
     Returns:
         Localization scores in percent by generator and baseline; none of ``mean train mask`` where
@@ -35,7 +41,10 @@ def baselines(data: LocalizationDataModule) -> dict[str, dict[str, dict[str, flo
     scores: dict[str, dict[str, dict[str, float]]] = {}
     for generator in data.generators:
         # Only one process writes results, so there is nobody to gather from.
-        metrics = {name: LocalizationMetrics(sync_on_compute=False) for name in answers}
+        metrics = {
+            name: LocalizationMetrics(floor=0.0 if decided else None, sync_on_compute=False)
+            for name in answers
+        }
         test_masks = data.evaluation_set(generator, "test", generator).masks()
         for mask in tqdm(test_masks, f"baselines on {generator}", leave=False):
             for metric, answer in zip(metrics.values(), answers.values(), strict=True):

@@ -108,11 +108,12 @@ def describe_results(
     task: LocalizationTask, data: LocalizationDataModule, checkpoint: Path
 ) -> Results:
     """Return what a test found: scores, baselines and how they came about."""
+    chosen = task.thresholds
     file = checkpoint if checkpoint.is_file() else checkpoint / WEIGHTS_FILE
     return Results(
         notice=data.notice or None,
         scores=task.results,
-        baselines=baselines(data),
+        baselines=baselines(data, decided=bool(chosen and chosen.floor is not None)),
         data={
             "root": str(data.root),
             "generators": data.generators,
@@ -147,10 +148,14 @@ def summary(results: Results, target: Path, model: Path) -> str:
         others = " ".join(f"{name:>16}" for name in constant)
         lines += [f"test set {generator} ({scores['iou_n']:.0f} images), percent"]
         lines += [f"  {'':<16}{'this model':>12} {others}"]
-        for metric in (entry.name for entry in map_metrics(tuned=False) if entry.key):
+        decided = "decision_floor" in scores
+        for metric in (
+            entry.name for entry in map_metrics(tuned=False, decided=decided) if entry.key
+        ):
             row = " ".join(f"{_cell(constant[name], metric):>16}" for name in constant)
             lines += [f"  {metric:<16}{_cell(scores, metric):>12} {row}"]
         lines += [f"  image level{_detection(scores)}"]
+        lines += [f"  untouched photos{line}" for line in _untouched(scores)]
         lines += [f"  thresholds chosen on validation photos: {_thresholds(scores)}"]
         lines += [
             f"  {name}: undefined, no training masks" for name in constant if not constant[name]
@@ -181,8 +186,23 @@ def _detection(scores: dict[str, float]) -> str:
     )
 
 
+def _untouched(scores: dict[str, float]) -> list[str]:
+    """Return what is marked of them, at 0.5 and by the decision; no lines without them."""
+    ways = {"at 0.5": "", "by the decision": "_decided"}
+    return [
+        f" {way}: {scores[f'untouched_area{key}']:.1f} of their pixels are marked, "
+        f"{scores[f'untouched_marked{key}']:.1f} of them have a mark"
+        for way, key in ways.items()
+        if f"untouched_area{key}" in scores
+    ]
+
+
 def _thresholds(scores: dict[str, float]) -> str:
-    named = {"pixels": "pixel_threshold", "photos": "image_threshold"}
+    named = {
+        "pixels": "pixel_threshold",
+        "photos": "image_threshold",
+        "floor of the decision": "decision_floor",
+    }
     found = [f"{what} {scores[key]:.3f}" for what, key in named.items() if key in scores]
     return ", ".join(found) or "none, the checkpoint holds none"
 

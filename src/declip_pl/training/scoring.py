@@ -8,7 +8,12 @@ from torch import Tensor
 from declip_pl.data.dataset import Batch
 from declip_pl.data.layout import REAL
 from declip_pl.metrics import Thresholds
-from declip_pl.metrics.accumulate import DetectionMetrics, LocalizationMetrics, ThresholdChoice
+from declip_pl.metrics.accumulate import (
+    DetectionMetrics,
+    LocalizationMetrics,
+    ThresholdChoice,
+    UntouchedMetrics,
+)
 from declip_pl.model.network import POOLINGS, Pooling, image_score
 
 NO_THRESHOLDS = Thresholds(None, {})
@@ -40,8 +45,14 @@ class Scoring:
         # Apple's GPUs have no 64 bits.
         device = torch.device("cpu") if device.type == "mps" else device
         pixel, image = thresholds.pixel, thresholds.image.get(pooling)
-        self.localization = [LocalizationMetrics(pixel).to(device) for _ in names]
+        floor = thresholds.floor
+        self.localization = [LocalizationMetrics(pixel, floor).to(device) for _ in names]
         self.detection = [DetectionMetrics(image).to(device) for _ in names]
+        self.untouched = {
+            name.removesuffix(f"/{REAL}"): UntouchedMetrics(floor).to(device)
+            for name in names
+            if name.endswith(f"/{REAL}")
+        }
         self.choice = ThresholdChoice(POOLINGS).to(device) if choose else None
 
     def add(self, index: int, logits: Tensor, batch: Batch) -> Tensor:
@@ -57,6 +68,7 @@ class Scoring:
         pools = [index]
         if name == REAL:
             pools = [i for i, other in enumerate(self.names) if other.startswith(f"{split}/")]
+            self.untouched[split].update(probabilities, batch["mask"])
         else:
             self.localization[index].update(probabilities, batch["mask"])
         poolings = POOLINGS if self.choice else (self.pooling,)
@@ -68,10 +80,15 @@ class Scoring:
         return probabilities
 
     def scores(self, index: int) -> dict[str, float]:
-        """Return the localization means and, as ``image_*``, the detection scores of a set."""
+        """Return the scores of a set: localization means, ``image_*`` and ``untouched_*``.
+
+        The last two are of its split's real photos as well, and left out where there are none.
+        """
         detection = self.detection[index].compute()
         scores = self.localization[index].compute()
         scores |= {f"image_{key}": value for key, value in detection.items()}
+        untouched = self.untouched.get(self.names[index].split("/")[0])
+        scores |= untouched.compute() if untouched else {}
         return {key: float(value) for key, value in scores.items()}
 
     def thresholds(self) -> Thresholds | None:

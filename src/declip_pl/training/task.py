@@ -215,7 +215,11 @@ class LocalizationTask(L.LightningModule):
         """Collect the scores of every test set in :attr:`results` and log them."""
         self.results = {}
         chosen = self.thresholds or NO_THRESHOLDS
-        known = {"pixel_threshold": chosen.pixel, "image_threshold": chosen.image.get(self.pooling)}
+        known = {
+            "pixel_threshold": chosen.pixel,
+            "image_threshold": chosen.image.get(self.pooling),
+            "decision_floor": chosen.floor,
+        }
         for index, name in enumerate(self.scoring.names):
             if name.startswith("test/") and name != REAL_TEST:
                 scores = self.scoring.scores(index)

@@ -86,7 +86,10 @@ def write_report(folder: Path) -> Path:
 def _page(matrix: Matrix, folder: Path) -> dict[str, Any]:
     """Return what the templates show."""
     rows = [row for row in matrix.rows if any(row in table for table in matrix.matrix.values())]
-    detection = [e for e in all_metrics() if e.level == "images" and e.name in matrix.metrics]
+    detection, untouched = (
+        [e for e in all_metrics() if e.level == level and e.name in matrix.metrics]
+        for level in ("images", "untouched")
+    )
     return {
         "m": matrix,
         "perturbed": matrix.perturbation != UNPERTURBED,
@@ -102,6 +105,11 @@ def _page(matrix: Matrix, folder: Path) -> dict[str, Any]:
         "detection": detection,
         "cells": {row: {c: _cell(matrix, "iou", row, c) for c in matrix.columns} for row in rows},
         "detection_cells": _detection(matrix, detection),
+        "untouched": untouched,
+        "untouched_cells": {
+            row: [_shown(matrix.of_row(e.name, row), e.less_is_better, False) for e in untouched]
+            for row in matrix.rows
+        },
         "pooling": POOLING.get(matrix.pooling, matrix.pooling),
         "pictures": {row: pictures_of(matrix, row, folder) for row in rows},
         "plots": {row: _plots(matrix, row) for row in rows},
