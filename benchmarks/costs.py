@@ -71,7 +71,8 @@ def multiply_adds(work: Callable[[], object]) -> float:
 
 def decoder_steps(network: Network, settings: Settings) -> dict[str, float]:
     """Time a training step of the decoder as it is, in bf16 and compiled, in seconds."""
-    channels, side, _ = shape = _encoder(network, settings).shape
+    shape = _encoder(network, settings).shape
+    channels, side = shape[:2]
     decoder = build_decoder(network.decoder, shape).to(settings.device)
     grid = torch.randn(settings.work.batch_size, channels, side, side, device=settings.device)
     features = Features(grid.contiguous(memory_format=torch.channels_last), None)

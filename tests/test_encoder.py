@@ -16,6 +16,7 @@ from transformers import (
 
 from declip_pl.errors import UserError
 from declip_pl.model.encoder import build_encoder
+from declip_pl.model.features import FeatureShape
 from declip_pl.model.frozen import fingerprint
 from declip_pl.model.network import POOLINGS, DeCLIP, image_logit, image_score
 from declip_pl.model.resnet import CLIPResNet
@@ -46,7 +47,7 @@ def test_layer_n_is_hidden_state_n_plus_one(clip, number):
 def test_last_layer_is_taken_before_the_final_norm(clip):
     """The hidden state and not the normed output, which is what users of CLIP usually read."""
     encoder = build_encoder(str(clip), "layer3", 64)
-    assert encoder.shape == (64, 4, False)
+    assert encoder.shape == FeatureShape(64, 4)
     full = CLIPVisionModel.from_pretrained(clip).eval()
     torch.nn.init.constant_(full.post_layernorm.weight, 7.0)  # would show if it were applied
     pixels = torch.randn(1, 3, 64, 64)
@@ -130,7 +131,7 @@ def test_resnet_encoder(rn50):
     encoder = build_encoder(f"RN50:{rn50}", "layer3", 64)
     features = encoder(torch.randn(1, 3, 64, 64))
     assert features.grid.shape == (1, 1024, 4, 4) and features.cls is None
-    assert (encoder.shape, encoder.name) == ((1024, 4, True), "rn50")
+    assert (encoder.shape, encoder.name) == (FeatureShape(1024, 4, always_resizes=True), "rn50")
     with pytest.raises(UserError, match="choose one of layer1"):
         build_encoder(f"RN50:{rn50}", "layer20", 64)
 

@@ -11,7 +11,7 @@ from conftest import make_clip
 
 from declip_pl.errors import UserError
 from declip_pl.model.encoder import build_encoder
-from declip_pl.model.features import CLIP_MEAN, CLIP_STD
+from declip_pl.model.features import CLIP_MEAN, CLIP_STD, FeatureShape
 from declip_pl.model.frozen import fingerprint
 
 WIDE = {
@@ -116,7 +116,7 @@ def test_features_are_the_hidden_states_of_the_whole_model(folder, family, numbe
     encoder = build_encoder(str(folder(family)), f"layer{number}", 64)
     features, before = encoder(pixels), FAMILIES[family][2]
     assert expected[number + 1].shape[1] == before + 16
-    assert encoder.shape == (32, 4, False) and features.grid.shape == (2, 32, 4, 4)
+    assert encoder.shape == FeatureShape(32, 4) and features.grid.shape == (2, 32, 4, 4)
     for row, column in [(0, 0), (0, 3), (1, 2), (3, 3)]:
         theirs = expected[number + 1][:, before + 4 * row + column]
         torch.testing.assert_close(features.grid[:, :, row, column], theirs, atol=1e-4, rtol=1e-4)
@@ -135,7 +135,7 @@ def test_features_are_the_stages_of_a_convnext(folder, number):
     encoder = build_encoder(str(folder("convnext")), f"layer{number}", 64)
     features = encoder(pixels)
     assert features.cls is None
-    assert encoder.shape == (STAGES["hidden_sizes"][number], 16 // 2**number, False)
+    assert encoder.shape == FeatureShape(STAGES["hidden_sizes"][number], 16 // 2**number)
     torch.testing.assert_close(features.grid, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -188,7 +188,7 @@ def test_photos_come_in_at_the_models_own_size(folder, family):
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name != "convnext"])
 def test_other_sizes(folder, family):
     encoder = build_encoder(str(folder(family)), "layer1", 96)
-    assert encoder.shape == (32, 6, False)
+    assert encoder.shape == FeatureShape(32, 6)
     grid = encoder(torch.randn(2, 3, 96, 96)).grid
     assert grid.shape == (2, 32, 6, 6) and grid.isfinite().all()
     with pytest.raises(UserError, match="no multiple of the 16 px patches"):
@@ -238,7 +238,7 @@ def test_a_whole_siglip_loads(tmp_path):
         spec = {"class_path": "transformers", "init_args": {"name": str(tmp_path / "siglip")}}
         spec["init_args"]["init"] = init
         encoder = build_encoder(spec, "layer1")
-        assert encoder.preprocessing.image_size == 64 and encoder.shape == (32, 4, False)
+        assert encoder.preprocessing.image_size == 64 and encoder.shape == FeatureShape(32, 4)
         same = torch.allclose(encoder(pixels).grid.flatten(2).mT, states_[2], atol=1e-4, rtol=1e-4)
         assert same == (init == "pretrained")
 
@@ -288,7 +288,7 @@ def test_pixels_are_a_photos_own(tmp_path):
     encoder = build_encoder("pixels", "none", 64)
     features = encoder(pixels[..., :64])
     assert torch.equal(features.grid, unshuffled(pixels[..., :64])) and features.cls is None
-    assert encoder.shape == (768, 4, False) and encoder.name == "pixels"
+    assert encoder.shape == FeatureShape(768, 4) and encoder.name == "pixels"
     assert build_encoder("pixels", "none").preprocessing.image_size == 224
     with pytest.raises(UserError, match="has no 'layer3'; say layer: none"):
         build_encoder("pixels", "layer3")
@@ -334,7 +334,7 @@ def test_an_encoder_of_ones_own(own, monkeypatch):
         build_encoder(spec, "none", 64)
     monkeypatch.setenv("DECLIP_PARTS", str(own))
     encoder = build_encoder(spec, "none", 64)
-    assert (encoder.shape, encoder.name) == ((16, 8, False), "tiny")
+    assert (encoder.shape, encoder.name) == (FeatureShape(16, 8), "tiny")
     assert (encoder.preprocessing.mean, encoder.preprocessing.std) == (
         (0.1, 0.2, 0.3),
         (0.4, 0.5, 0.6),
@@ -354,7 +354,7 @@ def test_an_encoder_of_ones_own(own, monkeypatch):
     encoder.offload()
     torch.testing.assert_close(encoder(pixels).grid, features.grid)
     narrow = build_encoder("own_encoders.Tiny", "none", 64)
-    assert narrow.shape == (8, 8, False)
+    assert narrow.shape == FeatureShape(8, 8)
     with pytest.raises(UserError, match="belongs to another encoder"):
         narrow.identity.check(encoder.identity)
     assert build_encoder("own_encoders.Plain", "none", 64).preprocessing.mean == CLIP_MEAN

@@ -71,6 +71,7 @@ def encoders(tmp_path_factory) -> dict[str, tuple[str, str, int]]:
         "rn50": (resnet, "layer1", SIZE),
         "fusion": (f"{vit}+{resnet}", "layer1", SIZE),
         "dinov2": (str(make_dinov2(folder / "dinov2")), "layer1", SIZE),
+        "layers": (str(vit), "layer2+layer0+layer3", SIZE),
     }
 
 
@@ -83,7 +84,7 @@ def saved(encoders, tmp_path_factory):
         task = LocalizationTask(encoder, layer, decoder, image_size=size).eval()
         with torch.no_grad():
             logits = task(preprocessed(photos(3, 150, 70), task.network.encoder))
-            last, scale = task.network.decoder.fc[-1], 2 / logits.std()
+            last, scale = list(task.network.decoder.modules())[-1], 2 / logits.std()
             last.weight *= scale
             last.bias.copy_((last.bias - logits.mean()) * scale)
         folder = tmp_path_factory.mktemp("models") / f"{kind}-{decoder}"
@@ -137,7 +138,14 @@ def test_the_command_writes_a_graph_that_answers_like_torch(exported, model):
 
 @pytest.mark.parametrize(
     ("kind", "decoder"),
-    [("interpolated", "attention"), ("rn50", "conv-4"), ("fusion", "light"), ("dinov2", "linear")],
+    [
+        ("interpolated", "attention"),
+        ("rn50", "conv-4"),
+        ("fusion", "light"),
+        ("dinov2", "linear"),
+        ("layers", "relative"),
+        ("layers", "attention"),
+    ],
 )
 def test_all_encoders_and_decoders(kind, decoder, saved, tmp_path, capsys):
     model = saved(kind, decoder)

@@ -243,9 +243,9 @@ def test_encoder_is_bit_identical_after_training(clip, tree, cache):
     assert not torch.equal(decoder, model.network.decoder.fc[0].weight)
 
 
-@pytest.mark.parametrize(("decoder", "workers"), [("linear", 0), ("linear", 2), ("conv-4", 0)])
+@pytest.mark.parametrize(("decoder", "workers"), [("linear", 0), ("linear", 2), ("conv-4", 0), ("relative", 0)])
 def test_resuming_equals_no_interruption(fit_arguments, tmp_path, monkeypatch, decoder, workers):
-    """Augmentation, order, optimiser, schedule and table continue as if nothing had been."""
+    """Augmentation, order, dropout, optimiser, schedule and table go on as if nothing had been."""
     monkeypatch.setattr("declip_pl.model.decoder.STAGES", (8, 8, 4, 4))
     common = {"data.augmentation": "all", "schedule.patience": 1, "model.decoder": decoder}
     common |= {"data.num_workers": workers}

@@ -160,12 +160,13 @@ def row_name(trained_on: Sequence[str], columns: Sequence[str]) -> str:
 
 
 def by_encoder(models: Sequence[Model]) -> list[list[Model]]:
-    """Return models of one encoder and input size together: the same weights and arithmetic."""
-    groups: dict[tuple[str, str, int], list[Model]] = defaultdict(list)
+    """Return models of one encoder, layer and input size together: they share features."""
+    groups: dict[tuple[str, str, str, int], list[Model]] = defaultdict(list)
     for model in models:
         identity = model.checkpoint.identity
         arithmetic = json.dumps(identity.arithmetic, sort_keys=True)
-        groups[identity.sha256, arithmetic, model.checkpoint.image_size].append(model)
+        size = model.checkpoint.image_size
+        groups[identity.sha256, identity.layer, arithmetic, size].append(model)
     return list(groups.values())
 
 

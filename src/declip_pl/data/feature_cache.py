@@ -40,7 +40,15 @@ from declip_pl.data.shards import (
 )
 from declip_pl.data.transforms import PREPROCESSING, Changes, build_transform, key_of
 from declip_pl.errors import UserError
-from declip_pl.files import LOCK, locked, remove_leftovers, sha256, write_text
+from declip_pl.files import (
+    LOCK,
+    NAME_BYTES,
+    locked,
+    remove_leftovers,
+    sha256,
+    shortened,
+    write_text,
+)
 from declip_pl.model.features import Features
 from declip_pl.model.frozen import Encoder
 
@@ -152,6 +160,7 @@ class FeatureCache:
         decisive = {k: v for k, v in self.meta["encoder"].items() if k not in ("source", "name")}
         key = parts.as_text({**self.meta, "encoder": decisive})
         digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+        name = shortened(name, NAME_BYTES - len(digest) - 1)  # many layers make it long
         self.folder = (root or features_folder()) / f"{name}-{digest}"
 
     def fetch(self, photos: Sequence[Path], device: torch.device) -> CachedFeatures:

@@ -35,7 +35,8 @@ def build_encoder(encoder: Spec, layer: str, image_size: int | None = None) -> E
     Args:
         encoder: ``openai/clip-vit-large-patch14`` (a hub id), a local folder, ``RN50``,
             ``RN50:FILE``, a ViT and an RN50 joined by ``+``, ``pixels``, or a class.
-        layer: The paper's name of the feature layer, for example ``layer20``.
+        layer: The paper's name of the feature layer, for example ``layer20``; of a vision tower
+            several joined by ``+``.
         image_size: Side of the square input in pixels, by default the encoder's own.
 
     Raises:

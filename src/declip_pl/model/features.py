@@ -23,8 +23,9 @@ class Features(NamedTuple):
     """What an encoder sees in a batch of photos.
 
     Attributes:
-        grid: ``[B, C, h, w]`` feature map, one vector for each patch.
-        cls: ``[B, C]`` class token of the same layer, or None where the encoder has none.
+        grid: ``[B, C, h, w]`` feature map, one vector for each patch. Several layers stand one
+            after the other along the channels.
+        cls: ``[B, C]`` class token of the same layers, or None where the encoder has none.
     """
 
     grid: Tensor
@@ -47,11 +48,14 @@ class FeatureShape(NamedTuple):
         grid_size: Side of the feature map.
         always_resizes: Whether published decoders on these features end in a resize even where
             that changes nothing (RN50 and the fusion); it shifts the name of their last layer.
+        layers: How many layers the channels are of, each with the same number of them; 1 where
+            they are not to be told apart (the fusion).
     """
 
     channels: int
     grid_size: int
     always_resizes: bool = False
+    layers: int = 1
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class Identity:
 
     Attributes:
         name: Short name, for example ``clip-vit-base-patch16``.
-        layer: The feature layer.
+        layer: The feature layer, or several.
         source: Where the weights came from, in words.
         sha256: Hash of the weights that it computes with.
         arithmetic: What the weights leave open and features depend on (activation, heads, ...);
@@ -104,7 +108,7 @@ class Identity:
         """Refuse another encoder than the one that this describes.
 
         Raises:
-            UserError: If weights or arithmetic differ; both encoders are named.
+            UserError: If layer, weights or arithmetic differ; both encoders are named.
         """
         if (other := self.difference(here)) is not None:
             raise UserError(
@@ -114,7 +118,8 @@ class Identity:
 
     def difference(self, here: "Identity") -> str | None:
         """Return in words what another encoder computes with that this one does not, or None."""
-        if self.sha256 != here.sha256:
+        # Encoders that end at the same layer have the same weights, whatever they hand on.
+        if (self.sha256, self.layer) != (here.sha256, here.layer):
             return ""
         if self.arithmetic is None or here.arithmetic is None:
             return None

@@ -1,7 +1,8 @@
 """The frozen encoder: what all encoders have in common.
 
-An encoder turns a normalised photo into the feature map of one named layer and runs nothing
-beyond that layer. It never changes: no gradients, always in eval mode, absent from checkpoints.
+An encoder turns a normalised photo into the feature map of one named layer, or of several at once,
+and runs nothing beyond the deepest. It never changes: no gradients, always in eval mode, absent
+from checkpoints.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ class Encoder(nn.Module):
     Attributes:
         model: The layers that are run. Its weights can be offloaded while nothing is encoded.
         name: Short name for folders, for example ``clip-vit-base-patch16``.
-        layer: The feature layer.
+        layer: The feature layer, or several.
         source: Where the weights came from, in words.
         shape: Of the features.
         preprocessing: How photos become its input.
@@ -38,7 +39,7 @@ class Encoder(nn.Module):
     _offloaded = False
 
     def read(self) -> nn.Module:
-        """Return the layers up to the named one, with their weights."""
+        """Return the layers up to the deepest named one, with their weights."""
         raise NotImplementedError
 
     def forward(self, pixels: Tensor) -> Features:

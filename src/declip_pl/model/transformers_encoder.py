@@ -2,13 +2,15 @@
 
 Every one of them holds its blocks (or stages) in one ``ModuleList``. What comes after the named
 layer is cut off, so ``last_hidden_state`` is that layer's output. Where that does not hold for a
-tower, building it is an error.
+tower, building it is an error. Of several named layers the deepest counts; the outputs of the
+others are taken on the way.
 """
 
 import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,15 +54,20 @@ ARITHMETIC = ("hidden_act", "num_attention_heads", "layer_norm_eps", "rope_theta
 FINAL = ("post_layernorm", "layernorm", "norm", "layer_norm", "pooler", "head")
 """What follows the last block in one tower or another."""
 
+_TAKEN: ContextVar[dict[nn.Module, Tensor] | None] = ContextVar("_TAKEN", default=None)
+"""Outputs of named blocks, by block, in the call that is under way in this thread."""
+
 
 class TransformersEncoder(Encoder):
     """Blocks (or stages) 0 to N of a vision tower of transformers.
 
     ``layerN`` counts transformer blocks from 0 and is the output of block N before the final layer
     norm (``hidden_states[N + 1]``), as in the paper's tables; of a ConvNeXt it counts stages.
+    Features of several layers stand one after the other along the channels, in the order in which
+    they are named; the class token's likewise.
 
     Args:
-        layer: ``layer0`` to the last block.
+        layer: ``layer0`` to the last block, or several joined by ``+``: ``layer3+layer5``.
         image_size: Side of the input in pixels, by default the tower's own; position embeddings
             are interpolated where it is not the size the tower was trained at.
         name: A hub id such as ``openai/clip-vit-large-patch14``, a local folder, or the weights
@@ -68,7 +75,8 @@ class TransformersEncoder(Encoder):
         init: ``pretrained``, or ``random``: the same architecture without what it learned.
 
     Raises:
-        UserError: If the weights can't be found or the layer does not exist.
+        UserError: If the weights can't be found, a layer does not exist or is named twice, or the
+            maps of several layers differ in size.
     """
 
     def __init__(
@@ -97,10 +105,14 @@ class TransformersEncoder(Encoder):
         self.shape = self._measured()
 
     def read(self) -> nn.Module:
-        """Return the tower up to the named block."""
+        """Return the tower up to the deepest named block."""
         model = _load(self._weights) if self._init == "pretrained" else _random(self._weights)
         blocks = _blocks(model, self._id)
-        del blocks[_block_number(self._id, self.layer, len(blocks)) + 1 :]
+        self._numbers = _block_numbers(self._id, self.layer, len(blocks))
+        del blocks[max(self._numbers) + 1 :]
+        for number in self._numbers:
+            if blocks[number] is not blocks[-1]:
+                blocks[number].register_forward_hook(_take)
         for name in FINAL:
             if hasattr(model, name):
                 setattr(model, name, _Skip())
@@ -110,13 +122,29 @@ class TransformersEncoder(Encoder):
     def forward(self, pixels: Tensor) -> Features:
         """Encode ``[B, 3, S, S]`` normalised pixels into ``[B, C, h, h]`` features."""
         self.reload()
-        tokens = self.model(**self._inputs(pixels)).last_hidden_state
-        if tokens.ndim == 4:  # noqa: PLR2004 - a convolutional tower's map
-            return Features(tokens, None)
-        side = self._side(tokens.shape[1], pixels.shape[-1])
+        return self._features(self._outputs(pixels), pixels.shape[-1])
+
+    def _features(self, outputs: list[Tensor], size: int) -> Features:
+        if outputs[0].ndim == 4:  # noqa: PLR2004 - a convolutional tower's maps
+            return Features(_joined(outputs, dim=1), None)
+        tokens = _joined(outputs, dim=2)
+        side = self._side(tokens.shape[1], size)
         # Left as a view: in memory it already is channels-last, the faster layout for convolutions.
-        grid = tokens[:, -(side**2) :].transpose(1, 2).unflatten(2, (side, side))
+        patches = tokens[:, -(side**2) :].transpose(1, 2)
+        grid = patches.unflatten(2, (side, side))  # type: ignore[no-untyped-call]
         return Features(grid, tokens[:, 0] if tokens.shape[1] > side**2 else None)
+
+    def _outputs(self, pixels: Tensor) -> list[Tensor]:
+        """Return what the named blocks give, in the order in which they are named."""
+        taken: dict[nn.Module, Tensor] = {}
+        before = _TAKEN.set(taken)
+        try:
+            deepest = self.model(**self._inputs(pixels)).last_hidden_state
+        finally:
+            _TAKEN.reset(before)
+        blocks = _blocks(self.model, self._id)
+        named = (blocks[number] for number in self._numbers)
+        return [deepest if block is blocks[-1] else taken[block] for block in named]
 
     def _inputs(self, pixels: Tensor) -> dict[str, Any]:
         if "siglip2" in self._config.model_type:
@@ -137,8 +165,9 @@ class TransformersEncoder(Encoder):
         """Return the side of the grid in a row of tokens, some of which come before it."""
         return size // self._patch if self._patch else math.isqrt(tokens)
 
+    @torch.no_grad()
     def _measured(self) -> FeatureShape:
-        """Look at a black photo: what are its features, and are they the named layer's output?
+        """Look at a black photo: what are its features, and are they the named layers' output?
 
         Where the grid follows from the patches' size, four of them are enough.
         """
@@ -148,16 +177,25 @@ class TransformersEncoder(Encoder):
         size = self.preprocessing.image_size
         side = min(size, 2 * self._patch) if self._patch else size
         try:
-            features = self(torch.zeros(1, 3, side, side))
+            outputs = self._outputs(torch.zeros(1, 3, side, side))
+            self._check_sizes(outputs)
+            grid = self._features(outputs, side).grid
         except (RuntimeError, ValueError) as error:
             raise UserError(f"{self._id} takes no photos of {side} px: {error}") from error
         finally:
             hook.remove()
         output = seen[-1][0] if isinstance(seen[-1], tuple) else seen[-1]
-        if output.flatten()[-1] != features.grid.flatten(2)[0, -1, -1]:
+        deepest = outputs[self._numbers.index(max(self._numbers))]
+        if output.flatten()[-1] != deepest.flatten()[-1]:
             raise UserError(f"{self._id}: its layers can't be taken apart; wrap it in a class")
-        _, channels, grid_size, _ = features.grid.shape
-        return FeatureShape(channels, size // self._patch if self._patch else grid_size)
+        grid_size = size // self._patch if self._patch else grid.shape[2]
+        return FeatureShape(grid.shape[1], grid_size, layers=len(outputs))
+
+    def _check_sizes(self, outputs: list[Tensor]) -> None:
+        shapes = [tuple(output.shape[1:]) for output in outputs]
+        if len(set(shapes)) > 1:
+            sizes = " and ".join(" x ".join(map(str, shape)) for shape in shapes)
+            raise UserError(f"{self._id}: maps of {self.layer} differ in size ({sizes}); name one")
 
 
 class _Skip(nn.Identity):
@@ -211,11 +249,28 @@ def _blocks(model: nn.Module, name: str) -> nn.ModuleList:
     raise UserError(f"{name} has no list of blocks; wrap it in a class of your own")
 
 
+def _block_numbers(encoder: str, layer: str, blocks: int) -> list[int]:
+    numbers = [_block_number(encoder, word, blocks) for word in layer.split("+")]
+    if len(set(numbers)) < len(numbers):
+        raise UserError(f"{encoder}: {layer!r} names a layer twice; name each once")
+    return numbers
+
+
 def _block_number(encoder: str, layer: str, blocks: int) -> int:
     number = layer.removeprefix("layer")
     if layer == number or not number.isdecimal() or int(number) >= blocks:
         raise UserError(f"{encoder} has no {layer!r}; choose one of layer0 to layer{blocks - 1}")
     return int(number)
+
+
+def _take(block: nn.Module, _: Any, output: Any) -> None:
+    """Keep a named block's output for the call that is under way (a forward hook)."""
+    if (taken := _TAKEN.get()) is not None:
+        taken[block] = output[0] if isinstance(output, tuple) else output
+
+
+def _joined(outputs: list[Tensor], dim: int) -> Tensor:
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim)
 
 
 def _config_of(weights: Weights) -> Any:

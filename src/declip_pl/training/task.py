@@ -23,6 +23,7 @@ from declip_pl.model.find_encoder import find_encoder
 from declip_pl.model.network import DeCLIP, Pooling, image_logit, image_score
 from declip_pl.parts import Spec
 from declip_pl.training.checkpoint_io import write_whole_checkpoints
+from declip_pl.training.draws import drawing
 from declip_pl.training.encoding import EncodePhotos
 from declip_pl.training.loss import build_loss
 from declip_pl.training.scoring import NO_THRESHOLDS, Scoring
@@ -141,9 +142,12 @@ class LocalizationTask(L.LightningModule):
         """Forget thresholds: they belong to the weights that are about to change."""
         self.thresholds = None
 
-    def training_step(self, batch: Batch) -> Tensor:
-        """Return the loss of a batch."""
-        loss = self.loss(self(batch["image"]), batch)
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch; what a decoder draws depends on seed and batch alone."""
+        place = (self.description.seed, self.current_epoch, batch_idx, self.global_rank)
+        with drawing(self.device, *place):
+            logits = self(batch["image"])
+        loss = self.loss(logits, batch)
         size = len(batch["path"])
         self.log("train/loss", loss, prog_bar=True, on_epoch=True, sync_dist=True, batch_size=size)
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
