@@ -22,7 +22,7 @@ from declip_pl import Localizer
 from declip_pl.data.images import read_photo
 from declip_pl.data.layout import REAL, Sample, build_layout, samples
 from declip_pl.data.masks import read_mask
-from declip_pl.metrics import average_precision, iou
+from declip_pl.metrics import THRESHOLD, average_precision, iou
 
 UNTOUCHED = ("chelsea.png", "coffee.png", "astronaut.png", "rocket.jpg", "retina.jpg")
 
@@ -74,7 +74,7 @@ def row(
 
 def untouched(localizer: Localizer, photo: Path) -> str:
     """Localize in a photo that nobody touched and return a row of the second table."""
-    found = [localizer(photo, tiles=tiles) for tiles in (False, True)]
+    found = [localizer(photo, tiles=tiles, threshold=THRESHOLD) for tiles in (False, True)]
     height, width = found[0].mask.shape
     cells = [cell for one in found for cell in (f"{100 * one.mask.mean():.1f}", f"{one.score:.2f}")]
     return f"| {photo.stem}, {width} x {height} px | {' | '.join(cells)} |"

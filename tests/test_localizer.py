@@ -27,6 +27,7 @@ from declip_pl.errors import UserError
 from declip_pl.files import sha256
 from declip_pl.inference import localizer
 from declip_pl.inference.recorded_scores import recorded_scores
+from declip_pl.metrics import Thresholds
 from declip_pl.model import weights
 from declip_pl.model.features import Preprocessing
 from declip_pl.model.network import image_score
@@ -106,6 +107,86 @@ def test_the_threshold_decides_on_mask_and_regions(model):
     for threshold in (50, -0.1, float("nan")):
         with pytest.raises(UserError, match=r"threshold .* not between 0 and 1"):
             model(PHOTOS[0], threshold=threshold)
+
+
+@pytest.fixture(scope="module")
+def sharp(clip) -> Localizer:
+    """A localizer whose maps are near 0 in most places and near 1 in some."""
+    task = _trained(clip)
+    with torch.no_grad():
+        pixels = build_transform(Preprocessing(64))(image=LARGE)["image"][None]
+        logits, last = task(pixels), task.network.decoder.fc[-1]
+        scale = 3 / logits.std()
+        last.weight *= scale
+        last.bias.copy_((last.bias - logits.mean()) * scale - 3)
+    return Localizer("sharp", checkpoint_of(task), task.network)
+
+
+def _with_floor(model: Localizer, floor: float | None) -> Localizer:
+    """Return a localizer with the same network, whose checkpoint has this floor."""
+    thresholds = Thresholds(pixel=0.7, image={}, floor=floor)
+    return Localizer("model", replace(model.checkpoint, thresholds=thresholds), model.network)
+
+
+def _of_highest_expected_iou(heatmap: np.ndarray) -> np.ndarray:
+    """Return the mask of the highest expected IoU, of all that a threshold can give."""
+    hottest = np.sort(heatmap, axis=None)[::-1].astype(np.float64)
+    inside = np.cumsum(hottest)
+    outside = inside[-1] - inside
+    ratios = inside / (np.arange(1, hottest.size + 1) + outside)
+    return heatmap >= hottest[ratios.argmax()]
+
+
+@pytest.mark.parametrize("tiles", [False, True])
+def test_with_a_floor_each_photo_has_its_own_threshold(sharp, tiles):
+    photos = [PHOTOS[0], LARGE, LARGE[::-1].copy()]
+    found = _with_floor(sharp, 0.0)(photos, tiles=tiles)
+    assert len({one.threshold for one in found}) == 3
+    for photo, one in zip(photos, found, strict=True):
+        assert one.decision == "expected-iou" and not one.below_floor
+        assert 0 < one.threshold <= 0.5 and 0 < one.mask.mean() < 0.9
+        np.testing.assert_allclose(one.heatmap, sharp(photo, tiles=tiles).heatmap, atol=1e-5)
+        assert np.array_equal(one.mask, _of_highest_expected_iou(one.heatmap))
+        assert np.array_equal(one.mask, one.heatmap > one.threshold)
+        assert sum(region.area for region in one.regions) == one.mask.sum()
+
+
+@pytest.mark.parametrize("tiles", [False, True])
+def test_below_the_floor_nothing_is_marked(sharp, tiles):
+    """The peak is what 2 % of the pixels reach, at the photo's own size and with tiles blended."""
+    heatmap = sharp(LARGE, tiles=tiles).heatmap
+    peak = np.sort(heatmap, axis=None)[-heatmap.size // 50]
+    low, high = (
+        _with_floor(sharp, float(floor))(LARGE, tiles=tiles) for floor in (peak - 1e-5, peak + 1e-5)
+    )
+    assert low.mask.any() and not low.below_floor
+    assert high.below_floor and high.threshold == 1 and high.decision == "expected-iou"
+    assert not high.mask.any() and high.regions == []
+    assert high.score == low.score and np.array_equal(high.heatmap, heatmap)
+    cut = high.at_threshold(1.0)
+    assert cut.decision == "fixed" and not cut.below_floor
+
+
+def test_a_threshold_that_is_given_is_taken_whatever_the_floor(model):
+    for floor in (0.0, 1.0, None):
+        found = _with_floor(model, floor)(PHOTOS[0], threshold=0.3)
+        assert (found.threshold, found.decision) == (0.3, "fixed")
+        assert np.array_equal(found.mask, found.heatmap > 0.3)
+
+
+def test_without_a_floor_photos_are_cut_in_the_middle(model):
+    for one in (model, _with_floor(model, None)):
+        found = one(PHOTOS[0])
+        assert one.floor is None and (found.threshold, found.decision) == (0.5, "fixed")
+
+
+def test_a_saved_localizer_has_its_floor(sharp, tmp_path):
+    write_run(_with_floor(sharp, 0.25).checkpoint, tmp_path / "model.ckpt")
+    ours = Localizer.from_pretrained(tmp_path / "model.ckpt")
+    ours.save_pretrained(tmp_path / "saved")
+    saved = Localizer.from_pretrained(tmp_path / "saved")
+    assert saved.floor == ours.floor == 0.25
+    assert saved(LARGE).threshold == ours(LARGE).threshold < 0.5
 
 
 def test_a_photo_that_is_none_is_named(model, tmp_path):

@@ -21,12 +21,15 @@ from declip_pl.errors import UserError
 from declip_pl.inference import predict, saved_folder
 from declip_pl.inference.localizer import Localizer
 from declip_pl.inference.predict import find_photos
+from declip_pl.metrics import Thresholds
 from declip_pl.training.task import LocalizationTask
 
 SIZES = {"a/x.jpg": (90, 60), "a/x.png": (40, 80), "b/c/🌵 one.png": (1, 1), "b/x.jpg": (64, 64)}
 
 
-def save_localizer(folder: Path, clip: Path, seed: int = 0) -> Path:
+def save_localizer(
+    folder: Path, clip: Path, seed: int = 0, thresholds: Thresholds | None = None
+) -> Path:
     task = LocalizationTask(str(clip), "layer1", "linear", 64, seed=seed)
     network = task.network
     weight, bias = network.decoder.state_dict().values()
@@ -34,7 +37,7 @@ def save_localizer(folder: Path, clip: Path, seed: int = 0) -> Path:
     photo = torch.from_numpy(make_photo(np.random.default_rng(0), 64).copy()).permute(2, 0, 1)
     bias -= network((photo[None] / 255 - 0.45) / 0.27).median()
     task.network.decoder.load_state_dict({"fc.0.weight": weight, "fc.0.bias": bias})
-    saved_folder.save(checkpoint_of(task), folder)
+    saved_folder.save(checkpoint_of(task, thresholds=thresholds), folder)
     return folder
 
 
@@ -115,7 +118,8 @@ def test_a_folder_of_photos(photos, model, capsys):
         assert record["area"] == is_fake.sum() and record["share"] == is_fake.mean()
         assert sum(region["area"] for region in record["regions"]) == record["area"]
         assert record["score"] == pytest.approx(expected.score, abs=1e-4)
-        assert record["threshold"] == 0.4 and record["seconds"] > 0
+        assert (record["threshold"], record["decision"]) == (0.4, "fixed")
+        assert record["seconds"] > 0
     assert len({file for record in found for file in record["files"].values()}) == 12
     assert len(pictures()) == 12
     rows = table()
@@ -127,7 +131,66 @@ def test_a_folder_of_photos(photos, model, capsys):
     printed = capsys.readouterr().out
     regions = sum(bool(record["regions"]) for record in found)
     assert f"4 photos: a region found in {regions}, none in {4 - regions}, 0 failed" in printed
-    assert "out/predictions.csv" in printed
+    assert "out/predictions.csv" in printed and "masks:    every photo cut at 0.4\n" in printed
+
+
+class TestDecision:
+    """Of a model with a floor, below which two of the four photos stay."""
+
+    @pytest.fixture
+    def peaks(self, photos, model) -> list[float]:
+        found = [Localizer.from_pretrained(model)(photos / name) for name in SIZES]
+        return sorted(float(np.sort(f.heatmap, axis=None)[-1 - f.mask.size // 50]) for f in found)
+
+    @pytest.fixture
+    def decided(self, clip, peaks, tmp_path) -> Path:
+        thresholds = Thresholds(None, {}, floor=(peaks[1] + peaks[2]) / 2)
+        return save_localizer(tmp_path / "models/decided", clip, thresholds=thresholds)
+
+    def test_each_photo_is_cut_at_its_own_threshold_or_not_marked(self, photos, decided, capsys):
+        assert run(photos, "--model", decided, "--output", "out") == 0
+        localizer = Localizer.from_pretrained(decided)
+        for record, row in zip(records(), table(), strict=True):
+            expected = localizer(record["path"])
+            assert record["threshold"] == pytest.approx(expected.threshold, abs=1e-4)
+            assert record["decision"] == row["decision"] == "expected-iou"
+            assert float(row["threshold"]) == record["threshold"]
+            mask = np.asarray(Image.open(f"out/{record['files']['mask']}")) == 255
+            assert (mask == expected.mask).mean() > 0.99 and mask.sum() == record["area"]
+            assert expected.below_floor == (record["threshold"] == 1) == (record["area"] == 0)
+        assert [record["threshold"] for record in records()].count(1) == 2
+        printed = capsys.readouterr().out
+        assert "4 photos: a region found in 2, none in 2, 0 failed" in printed
+        floor = f"{localizer.floor:g}"
+        assert f"cut where its expected IoU is highest, none where its peak is below {floor}\n" in (
+            printed
+        )
+
+    def test_json_says_the_same(self, photos, decided, capsys):
+        assert run(photos / "a/x.jpg", "--model", decided, "--json") == 0
+        found = json.loads(capsys.readouterr().out)
+        expected = Localizer.from_pretrained(decided)(photos / "a/x.jpg")
+        assert (found["threshold"], found["decision"]) == (expected.threshold, "expected-iou")
+        run(photos / "a/x.jpg", "--model", decided, "--json", "--threshold=0.3")
+        found = json.loads(capsys.readouterr().out)
+        assert (found["threshold"], found["decision"]) == (0.3, "fixed")
+
+    def test_it_goes_on_by_the_same_decision_alone(self, photos, decided, clip, error_of):
+        arguments = ["predict", str(photos), "--output=out", "--resume", f"--model={decided}"]
+        cli.main(arguments)
+        save_photo(photos / "new.png", np.random.default_rng(6))
+        cli.main(arguments)
+        assert len(records()) == 5
+        message = error_of(*arguments, "--threshold=0.5")
+        assert "made with " in message and "decision expected-iou, floor 0." in message
+        assert "threshold 0.5" in message
+        other = save_localizer(
+            decided.parent / "other", clip, thresholds=Thresholds(None, {}, floor=0.0)
+        )
+        assert "floor 0.0: name another" in error_of(*arguments[:-1], f"--model={other}")
+        settings = json.loads(Path("out/settings.json").read_text())
+        assert settings["floor"] == Localizer.from_pretrained(decided).floor
+        assert "threshold" not in settings
 
 
 def test_overlays_show_the_photo_in_its_colours(model):
@@ -283,6 +346,11 @@ class TestResume:
     def test_nothing_is_overwritten_unasked(self, error_of):
         message = error_of("predict", *map(str, self.arguments))
         assert "predictions stand in out: add --resume" in message
+
+    def test_the_threshold_of_a_model_without_a_floor_may_be_named(self):
+        before = pictures()
+        assert run(*self.arguments, "--resume", "--threshold=0.5") == 0
+        assert pictures() == before
 
     @pytest.mark.parametrize("change", [["--threshold=0.3"], ["--tiles"]])
     def test_other_settings_are_an_error(self, change, error_of):

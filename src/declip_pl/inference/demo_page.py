@@ -23,6 +23,7 @@ from declip_pl.inference.demo_text import (
     INTRODUCTION,
     LEGEND,
     SAMPLES_TITLE,
+    STARTS,
     WAYS,
     error_html,
     model_text,
@@ -85,18 +86,19 @@ class _Events:
         return self._look(self.photos[event.index].image, *options)
 
     def again(self, found: Localization | None, *options: Any) -> list[Any]:
-        return self._look(found.photo, *options) if found else _unchanged(6)
+        return self._look(found.photo, *options) if found else _unchanged(7)
 
     def cut(self, found: Localization | None, threshold: float) -> list[Any]:
         return _cut_parts(found.at_threshold(threshold)) if found else _unchanged(3)
 
-    def _look(self, photo: Photo, name: str, tiles: bool, threshold: float) -> list[Any]:
+    def _look(self, photo: Photo, name: str, tiles: bool) -> list[Any]:
         try:
-            found = self.load(self.models[name])(photo, tiles=tiles, threshold=threshold)
+            found = self.load(self.models[name])(photo, tiles=tiles)
         except UserError as error:
-            return [None, _visible(False), *_unchanged(1), error_html(error, photo), None, None]
-        heat = _shrunk(found.heatmap)
-        return [found, _visible(True), heat_map(heat), *_cut_parts(found)]
+            hidden, problem = _visible(False), error_html(error, photo)
+            return [None, hidden, *_unchanged(1), problem, None, None, *_unchanged(1)]
+        heat = heat_map(_shrunk(found.heatmap))
+        return [found, _visible(True), heat, *_cut_parts(found), round(found.threshold, 2)]
 
 
 def _cut_parts(found: Localization) -> list[Any]:
@@ -125,7 +127,10 @@ class _Inputs:
 
 @dataclass(frozen=True)
 class _Results:
-    """What is shown of a photo; ``found`` keeps it for the next threshold or model."""
+    """What is shown of a photo; ``found`` keeps it for the next threshold or model.
+
+    ``threshold`` is a slider: it goes to where each photo was cut, and cuts where it is moved to.
+    """
 
     found: Any
     column: Any
@@ -187,7 +192,7 @@ def _place_results() -> _Results:
     with gradio.Column(visible=False) as column:
         drawn = gradio.Image(label="Overlay", interactive=False, buttons=BUTTONS)
         threshold = gradio.Slider(
-            0, 1, THRESHOLD, step=0.01, label="Threshold of the red line", buttons=[]
+            0, 1, THRESHOLD, step=0.01, label="Threshold of the red line", info=STARTS, buttons=[]
         )
         heat = gradio.Image(label="Heat map", interactive=False, buttons=BUTTONS)
         gradio.Markdown(LEGEND)
@@ -197,9 +202,9 @@ def _place_results() -> _Results:
 
 
 def _connect(events: _Events, inputs: _Inputs, results: _Results) -> None:
-    options = [inputs.model, inputs.tiles, results.threshold]
+    options = [inputs.model, inputs.tiles]
     cut = [results.score, results.drawn, results.table]
-    shown = [results.found, results.column, results.heat, *cut]
+    shown = [results.found, results.column, results.heat, *cut, results.threshold]
     # One event at a time passes the network.
     network: dict[str, Any] = {"concurrency_id": "network", "api_visibility": "private"}
     file, model = inputs.file, inputs.model

@@ -43,6 +43,14 @@ mislead it either way. Accuse nobody on its word."""
 STAND_IN = """**This model is for trying the page out.** It was trained on *mini*, a stand-in made
 by simple inpainters from a few photos. What it finds in other photos means nothing."""
 
+UNMARKED = (
+    "<b>Nothing is marked in this photo.</b> The highest values of its heat map are below the "
+    "level from which this model marks anything at all. Move the threshold down to see where they "
+    "are."
+)
+
+STARTS = "It starts where the model cuts this photo. Move it to mark more or less."
+
 SCORE = (
     "How generated the photo looks as a whole, from 0 to 1. It is not the probability of a fake."
 )
@@ -56,6 +64,7 @@ INTO_VIEW = """() => {
 CSS = """
 .score { font-size: 2rem; font-weight: 600; }
 .problem { border-left: .3rem solid #dc2626; padding: .25rem .75rem; overflow-wrap: anywhere; }
+.unmarked { border-left: .3rem solid #2563eb; padding-left: .75rem; }
 .prose .regions { width: 100%; }
 .prose .regions caption { text-align: left; }
 .prose .regions, .prose .regions * { border: 0; }
@@ -68,12 +77,12 @@ CSS = """
 
 
 def score_html(found: Localization) -> str:
-    """Return the image-level score in words."""
+    """Return the image-level score, and how much is marked, in words."""
     height, width = found.mask.shape
     return (
         f'<p><span class="score">{found.score:.2f}</span><br>{SCORE}</p>'
         f"<p>{found.mask.mean():.1%} of the photo ({width} x {height} px) is above the "
-        "threshold.</p>"
+        "threshold.</p>" + (f'<p class="unmarked">{UNMARKED}</p>' if found.below_floor else "")
     )
 
 

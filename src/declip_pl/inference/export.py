@@ -23,7 +23,7 @@ from declip_pl.data.transforms import build_transform
 from declip_pl.errors import UserError
 from declip_pl.files import atomic_path
 from declip_pl.inference.localizer import Localizer
-from declip_pl.metrics import THRESHOLD
+from declip_pl.metrics import PEAK, THRESHOLD
 from declip_pl.model.network import DeCLIP
 from declip_pl.parts import as_text
 from declip_pl.privacy import without_folders
@@ -241,11 +241,18 @@ def _describe(graph: onnx.ModelProto, localizer: Localizer) -> None:
         "licence": "weights: those of the encoder and of whoever trained the decoder; "
         "graph: Apache-2.0 (declip-pl)",
     }
+    fake = f"fake above {THRESHOLD}"
+    if (floor := localizer.floor) is not None:
+        facts["floor"] = str(floor)
+        fake = (
+            f"fake above the photo's own threshold, of the highest expected IoU; nothing where "
+            f"under {1 - PEAK:.0%} of the photo reach {floor:g}"
+        )
     onnx.helper.set_model_props(graph, facts)
     graph.doc_string = (
         "DeCLIP: which pixels of a photo did a generative model paint? "
         f"{INPUT}: uint8 RGB [B, H, W, 3], any size. {OUTPUT}: float [B, 256, 256] in [0, 1] over "
-        f"the whole photo, fake above {THRESHOLD}."
+        f"the whole photo, {fake}."
     )
     # Which lines of which files on this machine each node comes from is private.
     for part in (*graph.graph.node, *graph.graph.value_info, graph.graph):

@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import cv2
 import numpy as np
@@ -19,7 +19,7 @@ from declip_pl.errors import UserError
 from declip_pl.inference import saved_folder
 from declip_pl.inference.recorded_scores import recorded_scores
 from declip_pl.inference.tiles import Blend, windows
-from declip_pl.metrics import THRESHOLD, resize_to
+from declip_pl.metrics import THRESHOLD, photo_thresholds, resize_to
 from declip_pl.model.checkpoint import Checkpoint, load_network, read_checkpoint
 from declip_pl.model.network import DeCLIP, image_score
 from declip_pl.model.weights import upload
@@ -27,6 +27,8 @@ from declip_pl.parts import Spec, read_spec
 
 Pixels = NDArray[np.uint8]
 Heatmap = NDArray[np.float32]
+Decision = Literal["expected-iou", "fixed"]
+"""How a threshold came about: the photo's own, of the highest expected IoU, or one for all."""
 
 TOGETHER = 8
 """Photos or tiles that pass the network at once."""
@@ -58,8 +60,10 @@ class Localization:
         mask: ``[H, W]``, True where the heat map is over the threshold.
         score: Of the photo in [0, 1]: its map pooled as the checkpoint says, with tiles the highest
             of theirs.
-        threshold: Of the mask.
+        threshold: Of the mask, in [0, 1]; 1 where the model's floor leaves the photo unmarked.
         regions: Connected components of the mask, the largest first.
+        decision: How the threshold came about: ``expected-iou``, the photo's own by
+            :func:`declip_pl.metrics.photo_thresholds`, or ``fixed``, the same whatever the photo.
     """
 
     photo: NDArray[np.uint8]
@@ -68,10 +72,16 @@ class Localization:
     score: float
     threshold: float
     regions: list[Region]
+    decision: Decision = "fixed"
+
+    @property
+    def below_floor(self) -> bool:
+        """Whether nothing is marked because the heat map's peak is below the model's floor."""
+        return self.decision == "expected-iou" and self.threshold == 1
 
     def at_threshold(self, threshold: float) -> "Localization":
         """Return the same heat map cut at another threshold."""
-        return _localization(self.photo, self.heatmap, self.score, threshold)
+        return _localization(self.photo, self.heatmap, self.score, threshold, "fixed")
 
 
 class Localizer:
@@ -113,14 +123,22 @@ class Localizer:
             checkpoint = replace(checkpoint, encoder=encoder, identity=identity)
         return cls(checkpoint.name, checkpoint, _moved(network, device))
 
+    @property
+    def floor(self) -> float | None:
+        """Peak in [0, 1] below which a photo stays unmarked; None where the checkpoint has none.
+
+        It was chosen on the validation photos of the training.
+        """
+        return self.checkpoint.thresholds.floor if self.checkpoint.thresholds else None
+
     @overload
     def __call__(
-        self, photos: Photo, *, tiles: bool = False, threshold: float = THRESHOLD
+        self, photos: Photo, *, tiles: bool = False, threshold: float | None = None
     ) -> Localization: ...
 
     @overload
     def __call__(
-        self, photos: list[Any], *, tiles: bool = False, threshold: float = THRESHOLD
+        self, photos: list[Any], *, tiles: bool = False, threshold: float | None = None
     ) -> list[Localization]: ...
 
     def __call__(
@@ -128,7 +146,7 @@ class Localizer:
         photos: Photo | list[Any],
         *,
         tiles: bool = False,
-        threshold: float = THRESHOLD,
+        threshold: float | None = None,
     ) -> Localization | list[Localization]:
         """Localize.
 
@@ -140,7 +158,9 @@ class Localizer:
                 large photo, and takes a pass of the network for every 192 x 192 px. The score is
                 the highest tile's: pooled over a large map, what is small would not count. The more
                 tiles, the higher it is for untouched photos as well.
-            threshold: Probability above which a pixel belongs to the mask.
+            threshold: Probability above which a pixel belongs to the mask. None takes each photo's
+                own, the one with the highest expected IoU, and leaves photos unmarked whose heat
+                map's peak is below the checkpoint's :attr:`floor`; where it has no floor, 0.5.
 
         Returns:
             What was found in the photo; a list for a list.
@@ -149,7 +169,7 @@ class Localizer:
             UserError: If one of the photos can't be used; it is named. If the threshold is no
                 probability.
         """
-        if not 0 <= threshold <= 1:
+        if threshold is not None and not 0 <= threshold <= 1:
             raise UserError(f"the threshold {threshold} is not between 0 and 1")
         if not isinstance(photos, list):
             return self._localize([photos], tiles, threshold)[0]
@@ -158,13 +178,22 @@ class Localizer:
         return [found for batch in batches for found in self._localize(batch, tiles, threshold)]
 
     @torch.inference_mode()
-    def _localize(self, sources: list[Any], tiles: bool, threshold: float) -> list[Localization]:
+    def _localize(
+        self, sources: list[Any], tiles: bool, threshold: float | None
+    ) -> list[Localization]:
         photos = [read_photo(source) for source in sources]
         found = map(self._tiled, photos) if tiles else self._whole(photos)
         return [
-            _localization(photo, heatmap, score, threshold)
+            _localization(photo, heatmap, score, *self._decide(heatmap, threshold))
             for photo, (heatmap, score) in zip(photos, found, strict=True)
         ]
+
+    def _decide(self, heatmap: Heatmap, threshold: float | None) -> tuple[float, Decision]:
+        """Return the threshold of a heat map and how it came about."""
+        if threshold is None and self.floor is not None:
+            own = photo_thresholds(torch.from_numpy(heatmap)[None], self.floor)
+            return own.item(), "expected-iou"
+        return THRESHOLD if threshold is None else threshold, "fixed"
 
     def _whole(self, photos: list[Pixels]) -> Iterator[tuple[Heatmap, float]]:
         probabilities, scores = self._look(photos)
@@ -271,6 +300,9 @@ def _is_local(encoder: Spec) -> bool:
     return any(found) or ":" in (resnet or vit)
 
 
-def _localization(photo: Pixels, heatmap: Heatmap, score: float, threshold: float) -> Localization:
+def _localization(
+    photo: Pixels, heatmap: Heatmap, score: float, threshold: float, decision: Decision
+) -> Localization:
     mask = heatmap > threshold
-    return Localization(photo, heatmap, mask, score, threshold, find_regions(heatmap, mask))
+    regions = find_regions(heatmap, mask)
+    return Localization(photo, heatmap, mask, score, threshold, regions, decision)

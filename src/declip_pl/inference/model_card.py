@@ -9,7 +9,7 @@ from huggingface_hub import ModelCardData
 
 from declip_pl.cross_eval.matrix import UNPERTURBED, ChosenThresholds, Score
 from declip_pl.inference.recorded_scores import CrossEvaluation, RecordedScores
-from declip_pl.metrics import THRESHOLD, all_metrics
+from declip_pl.metrics import PEAK, THRESHOLD, all_metrics
 from declip_pl.model.checkpoint import Checkpoint
 from declip_pl.model.decoder import DECODERS
 from declip_pl.model.encoder import ENCODERS
@@ -137,7 +137,18 @@ def _training(checkpoint: Checkpoint, scores: RecordedScores | None) -> str:
 def _threshold(checkpoint: Checkpoint, scores: RecordedScores | None) -> str:
     chosen = vars(_chosen(checkpoint, scores))
     found = [f"{value:.2f} for {kind}s" for kind, value in chosen.items() if value is not None]
-    return f"{THRESHOLD}" + (f"; best on validation photos: {', '.join(found)}" if found else "")
+    best = f"; best on validation photos: {', '.join(found)}" if found else ""
+    floor = checkpoint.thresholds.floor if checkpoint.thresholds else None
+    return (f"{THRESHOLD}" if floor is None else _own_threshold(floor)) + best
+
+
+def _own_threshold(floor: float) -> str:
+    return (
+        "each photo's own: of all thresholds the one with the highest expected IoU, the "
+        "probabilities of its map taken at their word. A photo stays unmarked where less than "
+        f"{1 - PEAK:.0%} of its pixels reach {floor:.2f}, the floor chosen on validation photos. "
+        f"A fixed threshold: `localizer(photo, threshold={THRESHOLD})`"
+    )
 
 
 def _chosen(checkpoint: Checkpoint, scores: RecordedScores | None) -> ChosenThresholds:

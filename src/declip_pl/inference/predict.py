@@ -32,6 +32,7 @@ from declip_pl.inference.prediction_folder import (
     TABLE,
     Record,
     check_folder,
+    describe,
     line,
     read_records,
     settle,
@@ -39,6 +40,7 @@ from declip_pl.inference.prediction_folder import (
     version,
     write_table,
 )
+from declip_pl.metrics import THRESHOLD
 from declip_pl.model.checkpoint import BEST
 from declip_pl.panels import overlay
 from declip_pl.training.run_folder import RESULTS, Run, claim
@@ -58,7 +60,7 @@ def predict(
     paths: Sequence[str],
     model: str | None = None,
     output: Path | None = None,
-    threshold: Annotated[float, Interval(ge=0, le=1)] = 0.5,
+    threshold: Annotated[float, Interval(ge=0, le=1)] | None = None,
     tiles: bool = False,
     resume: bool = False,
     json: bool = False,
@@ -76,7 +78,9 @@ def predict(
         model: A run's folder, a checkpoint, a saved folder or an id on the Hugging Face hub. By
             default the one finished run in outputs/train.
         output: Folder to write, new or empty. By default outputs/predict.
-        threshold: Probability above which a pixel belongs to the mask.
+        threshold: Probability above which a pixel belongs to the mask. By default each photo's own,
+            the one with the highest expected IoU, and photos whose heat map stays below the model's
+            floor are not marked; 0.5 where the model has no floor.
         tiles: Look at overlapping tiles of large photos: finds smaller regions, takes longer.
         resume: Go on with what stands in the output folder and leave out the photos that are done
             and have not changed since.
@@ -86,7 +90,7 @@ def predict(
     Raises:
         UserError: If there is no photo, no model or no folder to use; at the end, if one failed.
     """
-    if not 0 <= threshold <= 1:
+    if threshold is not None and not 0 <= threshold <= 1:
         raise UserError(f"a threshold is a probability, from 0 to 1; found {threshold}")
     options = {"threshold": threshold, "tiles": tiles}
     if json:
@@ -103,7 +107,7 @@ def predict(
             records = _predict_into(folder, localizer, photos, options)
     except OSError as error:
         raise UserError(f"can't write to {folder}: {error}") from error
-    _report(folder, records)
+    _report(folder, records, _rule(localizer, threshold))
 
 
 def find_photos(paths: Sequence[str], leave_out: Path | None = None) -> dict[str, Path]:
@@ -214,7 +218,7 @@ def _as_json(
         localizer = Localizer.from_pretrained(model or _only_run(), encoder=encoder)
         start = time.monotonic()
         (found,) = localizer([pixels], **options)
-    found_there = _describe(found, time.monotonic() - start)
+    found_there = describe(found, time.monotonic() - start)
     return json.dumps(record | found_there, indent=2, allow_nan=False)
 
 
@@ -222,7 +226,8 @@ def _predict_into(
     folder: Path, localizer: Localizer, photos: dict[str, Path], options: dict[str, Any]
 ) -> list[Record]:
     """Analyse what is not done yet and return the records of all photos."""
-    settle(folder, {"model": localizer.name, "sha256": _hash(localizer), **options})
+    made_by = {"model": localizer.name, "sha256": _hash(localizer), "tiles": options["tiles"]}
+    settle(folder, made_by | _rule(localizer, options["threshold"]))
     there = read_records(folder)
     wanted = still_to_do(folder, there, photos)
     records = {name: record for name, record in there.items() if name not in wanted}
@@ -236,6 +241,13 @@ def _predict_into(
             progress.update()
     write_table(folder, records.values())
     return [records[name] for name in photos]
+
+
+def _rule(localizer: Localizer, threshold: float | None) -> dict[str, Any]:
+    """Return what decides on the masks of all photos: a threshold, or a decision and its floor."""
+    if threshold is None and localizer.floor is not None:
+        return {"decision": "expected-iou", "floor": localizer.floor}
+    return {"threshold": THRESHOLD if threshold is None else threshold}
 
 
 def _hash(localizer: Localizer) -> str:
@@ -310,25 +322,10 @@ def _write(folder: Path, seconds: float, result: tuple[Record, Localization | No
                 temporary.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
     except OSError as error:  # its name may be too long; a full disk stops the next line as well
         return record | {"error": f"{record['path']}: can't write its pictures: {error}"}
-    return record | _describe(found, seconds) | {"files": files}
+    return record | describe(found, seconds) | {"files": files}
 
 
-def _describe(found: Localization, seconds: float) -> Record:
-    height, width = found.mask.shape
-    area = int(found.mask.sum())
-    return {
-        "width": width,
-        "height": height,
-        "score": found.score,
-        "threshold": found.threshold,
-        "area": area,
-        "share": area / found.mask.size,
-        "regions": [region._asdict() for region in found.regions],
-        "seconds": seconds,
-    }
-
-
-def _report(folder: Path, records: Sequence[Record]) -> None:
+def _report(folder: Path, records: Sequence[Record], rule: dict[str, Any]) -> None:
     """Print the closing summary.
 
     Raises:
@@ -338,6 +335,11 @@ def _report(folder: Path, records: Sequence[Record]) -> None:
     found = sum(record.get("area", 0) > 0 for record in records)
     none = len(records) - found - len(failed)
     print(f"{len(records)} photos: a region found in {found}, none in {none}, {len(failed)} failed")
+    if "floor" in rule:
+        own = "each photo cut where its expected IoU is highest"
+        print(f"masks:    {own}, none where its peak is below {rule['floor']:g}")
+    else:
+        print(f"masks:    every photo cut at {rule['threshold']:g}")
     print(f"pictures: {folder}/heatmaps, masks, overlays")
     print(f"table:    {folder / TABLE} (regions in {RECORDS})")
     if failed:

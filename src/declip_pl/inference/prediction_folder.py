@@ -13,15 +13,17 @@ from typing import Any
 from declip_pl.csv_files import write_csv
 from declip_pl.errors import UserError
 from declip_pl.files import write_text
+from declip_pl.inference.localizer import Localization
 
 RECORDS, TABLE, SETTINGS = "predictions.jsonl", "predictions.csv", "settings.json"
-COLUMNS = ("name", "path", "width", "height", "score", "threshold", "area", "share", "regions",
-           "seconds", "heatmap", "mask", "overlay", "error")  # fmt: skip
+COLUMNS = ("name", "path", "width", "height", "score", "threshold", "decision", "area", "share",
+           "regions", "seconds", "heatmap", "mask", "overlay", "error")  # fmt: skip
 """Of the table, whose ``regions`` is their number."""
 
 Record = dict[str, Any]
 """A photo's line: ``name`` (what its pictures are named after), absolute ``path``, ``bytes`` and
 ``modified_ns`` of the file; ``width`` and ``height`` in px, ``score`` and ``threshold`` in [0, 1],
+``decision`` (how the threshold came about, as in a :class:`Localization`),
 ``area`` of the mask in px and its ``share`` of the photo, ``regions`` (``box``, ``area``,
 ``probability``), ``seconds``, ``files``. Or, in place of all from ``width`` on, an ``error``."""
 
@@ -120,6 +122,23 @@ def line(record: Record) -> str:
         ValueError: If a number is NaN or infinite, which JSON has not.
     """
     return json.dumps(record, allow_nan=False) + "\n"
+
+
+def describe(found: Localization, seconds: float) -> Record:
+    """Return what a record says of what was found in a photo, in so many seconds."""
+    height, width = found.mask.shape
+    area = int(found.mask.sum())
+    return {
+        "width": width,
+        "height": height,
+        "score": found.score,
+        "threshold": found.threshold,
+        "decision": found.decision,
+        "area": area,
+        "share": area / found.mask.size,
+        "regions": [region._asdict() for region in found.regions],
+        "seconds": seconds,
+    }
 
 
 def write_table(folder: Path, records: Iterable[Record]) -> None:
