@@ -2,7 +2,6 @@
 
 import csv
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,8 @@ from declip_pl.data.layout import build_layout
 from declip_pl.data.masks import read_mask
 from declip_pl.errors import UserError
 from declip_pl.model.checkpoint import read_checkpoint
-from declip_pl.model.description import ForgedPhotos, TrainedOn, describe
+from declip_pl.model.description import Description, ForgedPhotos, TrainedOn, describe
+from declip_pl.model.features import Identity
 from declip_pl.training.recipe import Options, Recipe
 from declip_pl.training.run_folder import run_name
 
@@ -191,35 +191,36 @@ def test_none_is_tested_on_every_generator_and_scored_on_forgeries(fit_arguments
     cli.main(["test", str(run), "--overwrite", "--trainer.logger=false"])
 
 
-def test_a_run_is_not_resumed_with_other_forgeries(fit_arguments, root, tmp_path, error_of):
-    fit(fit_arguments, root, trainer__max_epochs=1)
-    last = tmp_path / "outputs/run/checkpoints/last.ckpt"
-    again = {"ckpt_path": last, "run.name": "other", "trainer.max_epochs": 2}
-    given = {"data.root": root, "data.forgeries": "{versions: 2}"} | again
-    assert "other settings: data.forgeries is" in error_of(*fit_arguments(**given))
-    fit(fit_arguments, root, **again)
-
-
-def test_a_resumed_run_ends_as_if_it_had_never_stopped(fit_arguments, root, tmp_path):
-    options = {"schedule": "PaperSchedule", "trainer.max_epochs": 3}
+def test_a_resumed_run_ends_as_if_it_had_never_stopped(
+    fit_arguments, root, tmp_path, monkeypatch, error_of
+):
+    quick(monkeypatch, tmp_path / "cache")
+    further = write_photos(tmp_path / "further", 2)
+    said = "{photos: [%s], versions: %d}"
+    options = {"schedule": "PaperSchedule", "data.forgeries": said % (further, 2)}
     fit(fit_arguments, root, **options, run__name="whole")
-    fit(fit_arguments, root, **options | {"trainer.max_epochs": 1}, run__name="part")
-    last = tmp_path / "outputs/part/checkpoints/last.ckpt"
-    fit(fit_arguments, root, **options, ckpt_path=last, run__name="resumed")
+    fit(fit_arguments, root, **options, run__name="part", trainer__max_epochs=1)
+    options["ckpt_path"] = tmp_path / "outputs/part/checkpoints/last.ckpt"
+    fit(fit_arguments, root, **options, run__name="resumed")
     tables = [
         (tmp_path / "outputs" / name / "metrics.csv").read_text() for name in ("whole", "resumed")
     ]
-    assert tables[0] == tables[1]
+    assert tables[0] == tables[1] and tables[0].count("\n") == 3
+    options |= {"data.root": root, "run.name": "other"}
+    write_photos(tmp_path / "new", 1, seed=8)
+    (tmp_path / "new/further0.png").rename(further / "one-more.png")
+    assert "trained on other data: its forgeries are" in error_of(*fit_arguments(**options))
+    options["data.forgeries"] = said % (further, 1)
+    assert "other settings: data.forgeries is" in error_of(*fit_arguments(**options))
 
 
 RECORD = ForgedPhotos("ab" * 32, {"real": 3}, 4, ("own", "blur"))
 
 
-def test_a_description_keeps_what_is_on_record_of_forgeries(fit_arguments, root, tmp_path):
-    fit(fit_arguments, root, trainer__max_epochs=1)
-    found = read_checkpoint(tmp_path / "outputs/run")
+def test_a_description_keeps_what_is_on_record_of_forgeries():
     trained_on = TrainedOn(("ldm",), "full", "", forgeries=RECORD)
-    said = replace(described(found), trained_on=trained_on).as_dict()
+    identity = Identity("clip", "layer1", "hub", "0" * 64)
+    said = Description("clip", "layer1", "linear", 64, identity, trained_on=trained_on).as_dict()
     assert describe(json.loads(json.dumps(said)), "x").trained_on == trained_on
     for name, value in (
         *(("sha256", "abc"), ("photos", {"real": -1}), ("photos", [1]), ("versions", 0)),
@@ -231,14 +232,6 @@ def test_a_description_keeps_what_is_on_record_of_forgeries(fit_arguments, root,
             describe(damaged, "x")
     said["trained_on"].pop("forgeries")  # a checkpoint of before
     assert describe(said, "x").trained_on.forgeries is None
-
-
-def described(checkpoint):
-    """Return a checkpoint's description alone."""
-    (kind,) = (k for k in type(checkpoint).__mro__ if k.__name__ == "Description")
-    from dataclasses import fields
-
-    return kind(**{field.name: getattr(checkpoint, field.name) for field in fields(kind)})
 
 
 def test_the_option_adds_folders_to_the_recipes(tmp_path):
@@ -282,7 +275,7 @@ def test_a_recipe_knows_the_runs_that_it_made(root, clip, tmp_path, monkeypatch)
     assert f"--forgeries={further}" in ours.command("none", 0)
     with pytest.raises(UserError, match=r"another recipe \(data\.forgeries is"):
         Recipe(root, recipe, Options()).check(run, "none")
-    write_photos(tmp_path / "new", 1)
+    write_photos(tmp_path / "new", 1, seed=8)
     (tmp_path / "new/further0.png").rename(further / "one-more.png")
     with pytest.raises(UserError, match="trained on other forgeries"):
         ours.check(run, "none")
