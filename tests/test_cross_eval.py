@@ -549,6 +549,11 @@ def test_leaving_one_out_takes_three(place, here, error_of):
     assert "too few to leave one out; it takes three" in message
 
 
+def test_forgeries_alone_need_forgeries(place, here, error_of):
+    given = (f"--data={place}/dolos", f"--config={place}/tiny.yaml", "--none")
+    assert "none trains on forgeries alone" in error_of("cross-eval", *given)
+
+
 def test_another_data_sets_results_are_not_replaced(place, here, error_of):
     runs = sorted((here / "outputs/train").iterdir())
     cli.main(["cross-eval", *map(str, runs), f"--data={place}/dolos", "--name=x"])

@@ -107,6 +107,19 @@ def test_rows_that_leave_one_out_come_last(matrix):
     assert [m.row for m in matrix.models] == ["imported", "b", "all-but-c", "a"]
 
 
+def test_a_model_of_forgeries_alone_is_out_of_domain_everywhere_and_has_a_mean_of_its_own():
+    none = model("none", ["forgeries"])
+    iou = {"a": {"a": 90, "b": 40}, "b": {"a": 30, "b": 80}, "none": {"a": 10, "b": 14}}
+    cells = [cell(m, test, value) for m in (A, B, none) for test, value in iou[m.row].items()]
+    found = build([A, B, none], cells, columns=("a", "b"))
+    assert found.in_domain == {"a": ("a",), "b": ("b",), "none": ()}
+    summary = found.summary["iou"]
+    assert summary.out_of_domain.value == (40 + 30) / 2
+    assert summary.by_train.keys() == {"a", "b"} and summary.leave_one_out["none"].value == 12
+    alone = build([none], [c for c in cells if c.model == none.name], columns=("a", "b"))
+    assert alone.summary["iou"].out_of_domain.value == 12
+
+
 def test_a_cell_is_in_domain_if_its_generator_was_trained_on(matrix):
     in_domain = {"a": ("a",), "b": ("b",), "imported": (), "all-but-c": ("a", "b")}
     assert matrix.in_domain == in_domain and list(matrix.in_domain) == list(matrix.rows)

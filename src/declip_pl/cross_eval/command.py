@@ -39,7 +39,7 @@ from declip_pl.cross_eval.views.report import write_report
 from declip_pl.cross_eval.views.wandb_run import track
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.feature_cache import FeatureCache
-from declip_pl.data.layout import ALL, REAL, left_out_line
+from declip_pl.data.layout import ALL, NONE, REAL, left_out_line
 from declip_pl.data.mini import MINI, build_mini
 from declip_pl.data.stamps import content_hash
 from declip_pl.data.transforms import Changes, key_of, make_changes
@@ -168,6 +168,8 @@ def _prepared(
     chosen, why = choose_config(options.config, root)
     print(f"recipe: {chosen} ({why})")
     recipe = Recipe(root, chosen, options)
+    if none:
+        recipe.data_module(NONE)  # without forgeries this fails before anything is trained
     data = recipe.data_module(ALL)
     data.perturbation = perturbation
     folders, failures = train_missing(recipe, choices(data.generators, loo, none), seeds)

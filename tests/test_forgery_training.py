@@ -1,0 +1,281 @@
+"""Training on forgeries: what an epoch sees, what validation decides by, what is on record."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_tree
+from forgery_example import COUNTS, quick, small_tree, write_photos
+
+from declip_pl import cli
+from declip_pl.cross_eval.models import choices, read_models
+from declip_pl.data import chosen
+from declip_pl.data.datamodule import LocalizationDataModule
+from declip_pl.data.dataset import EpochSampler
+from declip_pl.data.forgeries.sources import Forgeries
+from declip_pl.data.layout import build_layout
+from declip_pl.data.masks import read_mask
+from declip_pl.errors import UserError
+from declip_pl.model.checkpoint import read_checkpoint
+from declip_pl.model.description import Description, ForgedPhotos, TrainedOn, describe
+from declip_pl.model.features import Identity
+from declip_pl.training.recipe import Options, Recipe
+from declip_pl.training.run_folder import run_name
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("forged")
+
+
+@pytest.fixture(scope="module")
+def root(home) -> Path:
+    return small_tree(home / "photos")
+
+
+@pytest.fixture(autouse=True)
+def cache(home, monkeypatch):
+    quick(monkeypatch, home / "cache")
+
+
+def module(root: Path, generator: str = "ldm", **options) -> LocalizationDataModule:
+    options = {"batch_size": 4, "num_workers": 0, "forgeries": Forgeries(versions=3)} | options
+    return LocalizationDataModule(str(root), generator, **options)
+
+
+def paths(data, epoch: int) -> list[Path]:
+    data.epoch = epoch
+    return [Path(data.path(index)) for index in range(len(data))]
+
+
+def test_an_epoch_sees_the_generators_photos_and_the_next_version_of_each_forgery(root):
+    photos = module(root)
+    data = photos.train_set()
+    fixed = [sample.image for sample in photos.files("train", "ldm")]
+    assert len(data) == 2 * COUNTS["train"] and len(data.samples) == 4 * COUNTS["train"]
+    epochs = [paths(data, epoch) for epoch in range(4)]
+    versions = [[sample.image for sample in version] for version in photos.forged_samples("train")]
+    assert epochs[:3] == [[*fixed, *version] for version in versions]
+    assert epochs[3] == epochs[0] and len({*epochs[0], *epochs[1], *epochs[2]}) == 16
+
+
+@pytest.mark.parametrize("supervision", ["full", "weak"])
+def test_every_item_is_of_its_epoch(root, supervision):
+    photos = module(root, supervision=supervision)
+    data = photos.train_set()
+    for epoch in range(3):
+        for index, path in enumerate(paths(data, epoch)):
+            item = data[index]
+            (sample,) = (s for s in data.samples if s.image == path)
+            assert item["path"] == str(path) and item["name"] == sample.name
+            assert item["label"] == (sample.mask is not None)
+            assert item["mask"].any() == (sample.mask is not None)
+            if sample.generator == "forgeries" and sample.mask:
+                share = read_mask(sample.mask, "white").mean()
+                assert item["mask"].float().mean() == pytest.approx(share, abs=0.02)
+
+
+def test_preloaded_masks_are_those_of_the_epoch(root):
+    plain, preloaded = module(root).train_set(), module(root).train_set()
+    assert preloaded.mask_bytes == 16 * 256**2
+    preloaded.preload(torch.device("cpu"))
+    for epoch in range(3):
+        plain.epoch = preloaded.epoch = epoch
+        for index in range(len(plain)):
+            assert torch.equal(plain[index]["mask"], preloaded[index]["mask"])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_is_the_same_with_any_number_of_workers_and_processes(root, workers):
+    photos = module(root, num_workers=workers)
+    data = photos.train_set()
+    loader = photos.train_dataloader()
+    for epoch in (0, 1, 5):
+        loader.sampler.set_epoch(epoch)
+        seen = [path for batch in loader for path in batch["path"]]
+        assert sorted(seen) == sorted(map(str, paths(data, epoch)))
+        shares = []
+        for rank in range(2):
+            sampler = EpochSampler(data, 2, rank, shuffle=True, seed=0)
+            sampler.set_epoch(epoch)
+            shares += [data.path(index) for index in sampler]
+        assert sorted(shares) == sorted(seen)
+
+
+def test_with_none_training_sees_no_generators_photos(root):
+    photos = module(root, "none")
+    train = photos.train_set()
+    assert len(train) == COUNTS["train"] and len(train.samples) == 3 * COUNTS["train"]
+    assert all(sample.generator == "forgeries" for sample in train.samples)
+    assert [data.name for data in photos.valid_sets()] == ["valid/forgeries", "valid/real"]
+    assert [data.name for data in photos.test_sets()] == ["test/lama", "test/ldm", "test/real"]
+    assert photos.trained_on.generators == ("forgeries",) and not list(photos.train_masks())
+    with pytest.raises(UserError, match="none trains on forgeries alone; say of which photos"):
+        module(root, "none", forgeries=None)
+
+
+def test_validation_has_a_set_of_forgeries_and_counts_untouched_ones_as_real(root):
+    photos = module(root)
+    fakes, made, reals = photos.valid_sets()
+    assert [fakes.name, made.name, reals.name] == ["valid/ldm", "valid/forgeries", "valid/real"]
+    assert len(fakes) == COUNTS["valid"] and all(sample.mask for sample in made.samples)
+    assert len(made) + len(reals) == (3 + 1) * COUNTS["valid"]
+    assert not any(sample.mask for sample in reals.samples)
+    assert made[0]["mask"].shape == (96, 96)
+
+
+def test_without_forgeries_nothing_is_another(root, monkeypatch):
+    monkeypatch.setattr(chosen, "ForgeryFolder", None)
+    photos = module(root, forgeries=None)
+    assert [data.name for data in photos.valid_sets()] == ["valid/ldm", "valid/real"]
+    assert len(photos.train_set()) == COUNTS["train"] and photos.trained_on.forgeries is None
+
+
+def test_tests_do_not_touch_forgeries(root, monkeypatch):
+    monkeypatch.setattr(chosen, "ForgeryFolder", None)
+    photos = module(root)
+    assert len(photos.test_sets()) == 2 and photos.notice == "" and photos.fingerprint
+    assert list(photos.train_masks())
+
+
+@pytest.mark.parametrize("name", ["forgeries", "none"])
+def test_words_for_training_without_generator_are_no_generators_names(tmp_path, name):
+    root = make_tree(tmp_path / "photos", generators=(name,), counts={"test": 1})
+    with pytest.raises(UserError, match=f"{name}' is no generator's name; rename it"):
+        build_layout("dolos", root)
+
+
+def test_a_forgery_that_changes_meanwhile_is_named(tmp_path, monkeypatch):
+    quick(monkeypatch, tmp_path / "cache")
+    data = module(small_tree(tmp_path / "photos")).train_set()
+    Path(data.path(4)).touch()
+    with pytest.raises(UserError, match="has changed since this run began"):
+        data[4]
+
+
+def fit(fit_arguments, root, **options) -> None:
+    given = {"data.root": root, "trainer.max_epochs": 2, "data.num_workers": 0}
+    given |= {"data.forgeries": "{versions: 3}", "run.name": "run"}
+    cli.main(fit_arguments(**given | options))
+
+
+def test_the_score_is_the_mean_of_both_sets(fit_arguments, root, tmp_path):
+    fit(fit_arguments, root)
+    run = tmp_path / "outputs/run"
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2
+    for row in rows:
+        both = (float(row["val/iou"]) + float(row["val/forgeries_iou"])) / 2
+        assert float(row["val/score"]) == pytest.approx(both, rel=1e-5)
+    described = read_checkpoint(run)
+    assert described.trained_on.generators == ("ldm",)
+    assert described.trained_on.forgeries == module(root).trained_on.forgeries
+    assert described.thresholds.pixel is not None
+    assert json.loads((run / "test_metrics.json").read_text())["scores"].keys() == {"ldm"}
+
+
+def test_none_is_tested_on_every_generator_and_scored_on_forgeries(fit_arguments, root, tmp_path):
+    fit(fit_arguments, root, data__generator="none")
+    run = tmp_path / "outputs/run"
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert all(row["val/score"] == row["val/iou"] for row in rows)
+    results = json.loads((run / "test_metrics.json").read_text())
+    assert results["scores"].keys() == {"lama", "ldm"}
+    assert results["baselines"]["ldm"]["mean train mask"] == {}
+    (model,), failures = read_models([run], ["lama", "ldm"])
+    assert not failures and model.row == "none" and model.trained_on == ("forgeries",)
+    cli.main(["test", str(run), "--overwrite", "--trainer.logger=false"])
+
+
+def test_a_resumed_run_ends_as_if_it_had_never_stopped(
+    fit_arguments, root, tmp_path, monkeypatch, error_of
+):
+    quick(monkeypatch, tmp_path / "cache")
+    further = write_photos(tmp_path / "further", 2)
+    said = "{photos: [%s], versions: %d}"
+    options = {"schedule": "PaperSchedule", "data.forgeries": said % (further, 2)}
+    fit(fit_arguments, root, **options, run__name="whole")
+    fit(fit_arguments, root, **options, run__name="part", trainer__max_epochs=1)
+    options["ckpt_path"] = tmp_path / "outputs/part/checkpoints/last.ckpt"
+    fit(fit_arguments, root, **options, run__name="resumed")
+    tables = [
+        (tmp_path / "outputs" / name / "metrics.csv").read_text() for name in ("whole", "resumed")
+    ]
+    assert tables[0] == tables[1] and tables[0].count("\n") == 3
+    options |= {"data.root": root, "run.name": "other"}
+    write_photos(tmp_path / "new", 1, seed=8)
+    (tmp_path / "new/further0.png").rename(further / "one-more.png")
+    assert "trained on other data: its forgeries are" in error_of(*fit_arguments(**options))
+    options["data.forgeries"] = said % (further, 1)
+    assert "other settings: data.forgeries is" in error_of(*fit_arguments(**options))
+
+
+RECORD = ForgedPhotos("ab" * 32, {"real": 3}, 4, ("own", "blur"))
+
+
+def test_a_description_keeps_what_is_on_record_of_forgeries():
+    trained_on = TrainedOn(("ldm",), "full", "", forgeries=RECORD)
+    identity = Identity("clip", "layer1", "hub", "0" * 64)
+    said = Description("clip", "layer1", "linear", 64, identity, trained_on=trained_on).as_dict()
+    assert describe(json.loads(json.dumps(said)), "x").trained_on == trained_on
+    for name, value in (
+        *(("sha256", "abc"), ("photos", {"real": -1}), ("photos", [1]), ("versions", 0)),
+        *(("operations", "own"), ("operations", [3]), ("further", 1)),
+    ):
+        damaged = json.loads(json.dumps(said))
+        damaged["trained_on"]["forgeries"][name] = value
+        with pytest.raises(UserError, match=rf"trained_on\.forgeries\.{name}"):
+            describe(damaged, "x")
+    said["trained_on"].pop("forgeries")  # a checkpoint of before
+    assert describe(said, "x").trained_on.forgeries is None
+
+
+def test_the_option_adds_folders_to_the_recipes(tmp_path):
+    sections = {"data": {"forgeries": {"photos": ["a"], "versions": 2}}}
+    given = Options(forgeries="b,a,c").given(sections)
+    assert given == {"data.forgeries": Forgeries(["a", "b", "c"], 2)}
+    assert Options(forgeries="own").given({}) == {"data.forgeries": Forgeries()}
+    assert Options().given(sections) == {}
+    assert Options(forgeries="own").trains() and not Options().trains()
+
+
+def test_runs_on_forgeries_have_names_of_their_own():
+    plain, own, further = (
+        run_name("x", "y", "z", "ldm", forgeries=forgeries)
+        for forgeries in (None, Forgeries(), Forgeries(["photos"]))
+    )
+    assert plain == "x-y-z-ldm" and own == "x-y-z-ldm-forgeries"
+    assert further.startswith(own) and further != own
+
+
+def test_a_matrix_has_a_row_of_forgeries_where_it_is_asked_for():
+    assert choices(["a", "b"], loo=False, none=False) == ["a", "b"]
+    assert choices(["a", "b"], loo=False, none=True) == ["a", "b", "none"]
+
+
+def test_a_recipe_knows_the_runs_that_it_made(root, clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        f"model: {{encoder: {clip}, layer: layer1, decoder: linear}}\n"
+        "data: {root: x, generator: x, batch_size: 4, num_workers: 0, forgeries: {versions: 2}}\n"
+        "trainer: {max_epochs: 1, accelerator: cpu, enable_progress_bar: false, logger: false}\n"
+    )
+    further = write_photos(tmp_path / "further", 3)
+    given = [f"--data={root}", f"--config={recipe}", f"--forgeries={further}"]
+    cli.main(["train", *given, "--generator=none"])
+    ours = Recipe(root, recipe, Options(forgeries=str(further)))
+    run = ours.run("none", 0).folder
+    assert (run / "test_metrics.json").is_file() and "-none-forgeries-" in run.name
+    ours.check(run, "none")
+    assert f"--forgeries={further}" in ours.command("none", 0)
+    with pytest.raises(UserError, match=r"another recipe \(data\.forgeries is"):
+        Recipe(root, recipe, Options()).check(run, "none")
+    write_photos(tmp_path / "new", 1, seed=8)
+    (tmp_path / "new/further0.png").rename(further / "one-more.png")
+    with pytest.raises(UserError, match="trained on other forgeries"):
+        ours.check(run, "none")
