@@ -16,10 +16,22 @@ from declip_pl.panels import panel
 from declip_pl.records import from_json
 
 GENERATORS = ("latent", "migan", "splice", "telea")
+UNTOUCHED = (
+    "untouched_area", "untouched_area_decided", "untouched_marked", "untouched_marked_decided",
+)  # fmt: skip
 METRICS = (
-    *("iou", "iou_tuned", "f1_plain", "f1_plain_best", "f1_fixed", "f1_best", "f1_tuned"),
+    *(
+        "iou",
+        "iou_decided",
+        "iou_tuned",
+        "f1_plain",
+        "f1_plain_best",
+        "f1_fixed",
+        "f1_best",
+        "f1_tuned",
+    ),
     *("ap", "pixel_ece", "image_ap", "image_auroc", "image_accuracy", "image_accuracy_tuned"),
-    "image_ece",
+    *("image_ece", *UNTOUCHED),
 )
 PHOTOS = 200
 
@@ -34,7 +46,7 @@ def example_matrix(
     in_domain = {name: [name] for name in generators} | {
         f"all-but-{name}": [other for other in generators if other != name] for name in left_out
     }
-    metrics = [name for name in METRICS if reals or not name.startswith("image_")]
+    metrics = [name for name in METRICS if reals or not name.startswith(("image_", "untouched_"))]
     absent = {(generators[-1], generators[0])} if failing and len(generators) > 1 else set()
     cells = [(r, c) for r in rows for c in generators if (r, c) not in absent]
     matrix = {m: {r: {} for r in rows} for m in metrics}
@@ -43,7 +55,10 @@ def example_matrix(
             value = min(
                 97.0, _value(rng, metric, column in in_domain[row], generators.index(column))
             )
-            matrix[metric][row][column] = _estimate(value, rng.uniform(0.8, 2.6), PHOTOS)
+            found = _estimate(value, rng.uniform(0.8, 2.6), PHOTOS)
+            if metric in UNTOUCHED:  # of the real photos, whatever the column
+                found = next(iter(matrix[metric][row].values()), found)
+            matrix[metric][row][column] = found
     return {
         "format": FORMAT,
         "name": "objects-clip-vit-base-patch16-layer5-linear",
@@ -171,6 +186,8 @@ def _value(rng, metric, at_home, difficulty):
         "image_ece": (31.0, 41.0),
         "image_accuracy": (52.0, 50.0),
         "ap": (82.0, 45.0),
+        "untouched_area": (1.0, 1.0),
+        "untouched_area_decided": (2.0, 2.0),
         "f1_best": (86.0, 52.0),
     }.get(metric, (90.0, 62.0) if metric.startswith("image_") else (70.0, 24.0))
     return (home if at_home else away) * rng.uniform(0.72, 1.1) * (0.85 + 0.05 * difficulty)
@@ -224,7 +241,7 @@ def _model(rng, row, trained_on):
         "image_size": 224,
         "checkpoint": f"/home/user/outputs/train/{_model_name(row)}/checkpoints/best.ckpt",
         "checkpoint_sha256": _sha(rng),
-        "thresholds": {"pixel": float(rng.uniform(0.25, 0.45)), "image": 0.071},
+        "thresholds": {"pixel": float(rng.uniform(0.25, 0.45)), "image": 0.071, "floor": 0.123},
     }
 
 

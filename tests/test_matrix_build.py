@@ -18,10 +18,12 @@ from declip_pl.cross_eval.matrix import (
     Data,
     Failure,
     Panel,
+    Score,
     ScoredModel,
 )
 from declip_pl.cross_eval.scores import Scores
 from declip_pl.cross_eval.statistics import BINS, bootstrap
+from declip_pl.cross_eval.summary import summary
 from declip_pl.metrics import Thresholds
 from declip_pl.model.description import TrainedOn
 from declip_pl.model.features import Identity
@@ -301,6 +303,31 @@ def test_metrics_at_a_tuned_threshold_are_in_the_matrix():
     found = build([A], [cell(A, "a", scores=scores)])
     assert found.metrics == ("iou", "iou_tuned", "pixel_ece")
     assert found.matrix["iou_tuned"]["a"]["a"].value == 30
+
+
+def test_untouched_photos_count_the_same_in_every_column():
+    scores = {"untouched_area": np.array([0, 10, 20, 30]), "untouched_marked": np.full(4, 75)}
+    found = build([A], [cell(A, "a"), cell(A, "b"), cell(A, "real", scores=scores)])
+    areas = found.matrix["untouched_area"]["a"]
+    assert areas["a"] == areas["b"] == found.of_row("untouched_area", "a")
+    assert (areas["a"].value, areas["a"].n) == (15, 4) and areas["a"].low < 15 < areas["a"].high
+    assert found.of_row("untouched_marked", "a").value == 75
+    assert found.of_row("untouched_marked", "b") is None
+    assert "untouched_area_decided" not in found.metrics
+
+
+def test_a_model_without_a_floor_did_not_fail():
+    """Its scores by the decision are undefined, and in none of the means."""
+    decided = {"iou": np.full(4, 20.0), "iou_decided": np.full(4, 30.0)}
+    cells = [cell(A, "a", scores=decided), cell(A, "b", scores=decided), cell(B, "b")]
+    found = build([A, B], cells)
+    assert found.matrix["iou_decided"]["b"] == {"b": Score(None, None, None, 0)}
+    assert found.summary["iou_decided"].in_domain.value == 30
+    assert found.summary["iou"].in_domain.value == 35
+    lines = summary(found).splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("iou_decided in percent"))
+    (line,) = (line for line in lines[start:] if line.startswith("b "))
+    assert line.split() == ["b", "30.0", "undefined*"]
 
 
 def test_without_reals_there_are_no_image_metrics():

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from crosseval_example import GENERATORS, as_matrix, example_matrix, write_example
+from crosseval_example import GENERATORS, UNTOUCHED, as_matrix, example_matrix, write_example
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
@@ -76,8 +76,22 @@ def test_every_value_stands_with_its_interval_in_its_matrix(example, page):
         for row in table.values()
         for cell in row.values()
     )
-    assert expected.total() == 14 * CELLS_WITHOUT_FAILED
+    assert expected.total() == 19 * CELLS_WITHOUT_FAILED
     assert expected <= shown
+
+
+def test_what_is_marked_of_untouched_photos_is_a_table_with_a_line_for_each_row(example, page):
+    matrix = example[1]
+    shown = " ".join(page.text[page.text.index("Untouched photos, percent") :].split())
+    for row in matrix["rows"]:
+        first = [next(iter(matrix["matrix"][name][row].values())) for name in UNTOUCHED]
+        told = [f"{s['value']:.1f} {s['low']:.1f}\N{EN DASH}{s['high']:.1f}" for s in first]
+        assert " ".join([row, *told]) in shown
+    assert "0.123" in page.cells
+
+
+def test_without_reals_there_is_no_table_of_untouched_photos(report_of):
+    assert "Untouched" not in report_of(example_matrix(reals=False)).text
 
 
 def test_published_figures_are_all_there_and_marked_as_others(page):

@@ -72,7 +72,7 @@ def _built(
     rows = sorted(scores.models, key=lambda row: (row.startswith(ALL_BUT), row))
     done = [(row, column) for row in rows for column in columns if any(scores.found(row, column))]
     samples = _sampled(scores, done)
-    table = {metric: _estimates(found, rows) for metric, found in samples.items()}
+    table = {metric: _estimates(found, rows, done) for metric, found in samples.items()}
     domains = _Domains.of(scores, rows, columns)
     return Matrix(
         **vars(about),
@@ -143,10 +143,14 @@ def _sampled(scores: Scores, done: Sequence[Pair]) -> Table:
     return {entry.name: found[entry.name] for entry in all_metrics() if entry.name in found}
 
 
-def _estimates(cells: Mapping[Pair, Sampled], rows: Sequence[str]) -> dict[str, dict[str, Score]]:
+def _estimates(
+    cells: Mapping[Pair, Sampled], rows: Sequence[str], done: Sequence[Pair]
+) -> dict[str, dict[str, Score]]:
+    """Return the scores of one metric; a cell that was scored, but not by it, has an empty one."""
     table: dict[str, dict[str, Score]] = {row: {} for row in rows}
-    for (row, column), score in cells.items():
-        table[row][column] = _plain(score)
+    for row, column in done:
+        found = cells.get((row, column))
+        table[row][column] = _plain(found) if found else Score(None, None, None, 0)
     return table
 
 

@@ -99,8 +99,7 @@ class Cells:
         found = self._kept_thresholds(model, valid)
         if not found:
             start = time.monotonic()
-            choice = self._choice(decoder, valid)
-            found, auroc = choice.choose(), choice.image_auroc()
+            found, auroc = self._chosen(decoder, valid)
             seconds = round(time.monotonic() - start, 2)
             key = _thresholds_key(model, valid)
             record = ThresholdsFile(key, model.name, found, auroc, seconds)
@@ -163,8 +162,13 @@ class Cells:
         return self.folder / "thresholds" / file_name(model.name, ".json")
 
     @torch.inference_mode()
-    def _choice(self, decoder: nn.Module, valid: Sequence[TestSet]) -> ThresholdChoice:
-        """Collect what thresholds are chosen by, as training does."""
+    def _chosen(
+        self, decoder: nn.Module, valid: Sequence[TestSet]
+    ) -> tuple[Thresholds, dict[str, float | None]]:
+        """Choose thresholds as training does; say how well each pooling tells fakes from reals."""
+        none: dict[str, float | None] = dict.fromkeys(POOLINGS)
+        if not valid:
+            return Thresholds(None, none), none
         choice = ThresholdChoice(POOLINGS)
         for part in valid:
             for logits, masks, batch in self._localized(decoder, part):
@@ -172,7 +176,7 @@ class Cells:
                     pooling: image_score(logits, pooling).cpu() for pooling in POOLINGS
                 }
                 choice.update(logits.sigmoid(), masks, scores, batch["label"])
-        return choice
+        return choice.choose(), choice.image_auroc()
 
     @torch.inference_mode()
     def _score(self, decoder: nn.Module, test: TestSet, thresholds: Thresholds) -> "_Scored":

@@ -1,10 +1,11 @@
 """A matrix as text: what ``declip-pl cross-eval`` prints when it is done."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from declip_pl.cross_eval.matrix import UNPERTURBED, Matrix, Score
 from declip_pl.metrics import untouched_metrics
 
+_SHOWN = ("iou", "iou_decided")
 _MEANS = (
     ("in_domain", "in-domain mean"),
     ("out_of_domain", "out-of-domain mean"),
@@ -12,9 +13,9 @@ _MEANS = (
 )
 
 
-def summary(matrix: Matrix, metrics: Sequence[str] = ("iou", "iou_decided")) -> str:
-    """Return the matrices of some metrics, their means and what is marked of untouched photos."""
-    shown = [metric for metric in metrics if metric in matrix.matrix]
+def summary(matrix: Matrix) -> str:
+    """Return the matrices of IoU, their means and what is marked of untouched photos as text."""
+    shown = [metric for metric in _SHOWN if metric in matrix.matrix]
     if not shown:
         return "\nno cell was scored"
     perturbed = matrix.perturbation != UNPERTURBED

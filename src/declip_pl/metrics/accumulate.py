@@ -1,5 +1,6 @@
 """Means over batches and processes: thin torchmetrics classes around the pure functions."""
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,9 +63,9 @@ class MeanScores(torchmetrics.Metric):
             self.total += table.nansum(1)
             self.count += table.isfinite().sum(1)
 
+    @abstractmethod
     def of_images(self, probabilities: Tensor, masks: Tensor) -> dict[str, Tensor]:
         """Return the ``[B]`` scores of ``[B, H, W]`` maps and masks by name."""
-        raise NotImplementedError
 
     def compute(self) -> dict[str, Tensor]:
         """Return each mean, and under ``NAME_n`` how many images it is made of.

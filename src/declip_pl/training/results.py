@@ -190,8 +190,8 @@ def _untouched(scores: dict[str, float]) -> list[str]:
     """Return what is marked of them, at 0.5 and by the decision; no lines without them."""
     ways = {"at 0.5": "", "by the decision": "_decided"}
     return [
-        f" {way}: {scores[f'untouched_area{key}']:.1f} of their pixels are marked, "
-        f"{scores[f'untouched_marked{key}']:.1f} of them have a mark"
+        f" {way}: {scores[f'untouched_area{key}']:.1f} of the area is marked, "
+        f"{scores[f'untouched_marked{key}']:.1f} of the photos have a mark"
         for way, key in ways.items()
         if f"untouched_area{key}" in scores
     ]
