@@ -5,7 +5,10 @@ import shutil
 import sys
 import tempfile
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import Popen
 
 # No test talks to W&B's servers or the hub unless it says so itself.
 os.environ["WANDB_MODE"] = "disabled"
@@ -38,6 +41,10 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("declip")
+
+PATIENCE = 600
+"""Seconds after which a test says that something never happens; what a busy machine takes for
+starting a process says nothing about the process."""
 
 GENERATORS = ("lama", "ldm")
 COUNTS = {"train": 8, "valid": 4, "test": 4}
@@ -91,6 +98,15 @@ def left(folder: Path) -> list[str]:
 def find(root: Path, generator: str, split: str) -> list[Sample]:
     """Return a split's photos of one generator (or ``real``) in Dolos' layout."""
     return samples(build_layout("dolos", root), split, generator)
+
+
+def wait_until(happened: Callable[[], object], process: Popen | None = None) -> None:
+    """Wait for what another thread or process does; fail if that process ends before."""
+    end = time.monotonic() + PATIENCE
+    while not happened():
+        assert process is None or process.poll() is None, "the process ended before"
+        assert time.monotonic() < end, f"it did not happen in {PATIENCE} seconds"
+        time.sleep(0.02)
 
 
 def _save(path: Path, array: np.ndarray) -> None:

@@ -7,12 +7,11 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_clip, make_tree
+from conftest import PATIENCE, make_clip, make_tree, wait_until
 from PIL import Image
 
 from declip_pl import cli, parts
@@ -312,12 +311,9 @@ def test_an_interrupted_run_says_how_to_continue_and_does(fit_arguments, tmp_pat
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     table = tmp_path / "outputs/x/metrics.csv"
-    for _ in range(1200):
-        if table.exists():
-            break
-        time.sleep(0.1)
+    wait_until(table.exists, run)
     run.send_signal(sent)
-    _, message = run.communicate(timeout=60)
+    _, message = run.communicate(timeout=PATIENCE)
     # Where the signal hits inside an eval(), CPython ends itself by it after all has been handled
     # (-2); to a shell both are 130.
     assert run.returncode in (status, -sent), message

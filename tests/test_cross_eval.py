@@ -9,13 +9,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import GENERATORS, make_clip, make_tree
+from conftest import GENERATORS, make_clip, make_tree, wait_until
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -617,22 +616,15 @@ def test_missing_models_are_trained_also_after_the_command_was_killed(place, tmp
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
     )
     first = tmp_path / "outputs/train/tiny-clip-layer1-linear-lama"
-    for _ in range(1200):
-        if (first / "config.yaml").exists():
-            break
-        time.sleep(0.1)
+    wait_until((first / "config.yaml").exists, run)
     children = subprocess.run(
         ["ps", "-o", "pid=", "--ppid", str(run.pid)], capture_output=True, text=True, check=True
     ).stdout.split()
     run.send_signal(signal.SIGKILL)
     run.wait()
     assert len(children) == 1
-    for _ in range(100):
-        if not Path(f"/proc/{children[0]}").exists():
-            break
-        time.sleep(0.1)
-    else:
-        pytest.fail("the training outlived the command that started it")
+    training = Path(f"/proc/{children[0]}")
+    wait_until(lambda: not training.exists())  # it does not outlive the command that started it
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True
     )
@@ -735,10 +727,7 @@ def test_a_second_process_in_the_same_folder_is_refused(place, here, error_of):
     )
     other = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE)
     try:
-        for _ in range(100):
-            if (folder / ".lock").exists():
-                break
-            time.sleep(0.1)
+        wait_until((folder / ".lock").exists, other)
         runs = sorted((here / "outputs/train").iterdir())
         message = error_of("cross-eval", *map(str, runs), f"--data={place}/dolos", "--name=x")
     finally:

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +16,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from conftest import make_clip
+from conftest import PATIENCE, make_clip, wait_until
 from localizer_example import checkpoint_of
 from PIL import Image
 from scipy import ndimage
@@ -32,7 +31,7 @@ from declip_pl.model.description import TrainedOn
 from declip_pl.training.task import LocalizationTask
 
 LOOPBACK = "127.0.0.1"
-WAIT = 20_000
+WAIT = 1000 * PATIENCE
 SHOWN_SIDE = 1280  # of the larger side of pictures on the page
 
 
@@ -246,10 +245,7 @@ def test_an_upload_that_breaks_off_or_grows_too_large_leaves_nothing(site):
     with socket.create_connection((place.hostname, place.port)) as connection:
         head = f"POST /gradio_api/upload HTTP/1.1\r\nHost: {place.netloc}\r\n{KIND}\r\n"
         connection.sendall(f"{head}Content-Length: 9999\r\n\r\n".encode() + FORM[:-10])
-        deadline = time.monotonic() + WAIT / 1000
-        while files_in(site.folder) <= before and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert not files_in(site.folder) <= before
+        wait_until(lambda: not files_in(site.folder) <= before)
     large = (FORM[:-40] + bytes(2**20) for _ in range(45))  # of no length that it says
     assert ask(site, "POST", "/gradio_api/upload", large)[0] == 413
     assert files_in(site.folder) <= before
@@ -266,7 +262,7 @@ REFUSED = "this page answers nobody else's pages: type its address into the brow
 
 def ask(site, method, path, body=None, headers=None) -> tuple[int, str]:
     """Send a request as a program does and return the status and the answer."""
-    connection = http.client.HTTPConnection(urlsplit(site.url).netloc, timeout=20)
+    connection = http.client.HTTPConnection(urlsplit(site.url).netloc, timeout=PATIENCE)
     kind = dict([KIND.split(": ")]) if method == "POST" else {}
     sent = body if method == "POST" else None
     connection.request(method, path, sent, kind | (headers or {}), encode_chunked=True)
@@ -293,9 +289,7 @@ def test_a_test_photo_is_looked_at_again_by_another_model_and_in_tiles(tab, site
     assert not tab.get_by_text("What it finds in other photos means nothing.").is_visible()
     assert site.passes == ["first", "second"]
     tab.get_by_label("In tiles").check()
-    deadline = time.monotonic() + WAIT / 1000
-    while len(site.passes) < 3 and time.monotonic() < deadline:
-        tab.wait_for_timeout(50)
+    wait_until(lambda: len(site.passes) == 3)
     assert site.passes == ["first", "second", "second"]
 
 
@@ -313,7 +307,7 @@ def test_ctrl_c_ends_it_with_one_line_and_leaves_nothing(chromium, models, photo
             assert any(tmp_path.rglob("*.webp"))
         finally:
             process.send_signal(signal.SIGINT)  # while a page is open
-            rest, errors = process.communicate(timeout=120)  # a busy machine ends it slowly
+            rest, errors = process.communicate(timeout=PATIENCE)
             tab.close()
     assert (process.returncode, rest, errors) == (0, "stopped; no photo is kept\n", "")
     assert not list(tmp_path.iterdir())

@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import left
+from conftest import PATIENCE, left
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -73,7 +73,7 @@ def test_of_two_one_waits_and_says_so(tmp_path, capsys):
     order, begun = [], threading.Event()
 
     def second():
-        begun.wait(timeout=60)
+        begun.wait(timeout=PATIENCE)
         with locked(tmp_path / "lock", "baking"):
             order.append("second")
 
@@ -84,7 +84,7 @@ def test_of_two_one_waits_and_says_so(tmp_path, capsys):
         while "waiting" not in capsys.readouterr().out and thread.is_alive():
             thread.join(timeout=0.01)
         order.append("first")
-    thread.join(timeout=60)
+    thread.join(timeout=PATIENCE)
     assert order == ["first", "second"]
 
 
@@ -95,7 +95,7 @@ def test_two_builders_of_mini_build_it_once(tmp_path, capsys):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join(timeout=PATIENCE)
     printed = capsys.readouterr().out
     assert printed.count("mini: built") == printed.count("is complete already") == 1
     assert left(tmp_path) == ["mini"]

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
+from conftest import PATIENCE
 from huggingface_hub import constants
 
 from declip_pl.errors import UserError
@@ -258,11 +259,11 @@ def test_a_connection_that_drops_half_way_is_reported(hub, monkeypatch):
         resolve(LARGE)
 
 
-def test_a_silent_hub_is_given_up_after_a_few_seconds(hub):
+def test_a_silent_hub_is_given_up_after_a_few_seconds(hub, monkeypatch):
+    assert weights.PROBE_SECONDS < 5
+    monkeypatch.setattr(weights, "PROBE_SECONDS", 0.2)
     hub.shutdown()  # still accepts connections, answers none
-    begin = time.monotonic()
     assert not weights.hub_reachable()
-    assert time.monotonic() - begin < 5.5
 
 
 def test_a_hanging_look_up_of_the_hubs_name_is_given_up_too(tmp_path, monkeypatch):
@@ -272,7 +273,7 @@ def test_a_hanging_look_up_of_the_hubs_name_is_given_up_too(tmp_path, monkeypatc
     def hang(host, *_, **__):
         assert host == "hub.invalid"
         asked.set()
-        given_up.wait(60)
+        given_up.wait(PATIENCE)
         over.set()
         raise OSError("no such host")
 
@@ -280,14 +281,16 @@ def test_a_hanging_look_up_of_the_hubs_name_is_given_up_too(tmp_path, monkeypatc
     monkeypatch.setattr(socket, "getaddrinfo", hang)
     monkeypatch.setattr(weights, "PROBE_SECONDS", 0.2)
     assert not weights.hub_reachable()
-    assert asked.wait(60) and not over.is_set()
+    assert asked.wait(PATIENCE) and not over.is_set()
     given_up.set()
-    assert over.wait(60)
+    assert over.wait(PATIENCE)
 
 
 def test_an_unknown_host_is_given_up_quietly(tmp_path):
+    """The hub's own client would try again after pauses, with warnings."""
     code = (
-        "import sys; from declip_pl.model.weights import resolve; "
+        "import sys, time; time.sleep = lambda _: sys.exit('a pause'); "
+        "from declip_pl.model.weights import resolve; "
         "from declip_pl.errors import UserError"
         f"\ntry: resolve({LARGE!r})\nexcept UserError as error: print(error)"
     )
@@ -296,13 +299,11 @@ def test_an_unknown_host_is_given_up_quietly(tmp_path):
         "HF_HUB_OFFLINE": "0",
         "HF_HUB_CACHE": str(tmp_path),
     }
-    begin = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith(f"cannot reach the Hugging Face hub for {LARGE}: connect")
     assert done.stderr == ""
-    assert time.monotonic() - begin < 15  # imports included
 
 
 def test_offline_mode_asks_nobody(monkeypatch):
