@@ -208,7 +208,7 @@ def test_initialisation():
 
 
 def test_unknown_decoder():
-    with pytest.raises(UserError, match=r"conv-5.*choose one of light, linear, attention, relative, conv-4"):
+    with pytest.raises(UserError, match=r"conv-5.*choose one of light, linear, attention"):
         build_decoder("conv-5", VIT)
 
 

@@ -1,6 +1,9 @@
 """The frozen encoders: the paper's layer numbers, and that nothing ever changes them."""
 
+import re
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -112,6 +115,32 @@ def test_layers_that_do_not_exist(clip, layer):
         build_encoder(str(clip), layer, 64)
 
 
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ("layer1+layer4", "has no 'layer4'; choose one of layer0 to layer3"),
+        ("layer1+", "has no ''"),
+        ("+layer1", "has no ''"),
+        ("layer1+2", "has no '2'"),
+        ("layer1,layer2", "has no 'layer1,layer2'"),
+        ("layer1 + layer2", "has no 'layer1 '"),
+        ("layer1+layer2+layer1", "names a layer twice"),
+        ("layer1+layer01", "names a layer twice"),
+    ],
+)
+def test_several_layers_that_do_not_exist(clip, layer, message):
+    with pytest.raises(UserError, match=re.escape(message)) as raised:
+        build_encoder(str(clip), layer, 64)
+    assert "\n" not in str(raised.value)
+
+
+def test_encoders_of_one_layer_refuse_several(rn50):
+    with pytest.raises(UserError, match=r"RN50 has no 'layer1\+layer2'; choose one of"):
+        build_encoder(f"RN50:{rn50}", "layer1+layer2", 64)
+    with pytest.raises(UserError, match=r"pixels has no 'none\+none'; say layer: none"):
+        build_encoder("pixels", "none+none", 64)
+
+
 def test_frozen_whatever_is_called(clip, rn50):
     network = DeCLIP.build(f"{clip}+RN50:{rn50}", "layer1", "linear", 64)
     before = {k: v.clone() for k, v in network.encoder.state_dict().items()}
@@ -145,6 +174,47 @@ def test_fusion_concatenates_vit_and_resized_resnet(clip, rn50):
     torch.testing.assert_close(fused, torch.cat([vit, resnet], 1))
 
 
+def test_the_fusion_takes_several_layers_of_the_vit(clip, rn50):
+    pixels, several = torch.randn(1, 3, 64, 64), "layer2+layer0"
+    encoder = build_encoder(f"{clip}+RN50:{rn50}", several, 64)
+    vit = build_encoder(str(clip), several, 64)(pixels).grid
+    resnet = build_encoder(f"RN50:{rn50}", "layer3", 64)(pixels).grid
+    torch.testing.assert_close(encoder(pixels).grid, torch.cat([vit, resnet], 1))
+    assert encoder.shape == FeatureShape(2 * 64 + 1024, 4, always_resizes=True)
+
+
+def test_two_threads_share_an_encoder_of_several_layers(clip):
+    """Each waits for the other before each layer."""
+    encoder, meet = build_encoder(str(clip), "layer0+layer1", 64), threading.Barrier(2)
+    photos = [torch.randn(1, 3, 64, 64) for _ in range(2)]
+    expected = [encoder(photo).grid for photo in photos]
+
+    def wait(*_):
+        meet.wait(30)
+
+    for layer in encoder.model.encoder.layers:
+        layer.register_forward_pre_hook(wait)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda photo: encoder(photo).grid, photos))
+    assert all(map(torch.equal, found, expected))
+
+
+def test_layers_tell_encoders_of_the_same_weights_apart(clip):
+    names = ["layer2", "layer0+layer2", "layer1+layer2", "layer2+layer1"]
+    identities = [build_encoder(str(clip), name, 64).identity for name in names]
+    assert len({identity.sha256 for identity in identities}) == 1
+    for ours in identities:
+        for theirs in identities:
+            if ours is theirs:
+                ours.check(theirs)
+                continue
+            message = (
+                rf"trained on .* {re.escape(ours.layer)} \(.*here is .*{re.escape(theirs.layer)}"
+            )
+            with pytest.raises(UserError, match=message):
+                ours.check(theirs)
+
+
 def test_fingerprint_tells_encoders_apart(clip, tmp_path):
     same = fingerprint(build_encoder(str(clip), "layer1", 64))
     assert same == fingerprint(build_encoder(str(clip), "layer1", 64))
@@ -153,10 +223,11 @@ def test_fingerprint_tells_encoders_apart(clip, tmp_path):
     assert same != fingerprint(build_encoder(str(other), "layer1", 64))
 
 
-@pytest.mark.parametrize("kind", ["vit", "resnet", "fusion"])
+@pytest.mark.parametrize("kind", ["vit", "layers", "resnet", "fusion"])
 def test_offloaded_weights_come_back_when_they_are_needed(clip, rn50, kind):
     name, layer = {
         "vit": (str(clip), "layer1"),
+        "layers": (str(clip), "layer2+layer0"),
         "resnet": (f"RN50:{rn50}", "layer3"),
         "fusion": (f"{clip}+RN50:{rn50}", "layer1"),
     }[kind]

@@ -1,6 +1,7 @@
 """Vision towers of every family against transformers' own run of the same weights."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -126,6 +127,34 @@ def test_features_are_the_hidden_states_of_the_whole_model(folder, family, numbe
     else:
         assert features.cls is None
     assert not torch.allclose(expected[number + 1], expected[number], atol=1e-2)
+
+
+@pytest.mark.parametrize("layers", [(0, 2), (2, 0, 1), (1, 0)])
+@pytest.mark.parametrize("family", TRANSFORMERS)
+def test_features_of_several_layers_are_those_of_each_bit_for_bit(folder, family, layers):
+    pixels, spec = torch.randn(2, 3, 64, 64), str(folder(family))
+    encoder = build_encoder(spec, "+".join(f"layer{number}" for number in layers), 64)
+    passes = []
+    encoder.model.register_forward_hook(lambda *call: passes.append(call))
+    found = encoder(pixels)
+    assert len(passes) == 1
+    each = [build_encoder(spec, f"layer{number}", 64) for number in layers]
+    assert torch.equal(found.grid, torch.cat([one(pixels).grid for one in each], dim=1))
+    if FAMILIES[family][2]:
+        assert torch.equal(found.cls, torch.cat([one(pixels).cls for one in each], dim=1))
+    else:
+        assert found.cls is None
+    assert encoder.shape == FeatureShape(32 * len(layers), 4, layers=len(layers))
+    deepest = each[layers.index(max(layers))]
+    assert encoder.sha256 == deepest.sha256  # nothing beyond it is there
+    assert encoder.arithmetic == deepest.arithmetic
+
+
+@pytest.mark.parametrize("layer", ["layer0+layer1", "layer3+layer1+layer2"])
+def test_maps_of_different_sizes_are_refused(folder, layer):
+    with pytest.raises(UserError, match=rf"maps of {re.escape(layer)} differ in size") as raised:
+        build_encoder(str(folder("convnext")), layer, 64)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("number", range(4))

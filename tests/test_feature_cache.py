@@ -132,6 +132,35 @@ def test_another_encoder_layer_or_size_has_a_cache_of_its_own(clip, encoder, tmp
     assert len({cache.folder for cache in caches}) == 4
 
 
+def test_features_of_several_layers_have_a_cache_of_their_own(clip, photos, tmp_path):
+    names = ["layer2", "layer0+layer2", "layer2+layer0"]
+    encoders = [build_encoder(str(clip), name, 64) for name in names]
+    caches = [FeatureCache(encoder, root=tmp_path) for encoder in encoders]
+    assert len({encoder.sha256 for encoder in encoders}) == 1
+    assert len({cache.folder for cache in caches}) == 3
+    assert "-layer0+layer2-64px-" in caches[1].folder.name
+    one, several, turned = (fetch(cache, photos)[photos[0]] for cache in caches)
+    assert several.grid.dtype == torch.float16 and several.grid.shape == (128, 4, 4)
+    assert torch.equal(several.grid[64:], one.grid) and torch.equal(several.cls[64:], one.cls)
+    assert torch.equal(turned.grid, several.grid.roll(64, 0))
+
+
+def test_a_cache_of_many_layers_has_a_name_that_a_folder_may_have(tmp_path, photos, monkeypatch):
+    class Grid(Encoder):
+        name, source, sha256 = "grid", "test", "0"
+        layer = "+".join(f"layer{number}" for number in range(40))
+        shape, preprocessing, arithmetic = FeatureShape(40, 2, layers=40), SMALL, {}
+
+        def forward(self, pixels):
+            return Features(torch.ones(len(pixels), 40, 2, 2), None)
+
+    cache = FeatureCache(Grid(), root=tmp_path)
+    assert fetch(cache, photos)[photos[0]].grid.shape == (40, 2, 2)
+    assert cache.folder.name.startswith("grid-layer0+layer1+")
+    monkeypatch.setenv("DECLIP_FEATURES", str(tmp_path))
+    assert cache_folders.caches() == [cache.folder]
+
+
 def test_weights_that_are_computed_with_otherwise_have_a_cache_of_their_own(
     clip, encoder, tmp_path
 ):

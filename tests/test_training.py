@@ -13,6 +13,7 @@ from declip_pl import cli
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.errors import UserError
 from declip_pl.training.callbacks import History
+from declip_pl.training.draws import drawing
 from declip_pl.training.schedules import OneCycle, PaperSchedule
 from declip_pl.training.task import LocalizationTask
 
@@ -243,7 +244,9 @@ def test_encoder_is_bit_identical_after_training(clip, tree, cache):
     assert not torch.equal(decoder, model.network.decoder.fc[0].weight)
 
 
-@pytest.mark.parametrize(("decoder", "workers"), [("linear", 0), ("linear", 2), ("conv-4", 0), ("relative", 0)])
+@pytest.mark.parametrize(
+    ("decoder", "workers"), [("linear", 0), ("linear", 2), ("conv-4", 0), ("relative", 0)]
+)
 def test_resuming_equals_no_interruption(fit_arguments, tmp_path, monkeypatch, decoder, workers):
     """Augmentation, order, dropout, optimiser, schedule and table go on as if nothing had been."""
     monkeypatch.setattr("declip_pl.model.decoder.STAGES", (8, 8, 4, 4))
@@ -343,3 +346,17 @@ def test_several_generators_are_tested_one_by_one(fit_arguments, tmp_path):
     scores = json.loads((run_folder(tmp_path) / "test_metrics.json").read_text())["scores"]
     assert set(scores) == {"lama", "ldm"}
     assert scores["lama"]["iou_n"] == scores["ldm"]["iou_n"] == 4
+
+
+def test_what_is_drawn_for_a_place_is_the_same_every_time_and_leaves_the_rest_alone():
+    def at(*place):
+        with drawing(torch.device("cpu"), *place):
+            return torch.rand(4).tolist()
+
+    places = [(0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (2**32 - 1, 0)]
+    before = torch.get_rng_state()
+    first = [at(*place) for place in places]
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    assert [at(*place) for place in places] == first
+    assert len(set(map(tuple, first))) == len(places)

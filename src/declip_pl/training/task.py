@@ -58,9 +58,10 @@ class LocalizationTask(L.LightningModule):
     Args:
         encoder: Frozen encoder: a hub id, a local folder, ``RN50``, ``RN50:FILE``, a ViT and an
             RN50 joined by ``+``, ``pixels``, or a class.
-        layer: The paper's name of the feature layer, counted from 0 for ViTs.
-        decoder: ``linear``, ``light``, ``attention``, ``conv-4``, ``conv-12``, ``conv-20``, or a
-            class.
+        layer: The paper's name of the feature layer, counted from 0 for ViTs; several joined by
+            ``+``.
+        decoder: ``linear``, ``light``, ``attention``, ``conv-4``, ``conv-12``, ``conv-20``,
+            ``relative``, or a class.
         image_size: Side of the input in pixels, by default the encoder's own.
         supervision: ``full`` (masks) or ``weak`` (image labels).
         learning_rate: Initial learning rate.
