@@ -87,11 +87,8 @@ def cross_eval(
         check_name(name, "a cross-evaluation's name")
     if models and (seeds > 1 or loo or none or replace(options, encoder=None).trains()):
         raise UserError("given models are scored as they are: leave out all options of training")
-    perturbation = read_changes(perturbation)
-    root = _chosen_data(options)
-    paths, failures, label, test_data = _prepared(
-        options, models, root, seeds, loo, none, perturbation
-    )
+    changes, root = read_changes(perturbation), _chosen_data(options)
+    paths, failures, label, test_data = _prepared(options, models, root, seeds, loo, none, changes)
     described, unread = read_models(paths, test_data.generators)
     failures += unread
     if not described:
