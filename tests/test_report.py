@@ -166,8 +166,8 @@ def test_a_failed_cell_says_so_and_failures_stand_on_top(example, page):
     failures = example[1]["failed"]
     head = page.text[: page.text.index("In short")]
     assert failures and all(f["what"] in head and f["why"] in head for f in failures)
-    # 14 matrices, the one beside the published figures, and 5 scores of whole photos
-    assert page.cells.count("failed") == 14 + 1 + 5
+    # 19 matrices, the one beside the published figures, and 5 scores of whole photos
+    assert page.cells.count("failed") == 19 + 1 + 5
 
 
 def test_a_row_of_which_everything_failed_is_still_a_column(report_of):
@@ -177,7 +177,7 @@ def test_a_row_of_which_everything_failed_is_still_a_column(report_of):
     for part in ("curves", "reliability", "panels"):
         del matrix[part]["telea"]
     failed = [cell for cell in report_of(matrix).cells if cell.startswith("failed")]
-    assert len(failed) == 14 * 4 + 4 + 4 * 5
+    assert len(failed) == 19 * 4 + 4 + 4 * 5 + 4  # and 4 scores of untouched photos
 
 
 def test_an_undefined_score_is_called_undefined(report_of, tmp_path):
