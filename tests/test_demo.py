@@ -26,6 +26,7 @@ from declip_pl.errors import UserError
 from declip_pl.inference import demo, demo_text, saved_folder
 from declip_pl.inference.localizer import Localization, Localizer, Region
 from declip_pl.inference.recorded_scores import RecordedScores, ScoredOn, recorded_scores
+from declip_pl.metrics import Thresholds
 from declip_pl.model.checkpoint import BEST, read_checkpoint
 from declip_pl.model.description import TrainedOn
 from declip_pl.training.task import LocalizationTask
@@ -35,22 +36,25 @@ WAIT = 1000 * PATIENCE
 SHOWN_SIDE = 1280  # of the larger side of pictures on the page
 
 
-def save_localizer(folder: Path, clip: Path, seed: int, generator: str, notice: str | None) -> None:
+def save_localizer(
+    folder: Path, clip: Path, seed: int, generator: str, notice: str | None, floor: float
+) -> None:
     """Save a localizer whose random decoder knows nothing."""
     task = LocalizationTask(str(clip), "layer1", "linear", image_size=64, seed=seed)
+    chosen = Thresholds(None, {task.description.pooling: 0.4321}, floor)
     data = TrainedOn((generator,), "full", "0" * 64, "some", notice or "")
     found = {generator: {"iou_n": 1, "image_threshold": 0.4321}}
     scores = RecordedScores(found, {generator: {}}, ScoredOn("some"), notice)
-    saved_folder.save(checkpoint_of(task, trained_on=data), folder, scores)
+    saved_folder.save(checkpoint_of(task, trained_on=data, thresholds=chosen), folder, scores)
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """A folder with two models, beside what is none."""
+    """A folder with two models, beside what is none; the second one marks no photo."""
     folder = tmp_path_factory.mktemp("outputs")
     clip = make_clip(tmp_path_factory.mktemp("clip") / "tiny-clip")
-    save_localizer(folder / "first", clip, 0, "ldm", "mini is a stand-in")
-    save_localizer(folder / "second", clip, 1, "lama*<b>", None)
+    save_localizer(folder / "first", clip, 0, "ldm", "mini is a stand-in", floor=0)
+    save_localizer(folder / "second", clip, 1, "lama*<b>", None, floor=1)
     (folder / "unfinished").mkdir()
     (folder / "notes.txt").touch()
     return folder
@@ -147,7 +151,9 @@ def redness(pixels: Image.Image) -> float:
 
 
 @pytest.mark.parametrize("tab", [1280, 400], indirect=True)
-def test_a_photo_gives_a_result_and_the_slider_redraws_without_the_network(tab, site, photo):
+def test_a_photo_gives_a_result_and_the_slider_redraws_without_the_network(
+    tab, site, models, photo
+):
     upload(tab, photo)
     score = tab.locator(".score")
     score.wait_for()
@@ -161,6 +167,10 @@ def test_a_photo_gives_a_result_and_the_slider_redraws_without_the_network(tab, 
 
     heat, before = picture(tab, "Heat map"), picture(tab, "Overlay")
     slider = tab.locator("input[type=range]")
+    own = Localizer.from_pretrained(models / "first", "cpu")(photo)
+    site.passes.remove("first")
+    assert float(slider.input_value()) == round(own.threshold, 2) != 0.5
+    assert tab.get_by_text(f"{own.mask.mean():.1%} of the photo").is_visible()
     slider.press("Home")  # everything is above 0: the red line runs along the edge
     tab.get_by_text("100.0% of the photo (2500 x 1500 px)").wait_for()
     assert tab.locator(".regions td").all_inner_texts()[:3] == ["0, 0", "2500 x 1500", "100.0%"]
@@ -171,6 +181,7 @@ def test_a_photo_gives_a_result_and_the_slider_redraws_without_the_network(tab, 
     tab.get_by_text("No part of the photo is above the threshold.").wait_for()
     wait_until_gone(tab, before)
     assert redness(drawn(tab)) < 100
+    assert not tab.get_by_text("Nothing is marked in this photo.").is_visible()  # by the visitor
     assert picture(tab, "Heat map") == heat
     assert site.passes == ["first"]
 
@@ -280,6 +291,9 @@ def test_a_test_photo_is_looked_at_again_by_another_model_and_in_tiles(tab, site
     assert captions.all_inner_texts() == ["lama", "lama", "ldm", "ldm", "real", "real"]
     tab.locator(".samples button").nth(4).click()
     tab.get_by_text("96 x 96 px").wait_for()
+    slider = tab.locator("input[type=range]")
+    assert float(slider.input_value()) < 1
+    assert not tab.get_by_text("Nothing is marked in this photo.").is_visible()
     assert tab.get_by_text("What it finds in other photos means nothing.").is_visible()
     before = picture(tab, "Heat map")
     tab.get_by_label("Model").click()
@@ -288,6 +302,9 @@ def test_a_test_photo_is_looked_at_again_by_another_model_and_in_tiles(tab, site
     wait_until_gone(tab, before)
     assert not tab.get_by_text("What it finds in other photos means nothing.").is_visible()
     assert site.passes == ["first", "second"]
+    tab.get_by_text("Nothing is marked in this photo.").wait_for()
+    tab.get_by_text("No part of the photo is above the threshold.").wait_for()
+    assert float(slider.input_value()) == 1
     tab.get_by_label("In tiles").check()
     wait_until(lambda: len(site.passes) == 3)
     assert site.passes == ["first", "second", "second"]
@@ -368,7 +385,17 @@ def test_another_threshold_gives_what_the_heat_map_holds():
     labels, count = ndimage.label(heat > 0.6, np.ones((3, 3)))
     areas = sorted(np.bincount(labels.ravel())[1:], reverse=True)
     assert count > 2 and [region.area for region in found.regions] == areas
-    assert found.threshold == 0.6 and np.array_equal(found.mask, heat > 0.6)
+    assert (found.threshold, found.decision) == (0.6, "fixed")
+    assert np.array_equal(found.mask, heat > 0.6)
+
+
+def test_a_photo_below_the_floor_says_that_nothing_is_marked():
+    heat = np.full((4, 6), 0.25, np.float32)
+    found = Localization(
+        np.zeros((4, 6, 3), np.uint8), heat, heat > 1, 0.2, 1.0, [], "expected-iou"
+    )
+    assert demo_text.UNMARKED in demo_text.score_html(found)
+    assert demo_text.UNMARKED not in demo_text.score_html(found.at_threshold(1))
 
 
 def test_only_the_largest_regions_are_listed():

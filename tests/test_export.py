@@ -20,12 +20,13 @@ from declip_pl import Localizer, cli
 from declip_pl.data.transforms import build_transform
 from declip_pl.errors import UserError
 from declip_pl.inference import export, saved_folder
+from declip_pl.metrics import Thresholds
 from declip_pl.model.encoder import Encoder
 from declip_pl.model.resnet import CLIPResNet
 from declip_pl.training.task import LocalizationTask
 
 RUN_ONNX = Path(__file__).parents[1] / "docs" / "run_onnx.py"
-SIZE = 64
+SIZE, FLOOR = 64, 0.5
 
 ALONE = """
 import runpy, sys
@@ -79,7 +80,7 @@ def encoders(tmp_path_factory) -> dict[str, tuple[str, str, int]]:
 def saved(encoders, tmp_path_factory):
     """Save a localizer whose probabilities cover most of [0, 1]."""
 
-    def save(kind: str, decoder: str) -> Path:
+    def save(kind: str, decoder: str, floor: float | None = None) -> Path:
         encoder, layer, size = encoders[kind]
         task = LocalizationTask(encoder, layer, decoder, image_size=size).eval()
         with torch.no_grad():
@@ -88,7 +89,8 @@ def saved(encoders, tmp_path_factory):
             last.weight *= scale
             last.bias.copy_((last.bias - logits.mean()) * scale)
         folder = tmp_path_factory.mktemp("models") / f"{kind}-{decoder}"
-        saved_folder.save(checkpoint_of(task), folder)
+        thresholds = Thresholds(None, {}, floor)
+        saved_folder.save(checkpoint_of(task, thresholds=thresholds), folder)
         return folder
 
     return save
@@ -96,7 +98,7 @@ def saved(encoders, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(saved) -> Path:
-    return saved("vit", "linear")
+    return saved("vit", "linear", FLOOR)
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +106,10 @@ def exported(model, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("exported") / "model.onnx"
     cli.main(["export", str(model), "--format", "onnx", "--output", str(path)])
     return path
+
+
+def facts_of(graph: onnx.ModelProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in graph.metadata_props}
 
 
 def photos(count: int, height: int, width: int) -> np.ndarray:
@@ -153,6 +159,8 @@ def test_all_encoders_and_decoders(kind, decoder, saved, tmp_path, capsys):
     assert_answers_like_torch(tmp_path / "model.onnx", model)
     printed = capsys.readouterr().out.split("from torch's: ")[1]
     assert 0 < float(printed) < export.TOLERANCE
+    graph = onnx.load(tmp_path / "model.onnx")
+    assert "floor" not in facts_of(graph) and graph.doc_string.endswith("fake above 0.5.")
 
 
 @pytest.mark.parametrize(
@@ -168,7 +176,7 @@ def test_the_resize_is_pils(size):
 
 def test_the_file_says_what_it_is(exported, model):
     graph = onnx.load(exported)
-    facts = {entry.key: entry.value for entry in graph.metadata_props}
+    facts = facts_of(graph)
     identity = Localizer.from_pretrained(model, "cpu").checkpoint.identity
     licence = facts.pop("licence")
     assert "Apache-2.0" in licence
@@ -181,8 +189,10 @@ def test_the_file_says_what_it_is(exported, model):
         "decoder": "linear",
         "image_size": "64",
         "threshold": "0.5",
+        "floor": str(FLOOR),
     }
     assert "uint8 RGB [B, H, W, 3]" in graph.doc_string
+    assert "nothing where under 2% of the photo reach 0.5" in graph.doc_string
     session = onnxruntime.InferenceSession(exported)
     (pixels,), (probabilities,) = session.get_inputs(), session.get_outputs()
     assert (pixels.name, pixels.type, pixels.shape) == (
@@ -197,18 +207,44 @@ def test_the_file_does_not_tell_where_the_package_lies(exported):
     assert str(Path(declip_pl.__file__).parent).encode() not in exported.read_bytes()
 
 
-def test_it_runs_without_torch(exported, model, tmp_path):
-    Image.fromarray(photos(1, 150, 200)[0]).save(tmp_path / "photo.png")
-    command = [sys.executable, "-c", ALONE, RUN_ONNX, exported, "photo.png", "mask.png"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+def run_alone(exported: Path, folder: Path, floor: float | None) -> tuple[np.ndarray, str]:
+    """Run the documented script on a graph with this floor and on a photo, without torch.
+
+    Return the mask and what it printed.
+    """
+    graph = onnx.load(exported)
+    facts = facts_of(graph) | {"floor": str(floor)}
+    if floor is None:
+        del facts["floor"]
+    onnx.helper.set_model_props(graph, facts)
+    onnx.save(graph, folder / "model.onnx")
+    Image.fromarray(photos(1, 150, 200)[0]).save(folder / "photo.png")
+    command = [sys.executable, "-c", ALONE, RUN_ONNX, "model.onnx", "photo.png", "mask.png"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
     told, modules = done.stdout.strip().split("\n")
     assert "onnxruntime" in modules.split()
     assert not {"torch", "declip_pl", "transformers", "lightning"} & set(modules.split())
-    mask = np.asarray(Image.open(tmp_path / "mask.png"))
-    expected = Localizer.from_pretrained(model, "cpu")(tmp_path / "photo.png").mask
+    return np.asarray(Image.open(folder / "mask.png")), told
+
+
+def test_it_runs_without_torch(exported, model, tmp_path):
+    mask, told = run_alone(exported, tmp_path, None)
+    expected = Localizer.from_pretrained(model, "cpu")(tmp_path / "photo.png", threshold=0.5).mask
     assert 0.1 < expected.mean() < 0.9
     assert (mask == expected).mean() > 0.999
-    assert told == f"{100 * mask.mean():.1f} % of photo.png is fake"
+    assert told == f"{100 * mask.mean():.1f} % of photo.png is fake (above 0.500)"
+
+
+def test_with_a_floor_it_decides_as_the_localizer_does(exported, model, tmp_path):
+    mask, told = run_alone(exported, tmp_path, FLOOR)
+    found = Localizer.from_pretrained(model, "cpu")(tmp_path / "photo.png")
+    assert found.threshold < 0.49 and 0.1 < found.mask.mean() < 0.9
+    assert (mask == found.mask).mean() > 0.999
+    assert float(told.split("above ")[1].rstrip(")")) == pytest.approx(found.threshold, abs=2e-3)
+    peak = np.quantile(found.heatmap, 0.98)
+    assert np.array_equal(run_alone(exported, tmp_path, peak - 0.01)[0], mask)
+    mask, told = run_alone(exported, tmp_path, peak + 0.01)
+    assert not mask.any() and told == "0.0 % of photo.png is fake (above 1.000)"
 
 
 def test_an_existing_file_is_kept(model, tmp_path, monkeypatch, error_of):

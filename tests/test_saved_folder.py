@@ -26,6 +26,7 @@ from declip_pl.inference import localizer, saved_folder
 from declip_pl.inference.localizer import Localizer
 from declip_pl.inference.model_card import model_card
 from declip_pl.inference.recorded_scores import RecordedScores, ScoredOn, recorded_scores
+from declip_pl.metrics import Thresholds
 from declip_pl.model import checkpoint as checkpoints
 from declip_pl.model import weights
 from declip_pl.model.checkpoint import Checkpoint, read_checkpoint
@@ -213,6 +214,16 @@ def test_the_card_has_the_hubs_header():
     assert "`ldm` of `dolos`, with masks" in text
     assert "0.5; best on validation photos: 0.43 for images" in text
     assert "None" not in text and "DECLIP_PARTS" not in text
+
+
+def test_the_card_says_where_a_map_is_cut():
+    chosen = Thresholds(0.41, {"top": 0.38}, floor=0.725)
+    card = _card(thresholds=chosen)
+    assert "| threshold | each photo's own: of all thresholds the one with the highest" in card
+    assert "less than 2% of its pixels reach 0.72, the floor" in card
+    assert "best on validation photos: 0.41 for pixels, 0.38 for images" in card
+    card = _card(thresholds=replace(chosen, floor=None))
+    assert "| threshold | 0.5; best on validation photos: 0.41 for pixels" in card
 
 
 def test_the_card_has_constant_answers_beside_the_scores():

@@ -79,11 +79,9 @@ def predict(
             default the one finished run in outputs/train.
         output: Folder to write, new or empty. By default outputs/predict.
         threshold: Probability above which a pixel belongs to the mask. By default each photo's own,
-            the one with the highest expected IoU, and photos whose heat map stays below the model's
-            floor are not marked; 0.5 where the model has no floor.
+            of the highest expected IoU, and none below the model's floor; without a floor 0.5.
         tiles: Look at overlapping tiles of large photos: finds smaller regions, takes longer.
-        resume: Go on with what stands in the output folder and leave out the photos that are done
-            and have not changed since.
+        resume: Go on in the output folder: leave out photos that are done and have not changed.
         json: Print what is found in one photo as JSON and write no files.
         encoder: Folder or hub id of the same frozen encoder, in place of the one on record.
 
