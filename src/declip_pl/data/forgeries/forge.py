@@ -68,7 +68,7 @@ def forge(
     if rng.random() >= UNTOUCHED:
         mask = random_region(photo.shape[:2], rng)
         inside, used = _inside(photo, other, mask, rng, ways)
-        photo, mask = _composed(photo, inside, mask, rng)
+        photo = _mixed(photo, inside, _weight(mask, rng))
     if rng.random() < EVERYWHERE:
         name = _pick(ways, rng)
         photo = _mixed(photo, ways[name](photo, rng), rng.uniform(0.4, 1.0))
@@ -175,16 +175,14 @@ def _toned(pixels: Pixels, photo: Pixels, mask: NDArray[np.bool_]) -> Pixels:
     return np.asarray(toned.round().clip(0, 255), np.uint8)
 
 
-def _composed(
-    photo: Pixels, inside: Pixels, mask: NDArray[np.bool_], rng: np.random.Generator
-) -> tuple[Pixels, NDArray[np.bool_]]:
-    """Put pixels into a region, its edge hard or soft; return the photo and the region's mask."""
+def _weight(mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return how much of each pixel is new, ``[H, W, 1]``: the region's edge is hard or soft."""
     weight = mask.astype(np.float32)
     if rng.random() < FEATHERED:
         weight = np.asarray(
             cv2.GaussianBlur(weight, (0, 0), float(rng.uniform(0.6, 3))), np.float32
         )
-    return _mixed(photo, inside, weight[..., None]), weight > 0.5  # noqa: PLR2004
+    return weight[..., None]
 
 
 def _mixed(photo: Pixels, new: Pixels, weight: float | NDArray[np.float32]) -> Pixels:
