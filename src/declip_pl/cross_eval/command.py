@@ -85,8 +85,7 @@ def cross_eval(
     start = time.monotonic()
     if name:
         check_name(name, "a cross-evaluation's name")
-    if models and (seeds > 1 or loo or none or replace(options, encoder=None).trains()):
-        raise UserError("given models are scored as they are: leave out all options of training")
+    _check_given(models, seeds > 1 or loo or none or replace(options, encoder=None).trains())
     changes, root = read_changes(perturbation), _chosen_data(options)
     paths, failures, label, test_data = _prepared(options, models, root, seeds, loo, none, changes)
     described, unread = read_models(paths, test_data.generators)
@@ -105,6 +104,11 @@ def cross_eval(
         _show(folder, matrix, described, _warnings(test_data, results["cells"].values()))
     if failures:
         raise UserError(_failed(failures))
+
+
+def _check_given(models: Sequence[str], trains: bool) -> None:
+    if models and trains:
+        raise UserError("given models are scored as they are: leave out all options of training")
 
 
 def _chosen_data(options: Options) -> Path:
