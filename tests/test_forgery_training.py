@@ -185,6 +185,8 @@ def test_none_is_tested_on_every_generator_and_scored_on_forgeries(fit_arguments
     assert all(row["val/score"] == row["val/iou"] for row in rows)
     results = json.loads((run / "test_metrics.json").read_text())
     assert results["scores"].keys() == {"lama", "ldm"}
+    made = results["model"]["forgeries"]
+    assert made["photos"] == {"real": 6} and "own" in made["operations"]
     assert results["baselines"]["ldm"]["mean train mask"] == {}
     (model,), failures = read_models([run], ["lama", "ldm"])
     assert not failures and model.row == "none" and model.trained_on == ("forgeries",)

@@ -17,7 +17,7 @@ from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.errors import UserError
 from declip_pl.files import file_name, relative, sha256, short_hash, write_text
 from declip_pl.metrics import map_metrics
-from declip_pl.model.checkpoint import WEIGHTS_FILE
+from declip_pl.model.checkpoint import WEIGHTS_FILE, read_checkpoint
 from declip_pl.model.description import TrainedOn
 from declip_pl.training.baselines import baselines
 from declip_pl.training.task import LocalizationTask
@@ -36,7 +36,7 @@ class Results:
         baselines: Of constant answers, by generator, baseline and metric.
         data: ``root``, ``generators``, ``files_sha256`` and ``perturbation`` of the test photos.
         checkpoint: ``path`` and ``sha256`` of the file that was tested.
-        model: The options it was built and trained by.
+        model: The options it was built and trained by, and ``forgeries`` that it was trained on.
         encoder: Identity of its frozen encoder.
         made: When and by which versions.
     """
@@ -121,10 +121,17 @@ def describe_results(
             "perturbation": parts.as_text(data.perturbation),
         },
         checkpoint={"path": checkpoint.name, "sha256": sha256(file)},
-        model=dict(task.hparams),
+        model=dict(task.hparams) | _forgeries(read_checkpoint(checkpoint).trained_on),
         encoder=asdict(task.description.identity),
         made=circumstances(),
     )
+
+
+def _forgeries(trained_on: TrainedOn | None) -> dict[str, Any]:
+    """Return what is on record of the forgeries that a model was trained on, if it was."""
+    if trained_on is None or trained_on.forgeries is None:
+        return {}
+    return {"forgeries": asdict(trained_on.forgeries)}
 
 
 def circumstances() -> dict[str, Any]:
