@@ -24,7 +24,7 @@ from declip_pl.metrics import (
     Thresholds,
     all_metrics,
     choose_thresholds,
-    floor_curves,
+    floor_areas,
     threshold_curves,
 )
 from declip_pl.metrics.accumulate import ThresholdChoice
@@ -281,22 +281,21 @@ def test_batches_do_not_matter(fakes, size):
             choice.update(maps[part], list(masks[part]), pooled, labels[part])
         found.append(choice.choose())
     chosen = labels.bool()
-    iou = decided = None
+    iou = area = None
     if chosen.any():
         iou = threshold_curves(maps[chosen, 0], masks[chosen])["iou"].double().mean(0)
-        if not chosen.all():
-            kinds = (floor_curves(maps[kind, 0], masks[kind]) for kind in (chosen, ~chosen))
-            decided = torch.stack([curves.double().mean(0) for curves in kinds])
-    assert found[0] == found[1] == choose_thresholds(iou, scores, labels, decided)
-    assert (found[0].floor is None) == (decided is None)
+    if not chosen.all():
+        area = floor_areas(maps[~chosen, 0]).double().mean(0)
+    assert found[0] == found[1] == choose_thresholds(iou, scores, labels, area)
+    assert (found[0].floor is None) == (area is None)
     assert found[0].pixel is not None or not any(fakes)
 
 
 def test_a_curve_of_other_thresholds_is_refused():
     with pytest.raises(ValueError, match="an IoU for each of THRESHOLDS"):
         choose_thresholds(torch.rand(3), {}, torch.ones(0))
-    with pytest.raises(ValueError, match="two IoUs for each of FLOORS"):
-        choose_thresholds(None, {}, torch.ones(0), torch.rand(len(FLOORS)))
+    with pytest.raises(ValueError, match="an area for each of FLOORS"):
+        choose_thresholds(None, {}, torch.ones(0), torch.rand(3))
 
 
 def test_nothing_to_choose_by_gives_none():

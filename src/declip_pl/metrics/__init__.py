@@ -20,7 +20,6 @@ from declip_pl.metrics.localization import (
     best_f1_border,
     f1,
     f1_border,
-    floor_curves,
     iou,
     localization_scores,
     threshold_curves,
@@ -35,8 +34,8 @@ from declip_pl.metrics.table import (
     metric,
     untouched_metrics,
 )
-from declip_pl.metrics.thresholds import Thresholds, choose_thresholds
-from declip_pl.metrics.untouched import untouched_scores
+from declip_pl.metrics.thresholds import UNTOUCHED_AREA, Thresholds, choose_thresholds
+from declip_pl.metrics.untouched import floor_areas, untouched_scores
 
 __all__ = [
     "CALIBRATION_BINS",
@@ -46,6 +45,7 @@ __all__ = [
     "PEAK",
     "THRESHOLD",
     "THRESHOLDS",
+    "UNTOUCHED_AREA",
     "Counts",
     "Metric",
     "Ranking",
@@ -61,7 +61,7 @@ __all__ = [
     "f1",
     "f1_border",
     "find_metric",
-    "floor_curves",
+    "floor_areas",
     "iou",
     "localization_scores",
     "map_metrics",

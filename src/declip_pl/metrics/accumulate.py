@@ -14,14 +14,13 @@ from declip_pl.metrics.detection import check_scores
 from declip_pl.metrics.localization import (
     THRESHOLD,
     THRESHOLDS,
-    floor_curves,
     localization_scores,
     threshold_curves,
 )
 from declip_pl.metrics.sizes import by_size
 from declip_pl.metrics.table import map_metrics, untouched_metrics
 from declip_pl.metrics.thresholds import Thresholds, choose_thresholds
-from declip_pl.metrics.untouched import untouched_scores
+from declip_pl.metrics.untouched import floor_areas, untouched_scores
 
 
 class MeanScores(torchmetrics.Metric):
@@ -176,7 +175,7 @@ class ThresholdChoice(torchmetrics.Metric):
 
     full_state_update = False
     curve: Tensor
-    decided: Tensor
+    area: Tensor
     counts: Tensor
     labels: list[Tensor] | Tensor
 
@@ -184,9 +183,9 @@ class ThresholdChoice(torchmetrics.Metric):
         super().__init__()
         self.poolings = tuple(poolings)
         curve = torch.zeros(len(THRESHOLDS), dtype=torch.float64)
-        decided = torch.zeros(2, len(FLOORS), dtype=torch.float64)
+        area = torch.zeros(len(FLOORS), dtype=torch.float64)
         self.add_state("curve", curve, dist_reduce_fx="sum")
-        self.add_state("decided", decided, dist_reduce_fx="sum")
+        self.add_state("area", area, dist_reduce_fx="sum")
         self.add_state("counts", torch.zeros(2, dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("labels", [], dist_reduce_fx="cat")
         for index in range(len(self.poolings)):
@@ -223,16 +222,16 @@ class ThresholdChoice(torchmetrics.Metric):
     def compute(self) -> list[Tensor]:
         """Return all that was collected, of all processes; the other methods make sense of it."""
         pooled = (getattr(self, f"scores_{index}") for index in range(len(self.poolings)))
-        return [self.curve, self.decided, self.counts, _cat(self.labels), *map(_cat, pooled)]
+        return [self.curve, self.area, self.counts, _cat(self.labels), *map(_cat, pooled)]
 
     def choose(self) -> Thresholds:
         """Return the thresholds, as :func:`declip_pl.metrics.choose_thresholds` chooses them."""
-        curve, decided, counts, labels, *pooled = self.compute()
+        curve, area, counts, labels, *pooled = self.compute()
         return choose_thresholds(
             curve / counts[0] if counts[0] else None,
             dict(zip(self.poolings, pooled, strict=True)),
             labels,
-            decided / counts[:, None] if counts.all() else None,
+            area / counts[1] if counts[1] else None,
         )
 
     def image_auroc(self) -> dict[str, float | None]:
@@ -246,12 +245,12 @@ class ThresholdChoice(torchmetrics.Metric):
     def _add(self, kind: int, probabilities: Tensor, masks: Sequence[Tensor]) -> None:
         """Add manipulated photos (kind 0) or untouched ones (kind 1)."""
         for _, resized, stacked in by_size(probabilities, masks):
-            curves = floor_curves(resized, stacked).double()
-            self.decided[kind] += curves.sum(0).to(self.decided.device)
-            self.counts[kind] += len(curves)
             if kind == 0:
                 curves = threshold_curves(resized, stacked)["iou"].double()
                 self.curve += curves.sum(0).to(self.curve.device)
+            else:
+                self.area += floor_areas(resized).double().sum(0).to(self.area.device)
+            self.counts[kind] += len(stacked)
 
 
 def _accuracy(scores: Tensor, labels: Tensor, threshold: float) -> Tensor:

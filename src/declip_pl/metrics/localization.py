@@ -5,14 +5,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from declip_pl.metrics.batches import each_image
-from declip_pl.metrics.decision import (
-    FLOORS,
-    NOTHING,
-    best_threshold,
-    check_floor,
-    peak,
-    photo_threshold,
-)
+from declip_pl.metrics.decision import check_floor, photo_threshold
 from declip_pl.metrics.ranking import Counts, Map, Mask, Ranking, Scores
 from declip_pl.metrics.table import map_metrics, metric
 
@@ -231,28 +224,6 @@ def threshold_curves(probabilities: Tensor, masks: Tensor) -> dict[str, Tensor]:
 
     iou_curve, f1_curve = each_image(curves, probabilities, masks).unbind(1)
     return {"iou": iou_curve, "f1": f1_curve}
-
-
-def floor_curves(probabilities: Tensor, masks: Tensor) -> Tensor:
-    """IoU by the decision of each image with each of :data:`FLOORS` for its floor.
-
-    Args:
-        probabilities: ``[B, H, W]`` float in [0, 1].
-        masks: ``[B, H, W]`` bool, True = fake.
-
-    Returns:
-        ``[B, len(FLOORS)]`` in percent; of an untouched image 100 where nothing is marked, else 0.
-
-    Raises:
-        ValueError: If an argument is anything else.
-    """
-    floors = np.array(FLOORS, np.float32)
-
-    def curve(p: Map, mask: Mask) -> Scores:
-        image, own = Ranking(p, mask), best_threshold(p)
-        return np.where(peak(p) >= floors, image.above(own).iou(), image.above(NOTHING).iou())
-
-    return each_image(curve, probabilities, masks)
 
 
 def _above(pixels: Map, levels: Map) -> NDArray[np.intp]:

@@ -9,6 +9,9 @@ from declip_pl.metrics.decision import FLOORS
 from declip_pl.metrics.detection import best_accuracy_threshold
 from declip_pl.metrics.localization import THRESHOLDS
 
+UNTOUCHED_AREA = 0.5
+"""Percent of the untouched photos' pixels that the decision may mark, where its floor is chosen."""
+
 
 @dataclass(frozen=True)
 class Thresholds:
@@ -30,7 +33,7 @@ def choose_thresholds(
     iou: Tensor | None,
     scores: Mapping[str, Tensor],
     labels: Tensor,
-    decided: Tensor | None = None,
+    area: Tensor | None = None,
 ) -> Thresholds:
     """Choose a model's thresholds: the lowest of equally good ones.
 
@@ -39,17 +42,17 @@ def choose_thresholds(
             :data:`declip_pl.metrics.THRESHOLDS`; None without such photos.
         scores: ``[N]`` float scores in [0, 1] of all photos, by pooling.
         labels: ``[N]`` 1 = fake, 0 = real; without one of them no image threshold is chosen.
-        decided: ``[2, len(FLOORS)]`` mean IoU by the decision with each of
-            :data:`declip_pl.metrics.FLOORS`, of the manipulated photos and of the untouched ones;
-            the floor has the highest mean of the two. None without photos of either kind.
+        area: ``[len(FLOORS)]`` percent of the untouched photos' pixels that the decision marks with
+            each of :data:`declip_pl.metrics.FLOORS`; the floor is the lowest that keeps it within
+            :data:`UNTOUCHED_AREA`, or else 1. None without such photos.
 
     Raises:
         ValueError: If an argument is anything else.
     """
     if iou is not None and iou.shape != (len(THRESHOLDS),):
         raise ValueError(f"expected an IoU for each of THRESHOLDS; found {list(iou.shape)}")
-    if decided is not None and decided.shape != (2, len(FLOORS)):
-        raise ValueError(f"expected two IoUs for each of FLOORS; found {list(decided.shape)}")
+    if area is not None and area.shape != (len(FLOORS),):
+        raise ValueError(f"expected an area for each of FLOORS; found {list(area.shape)}")
     both = labels.numel() > 0 and bool(labels.min() != labels.max())
     return Thresholds(
         None if iou is None else THRESHOLDS[int(iou.argmax())],
@@ -57,5 +60,10 @@ def choose_thresholds(
             name: best_accuracy_threshold(values, labels) if both else None
             for name, values in scores.items()
         },
-        None if decided is None else FLOORS[int(decided.mean(0).argmax())],
+        None if area is None else _lowest_floor(area),
     )
+
+
+def _lowest_floor(area: Tensor) -> float:
+    within = (area <= UNTOUCHED_AREA).tolist()
+    return FLOORS[within.index(True)] if any(within) else FLOORS[-1]
