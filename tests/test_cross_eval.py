@@ -28,6 +28,7 @@ from declip_pl.cross_eval.views import wandb_run
 from declip_pl.cross_eval.views.wandb_dashboard import plan
 from declip_pl.data.masks import mostly_fake
 from declip_pl.errors import UserError
+from declip_pl.metrics import untouched_metrics
 from declip_pl.model.checkpoint import BEST, save
 from declip_pl.model.checkpoint import read_checkpoint as read_model
 from declip_pl.model.transformers_encoder import TransformersEncoder
@@ -799,7 +800,9 @@ def test_cell_holds_every_photos_scores(place, here):
     middle = cell.curve.thresholds.index(0.5)
     assert cell.curve.iou[middle] == pytest.approx(cell.scores["iou"].mean(), abs=1e-3)
     real = read_cell(cell_path(folder, "tiny-clip-layer1-linear-ldm", "real"))
-    assert real.scores == {} and real.histogram[:, 2].sum() == 0
+    assert real.histogram[:, 2].sum() == 0
+    assert set(real.scores) == {entry.name for entry in untouched_metrics(decided=True)}
+    assert all(len(values) == len(real.photos) for values in real.scores.values())
 
 
 def test_a_models_file_can_name_no_folder(place, here, error_of):
