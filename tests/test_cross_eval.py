@@ -450,7 +450,7 @@ def test_cells_written_before_a_metric_was_added_are_scored_anew(place, here, ow
     cross_eval(place, run)
     assert all(when != first[name] for name, when in cell_files(here).items())
     matrix = result(here)[1]
-    assert matrix["metrics"][8] == "false_alarms"
+    assert matrix["metrics"][9] == "false_alarms"
     again = cell_files(here)
     cross_eval(place, run)
     assert cell_files(here) == again
