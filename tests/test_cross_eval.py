@@ -27,6 +27,7 @@ from declip_pl.cross_eval.views import wandb_run
 from declip_pl.cross_eval.views.wandb_dashboard import plan
 from declip_pl.data.masks import mostly_fake
 from declip_pl.errors import UserError
+from declip_pl.metrics import untouched_metrics
 from declip_pl.model.checkpoint import BEST, save
 from declip_pl.model.checkpoint import read_checkpoint as read_model
 from declip_pl.model.transformers_encoder import TransformersEncoder
@@ -448,7 +449,7 @@ def test_cells_written_before_a_metric_was_added_are_scored_anew(place, here, ow
     cross_eval(place, run)
     assert all(when != first[name] for name, when in cell_files(here).items())
     matrix = result(here)[1]
-    assert matrix["metrics"][8] == "false_alarms"
+    assert matrix["metrics"][9] == "false_alarms"
     again = cell_files(here)
     cross_eval(place, run)
     assert cell_files(here) == again
@@ -793,7 +794,9 @@ def test_cell_holds_every_photos_scores(place, here):
     middle = cell.curve.thresholds.index(0.5)
     assert cell.curve.iou[middle] == pytest.approx(cell.scores["iou"].mean(), abs=1e-3)
     real = read_cell(cell_path(folder, "tiny-clip-layer1-linear-ldm", "real"))
-    assert real.scores == {} and real.histogram[:, 2].sum() == 0
+    assert real.histogram[:, 2].sum() == 0
+    assert set(real.scores) == {entry.name for entry in untouched_metrics(decided=True)}
+    assert all(len(values) == len(real.photos) for values in real.scores.values())
 
 
 def test_a_models_file_can_name_no_folder(place, here, error_of):
