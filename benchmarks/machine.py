@@ -15,6 +15,12 @@ from torch import nn
 
 from benchmarks.settings import times
 
+SMALL = 256
+"""Side of a matrix product that is quick on every machine."""
+
+PATIENCE = 5.0
+"""Seconds that one large product may take."""
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -83,8 +89,10 @@ def _watched_process(peak: list[float]) -> Iterator[None]:
 
 def _peak(dtype: torch.dtype, device: torch.device) -> float:
     side = 8192 if device.type == "cuda" else 2048
-    a = torch.randn(side, side, device=device).to(dtype)
-    product = 2 * side**3 / min(times(lambda: a @ a, device, 5))
+    small = _product(SMALL, dtype, device, 2)
+    if 2 * side**3 / small > PATIENCE:  # a CPU without units for this type takes minutes
+        return small
+    product = _product(side, dtype, device, 5)
     # On some CPUs convolutions have the better kernels.
     layer = nn.Conv2d(512, 512, 5, padding=2).to(device, dtype)
     layer = layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -92,3 +100,9 @@ def _peak(dtype: torch.dtype, device: torch.device) -> float:
     with torch.inference_mode():
         seconds = min(times(lambda: layer(grid), device, 5))
     return max(product, 2 * 25 * 512**2 * 4 * 32**2 / seconds)
+
+
+def _product(side: int, dtype: torch.dtype, device: torch.device, repeats: int) -> float:
+    """Return the FLOP/s of a matrix product."""
+    a = torch.randn(side, side, device=device).to(dtype)
+    return 2 * side**3 / min(times(lambda: a @ a, device, repeats))
