@@ -50,15 +50,15 @@ def paths(data, epoch: int) -> list[Path]:
     return [Path(data.path(index)) for index in range(len(data))]
 
 
-def test_an_epoch_sees_the_generators_photos_and_the_next_version_of_each_forgery(root):
+def test_an_epoch_sees_fakes_reals_and_the_next_version_of_each_forgery(root):
     photos = module(root)
     data = photos.train_set()
-    fixed = [sample.image for sample in photos.files("train", "ldm")]
-    assert len(data) == 2 * COUNTS["train"] and len(data.samples) == 4 * COUNTS["train"]
+    fixed = [sample.image for sample in photos.files("train", "ldm", "real")]
+    assert len(data) == 3 * COUNTS["train"] and len(data.samples) == 5 * COUNTS["train"]
     epochs = [paths(data, epoch) for epoch in range(4)]
     versions = [[sample.image for sample in version] for version in photos.forged_samples("train")]
     assert epochs[:3] == [[*fixed, *version] for version in versions]
-    assert epochs[3] == epochs[0] and len({*epochs[0], *epochs[1], *epochs[2]}) == 16
+    assert epochs[3] == epochs[0] and len({*epochs[0], *epochs[1], *epochs[2]}) == 20
 
 
 @pytest.mark.parametrize("supervision", ["full", "weak"])
@@ -79,7 +79,7 @@ def test_every_item_is_of_its_epoch(root, supervision):
 
 def test_preloaded_masks_are_those_of_the_epoch(root):
     plain, preloaded = module(root).train_set(), module(root).train_set()
-    assert preloaded.mask_bytes == 16 * 256**2
+    assert preloaded.mask_bytes == 20 * 256**2
     preloaded.preload(torch.device("cpu"))
     for epoch in range(3):
         plain.epoch = preloaded.epoch = epoch
@@ -107,8 +107,8 @@ def test_an_epoch_is_the_same_with_any_number_of_workers_and_processes(root, wor
 def test_with_none_training_sees_no_generators_photos(root):
     photos = module(root, "none")
     train = photos.train_set()
-    assert len(train) == COUNTS["train"] and len(train.samples) == 3 * COUNTS["train"]
-    assert all(sample.generator == "forgeries" for sample in train.samples)
+    assert len(train) == 2 * COUNTS["train"] and len(train.samples) == 4 * COUNTS["train"]
+    assert {sample.generator for sample in train.samples} == {"forgeries", "real"}
     assert [data.name for data in photos.valid_sets()] == ["valid/forgeries", "valid/real"]
     assert [data.name for data in photos.test_sets()] == ["test/lama", "test/ldm", "test/real"]
     assert photos.trained_on.generators == ("forgeries",) and not list(photos.train_masks())

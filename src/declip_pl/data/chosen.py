@@ -98,9 +98,13 @@ class ChosenPhotos:
         return STAND_IN_NOTICE if is_stand_in(self.root) else ""
 
     def names(self, split: Split) -> list[str]:
-        """Return a split's generators, and ``real`` where it has such photos or needs them."""
-        seen = self.weak if split == "train" else has_reals(self.layout, split)
-        seen |= self.weak and split == "valid"
+        """Return a split's generators, and ``real`` where it has such photos or needs them.
+
+        Beside forgeries training sees untouched photos as they are: next to no forgery is.
+        """
+        wanted = split != "train" or self.forgeries is not None
+        seen = wanted and has_reals(self.layout, split)
+        seen |= self.weak and split != "test"
         fakes = self.generators if split == "test" else self.trained_generators
         return [*fakes, *([REAL] if seen else [])]
 

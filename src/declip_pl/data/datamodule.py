@@ -43,7 +43,7 @@ class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
     set; testing each generator's test split as a set of its own; prediction the test photos, or
     :attr:`photos`. Where there are real photos, validation and testing add them for image-level
     detection. Weak supervision also trains on the real photos. Forgeries are a further source of
-    training photos, and a validation set of their own.
+    training photos, and a validation set of their own; beside them the real photos are seen, too.
 
     A stage needs its own splits alone: a data set of test photos can be tested on.
 
