@@ -12,7 +12,7 @@ from declip_pl.data.forgeries.autoencoders import Autoencoder
 from declip_pl.data.forgeries.operations import OPERATIONS, Operation, Pixels, compress
 from declip_pl.data.forgeries.regions import random_region
 
-RECIPE = 1
+RECIPE = 2
 """Raise it with any change to what forgeries look like."""
 
 UNTOUCHED = 0.2
