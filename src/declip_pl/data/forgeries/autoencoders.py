@@ -77,8 +77,9 @@ class Autoencoder(nn.Module):
         """Reproduce ``[B, 3, H, W]`` in [-1, 1]; sides are multiples of the factor."""
         mode = "nearest" if self.kind.upsampler == "nearest" else "bilinear"
         colours = F.avg_pool2d(pixels, self.kind.factor)
-        found: Tensor = F.interpolate(colours, size=pixels.shape[-2:], mode=mode)
-        return found + self.decoder(self.encoder(pixels))
+        enlarged = F.interpolate(colours, size=pixels.shape[-2:], mode=mode)
+        found: Tensor = enlarged + self.decoder(self.encoder(pixels))
+        return found
 
     @torch.inference_mode()
     def apply_to(self, pixels: Pixels) -> Pixels:
