@@ -282,11 +282,13 @@ def test_batches_do_not_matter(fakes, size):
         found.append(choice.choose())
     chosen = labels.bool()
     iou = area = None
+    fixed = 0.0
     if chosen.any():
         iou = threshold_curves(maps[chosen, 0], masks[chosen])["iou"].double().mean(0)
     if not chosen.all():
         area = floor_areas(maps[~chosen, 0]).double().mean(0)
-    assert found[0] == found[1] == choose_thresholds(iou, scores, labels, area)
+        fixed = 100 * float((maps[~chosen] > 0.5).double().mean())
+    assert found[0] == found[1] == choose_thresholds(iou, scores, labels, area, fixed)
     assert (found[0].floor is None) == (area is None)
     assert found[0].pixel is not None or not any(fakes)
 

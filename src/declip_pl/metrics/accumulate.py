@@ -176,6 +176,7 @@ class ThresholdChoice(torchmetrics.Metric):
     full_state_update = False
     curve: Tensor
     area: Tensor
+    area_fixed: Tensor
     counts: Tensor
     labels: list[Tensor] | Tensor
 
@@ -186,6 +187,7 @@ class ThresholdChoice(torchmetrics.Metric):
         area = torch.zeros(len(FLOORS), dtype=torch.float64)
         self.add_state("curve", curve, dist_reduce_fx="sum")
         self.add_state("area", area, dist_reduce_fx="sum")
+        self.add_state("area_fixed", area.new_zeros(()), dist_reduce_fx="sum")
         self.add_state("counts", torch.zeros(2, dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("labels", [], dist_reduce_fx="cat")
         for index in range(len(self.poolings)):
@@ -222,21 +224,29 @@ class ThresholdChoice(torchmetrics.Metric):
     def compute(self) -> list[Tensor]:
         """Return all that was collected, of all processes; the other methods make sense of it."""
         pooled = (getattr(self, f"scores_{index}") for index in range(len(self.poolings)))
-        return [self.curve, self.area, self.counts, _cat(self.labels), *map(_cat, pooled)]
+        return [
+            self.curve,
+            self.area,
+            self.area_fixed,
+            self.counts,
+            _cat(self.labels),
+            *map(_cat, pooled),
+        ]
 
     def choose(self) -> Thresholds:
         """Return the thresholds, as :func:`declip_pl.metrics.choose_thresholds` chooses them."""
-        curve, area, counts, labels, *pooled = self.compute()
+        curve, area, fixed, counts, labels, *pooled = self.compute()
         return choose_thresholds(
             curve / counts[0] if counts[0] else None,
             dict(zip(self.poolings, pooled, strict=True)),
             labels,
             area / counts[1] if counts[1] else None,
+            float(fixed / counts[1]) if counts[1] else 0.0,
         )
 
     def image_auroc(self) -> dict[str, float | None]:
         """Return how well scores tell fakes from reals, percent by pooling; None without both."""
-        _, _, counts, labels, *pooled = self.compute()
+        _, _, _, counts, labels, *pooled = self.compute()
         return {
             name: 100 * float(binary_auroc(scores, labels)) if counts.all() else None
             for name, scores in zip(self.poolings, pooled, strict=True)
@@ -250,6 +260,8 @@ class ThresholdChoice(torchmetrics.Metric):
                 self.curve += curves.sum(0).to(self.curve.device)
             else:
                 self.area += floor_areas(resized).double().sum(0).to(self.area.device)
+                fixed = untouched_scores(resized)["untouched_area"].double().sum()
+                self.area_fixed += fixed.to(self.area.device)
             self.counts[kind] += len(stacked)
 
 

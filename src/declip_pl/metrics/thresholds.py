@@ -9,8 +9,9 @@ from declip_pl.metrics.decision import FLOORS
 from declip_pl.metrics.detection import best_accuracy_threshold
 from declip_pl.metrics.localization import THRESHOLDS
 
-UNTOUCHED_AREA = 0.5
-"""Percent of the untouched photos' pixels that the decision may mark, where its floor is chosen."""
+UNTOUCHED_AREA = 1.0
+"""Percent of the untouched photos' pixels that the decision may always mark, where its floor is
+chosen."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ def choose_thresholds(
     scores: Mapping[str, Tensor],
     labels: Tensor,
     area: Tensor | None = None,
+    area_fixed: float = 0.0,
 ) -> Thresholds:
     """Choose a model's thresholds: the lowest of equally good ones.
 
@@ -44,7 +46,9 @@ def choose_thresholds(
         labels: ``[N]`` 1 = fake, 0 = real; without one of them no image threshold is chosen.
         area: ``[len(FLOORS)]`` percent of the untouched photos' pixels that the decision marks with
             each of :data:`declip_pl.metrics.FLOORS`; the floor is the lowest that keeps it within
-            :data:`UNTOUCHED_AREA`, or else 1. None without such photos.
+            :data:`UNTOUCHED_AREA` or ``area_fixed``, whichever is more, or else 1. None without
+            such photos.
+        area_fixed: Percent of these pixels that are marked at 0.5.
 
     Raises:
         ValueError: If an argument is anything else.
@@ -60,10 +64,10 @@ def choose_thresholds(
             name: best_accuracy_threshold(values, labels) if both else None
             for name, values in scores.items()
         },
-        None if area is None else _lowest_floor(area),
+        None if area is None else _lowest_floor(area, max(UNTOUCHED_AREA, area_fixed)),
     )
 
 
-def _lowest_floor(area: Tensor) -> float:
-    within = (area <= UNTOUCHED_AREA).tolist()
+def _lowest_floor(area: Tensor, allowed: float) -> float:
+    within = (area <= allowed).tolist()
     return FLOORS[within.index(True)] if any(within) else FLOORS[-1]
