@@ -52,7 +52,7 @@ weights: $(VENV)/.installed  ## fetch the encoder's weights once (hub, or the Vi
 test: $(VENV)/.installed-dev  ## run the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-test-slow: $(VENV)/.installed-dev  ## run the tests that take a minute or more
+test-slow: $(VENV)/.installed-dev  ## run the tests that take long
 	$(BIN)/python -m pytest -m slow
 
 docs: $(VENV)/.installed-dev  ## build the documentation site into build/site/
