@@ -1,4 +1,7 @@
-"""All feature caches of a machine: where they are, what is in them, how they are deleted."""
+"""All feature caches of a machine: where they are, what is in them, how they are deleted.
+
+The cache of forgeries is written with the same words when that fails.
+"""
 
 import json
 import os
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from declip_pl.data.shards import FORMAT, Shard, inspect, shard_files
 from declip_pl.errors import UserError
@@ -24,6 +28,27 @@ def features_folder() -> Path:
     """Return the folder of all feature caches."""
     named = os.environ.get("DECLIP_FEATURES")
     return Path(expanded(named)) if named else cache_folder() / "features"
+
+
+@contextmanager
+def writing(folder: Path, what: str, kept: str, advice: str) -> Iterator[None]:
+    """Say in one line that a disk is full or a cache's folder may not be written to.
+
+    Args:
+        folder: The cache.
+        what: What is written there.
+        kept: What stays of it.
+        advice: What to do.
+
+    Raises:
+        UserError: If writing fails.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{what} can't be written into {folder} ({error}); {kept} stay. {advice}"
+        ) from error
 
 
 def caches() -> list[Path]:

@@ -167,12 +167,8 @@ class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
         """Return the training photos, with masks at the size of the network's output."""
         transform = build_transform(self.preprocessing, self.augmentation)
         files = self.files("train", *self.names("train"))
-        rule, seed, stamps, turns = (
-            self.mask_rule,
-            self.seed,
-            self.stamps,
-            self.forged_samples("train"),
-        )
+        turns = self.forged_samples("train")
+        rule, seed, stamps = self.mask_rule, self.seed, self.stamps
         return LocalizationDataset(
             "train", files, transform, rule, OUTPUT_SIZE, seed, stamps, turns
         )

@@ -16,19 +16,18 @@ import json
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm
 
 from declip_pl import parts
-from declip_pl.data.cache_folders import GIB, META, features_folder
+from declip_pl.data.cache_folders import GIB, META, features_folder, writing
 from declip_pl.data.images import read_photo
 from declip_pl.data.shards import (
     FORMAT,
@@ -285,16 +284,12 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Say in one line that a disk is full or a folder may not be written to."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"features can't be written into {folder} ({error}); finished shards stay. Make room, "
-            "name another folder (DECLIP_FEATURES=...) or go without them (--data.cache false)"
-        ) from error
+def _writing(folder: Path) -> AbstractContextManager[None]:
+    advice = (
+        "Make room, name another folder (DECLIP_FEATURES=...) or go without them "
+        "(--data.cache false)"
+    )
+    return writing(folder, "features", "finished shards", advice)
 
 
 def _batches(keys: Iterable[str], damaged: Iterable[Shard]) -> list[list[str]]:

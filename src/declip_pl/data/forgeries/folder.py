@@ -9,15 +9,15 @@ lists the forgeries with the SHA-256 of their files: what differs is made again.
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError
 from tqdm import tqdm
 
+from declip_pl.data.cache_folders import writing
 from declip_pl.data.forgeries.forge import RECIPE, forge
 from declip_pl.data.forgeries.kept_autoencoders import autoencoders_of
 from declip_pl.data.forgeries.manifest import (
@@ -239,13 +239,6 @@ def _forged(item: Wanted, about: About, digest: str) -> Forged:
     )
 
 
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Say in one line that a disk is full or a folder may not be written to."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"forgeries can't be written into {folder} ({error}); finished ones stay. Make room, "
-            "or name another folder for the cache (DECLIP_CACHE=...)"
-        ) from error
+def _writing(folder: Path) -> AbstractContextManager[None]:
+    advice = "Make room, or name another folder for the cache (DECLIP_CACHE=...)"
+    return writing(folder, "forgeries", "finished ones", advice)
