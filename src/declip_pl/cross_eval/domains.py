@@ -65,7 +65,7 @@ class Domains:
 
     Attributes:
         inputs: Those of the first data set's matrix; of another matrix these are no part.
-        sets: The first is the one whose cross-evaluation trained the models, or was given first.
+        sets: The data sets; the first is that of ``--data``, where the models are trained.
         lines: By row, then data set; means over rows come last.
     """
 
@@ -157,7 +157,7 @@ def read_domains(folder: Path, matrix: Matrix) -> Domains | None:
 def domains_text(domains: Domains) -> str:
     """Return the lines as text: those of fakes, then those of untouched photos."""
     title = "fakes of all data sets: percent, means over generators"
-    lines = ["", title, *_aligned(domains.fakes, FAKES)]
+    lines = ["", title, *_aligned(domains.fakes, FAKES, ("part", "generators"))]
     if domains.untouched:
         title = f"{UNTOUCHED} of all data sets: percent; less is better"
         lines += ["", title, *_aligned(domains.untouched, REALS)]
@@ -206,20 +206,24 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(defined) / len(defined) if defined else None
 
 
-def _aligned(lines: Sequence[Line], metrics: Sequence[str]) -> list[str]:
-    """Return a table as text: words to the left, numbers to the right."""
-    table = [["trained on", "tested on", "part", "generators", "photos", *metrics]] + [
-        [line.train, line.data, line.part,
-         *("" if count is None else f"{count:,}" for count in (line.generators, line.photos)),
-         *("undefined" if (v := line.scores[m]) is None else f"{v:.1f}" for m in metrics)]
-        for line in lines
-    ]  # fmt: skip
-    words = 3
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return [
-        "  ".join(
-            f"{cell:<{width}}" if index < words else f"{cell:>{width}}"
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    ]
+def _aligned(
+    lines: Sequence[Line], metrics: Sequence[str], further: Sequence[str] = ()
+) -> list[str]:
+    """Return lines as a table of text, with further entries: words to the left, else right."""
+    entries = ("train", "data", *further, "photos")
+    rows = [["trained on", "tested on", *further, "photos", *metrics]]
+    for line in lines:
+        said = [getattr(line, name) for name in entries]
+        scores = [line.scores[metric] for metric in metrics]
+        rows.append(
+            [
+                *("" if v is None else v if isinstance(v, str) else f"{v:,}" for v in said),
+                *("undefined" if v is None else f"{v:.1f}" for v in scores),
+            ]
+        )
+    columns = []
+    for name, column in zip(rows[0], zip(*rows, strict=True), strict=True):
+        side = "<" if name in ("trained on", "tested on", "part") else ">"
+        width = max(map(len, column))
+        columns.append([f"{cell:{side}{width}}" for cell in column])
+    return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]

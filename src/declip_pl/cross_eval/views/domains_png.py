@@ -29,7 +29,7 @@ from declip_pl.metrics import find_metric
 
 _CELL = (0.68, 0.52)  # inches
 _GAP = 0.45  # inches between data sets
-_NARROWEST = 2.8  # inches, for the means above a data set of few generators
+_NARROWEST = 3.0  # inches, for the means above a data set of few generators
 _LINE, _CHARACTER = 0.19, 0.085  # inches that text beside the cells takes
 _ACROSS = 7  # characters of a generator's name that stand across a cell; longer ones are turned
 
@@ -109,17 +109,15 @@ def _metric_of(matrices: Sequence[Matrix]) -> str:
 
 
 def _heading(first: Matrix, domains: Domains, metric: str, width: float) -> list[tuple[str, Style]]:
+    shown, names = find_metric(metric), ", ".join(entry.name for entry in domains.sets)
     told = (
-        "Percent. Red outline: a generator that the row was trained on; in the other data sets it "
-        "made other photos. Above: means over the rows of one generator, or over all if there are "
-        "none."
+        "Red outline: a generator that the row was trained on; in the other data sets it made "
+        "other photos. Above: means over the rows of one generator, or over all if there are none."
     )
     parts = [
-        (
-            f"Trained on {domains.sets[0].name}, tested on all: {find_metric(metric).title}",
-            HEADLINE,
-        ),
+        (f"The same models on {names}: {shown.title}", HEADLINE),
         (f"{network_of(first)}cross-evaluation {first.name}{changes_of(first)}", PLAIN),
+        (f"{shown.title}: {shown.definition}, in percent.", PLAIN),
         (told, PLAIN),
         *((notice, NOTICE) for notice in domains.notices),
     ]
@@ -138,7 +136,7 @@ def _title(domains: Domains, name: str, metric: str, width: float) -> list[tuple
     return [
         (line, style)
         for text, style in lines
-        for line in textwrap.wrap(text, int((width - _GAP) / _CHARACTER))
+        for line in textwrap.wrap(text, int((width - _GAP) * 110 / style["fontsize"]))
     ]
 
 
