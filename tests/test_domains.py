@@ -135,9 +135,10 @@ def test_what_is_undefined_or_failed_is_in_no_mean(matrices):
 
 def test_a_row_is_the_same_models_whatever_it_is_called():
     """What leaves one generator out has another name where another generator is missing."""
-    models = [plain_model("all-but-ldm", trained_on=["lama", "telea"])]
+    model = plain_model("all-but-ldm", trained_on=["lama", "telea"])
+    models = [model, model | {"name": "again", "seed": 1}]
     home = matrix_of("home", {"all-but-ldm": {"lama": 50, "ldm": 20}}, models)
-    there = [models[0] | {"row": "lama+telea"}, plain_model("other")]
+    there = [*(model | {"row": "lama+telea"} for model in models), plain_model("other")]
     away = matrix_of("away", {"lama+telea": {"telea": 40}, "other": {"telea": 1}}, there)
     found = told(domains_of([home, away]))
     assert found["all-but-ldm", "away", SAME] == (1, 3, 40)
@@ -415,7 +416,7 @@ def test_a_data_set_that_fails_as_a_whole_is_left_out(place, here, error_of):
     shutil.copytree(place / "b/bench", here / "other")
     message = error_of("cross-eval", run, f"--data={place}/dolos",
                        f"--also={place}/a/bench,other", "--name=x")  # fmt: skip
-    assert "data set bench: " in message and "written by a newer declip-pl" in message
+    assert "data set bench: all of it: " in message and "written by a newer declip-pl" in message
     domains = read_domains(Path("outputs/cross_eval/x"), matrices_by_photos(name="x")[HOME])
     assert [entry.name for entry in domains.sets] == ["dolos", "other"]
 

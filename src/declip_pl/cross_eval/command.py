@@ -92,9 +92,7 @@ def cross_eval(
         UserError: If there is nothing to score, or a model or cell failed; the rest is written.
     """
     start = time.monotonic()
-    if name:
-        check_name(name, "a cross-evaluation's name")
-    _check_given(models, seeds > 1 or loo or none or replace(options, encoder=None).trains())
+    _check_given(name, models, seeds > 1 or loo or none or replace(options, encoder=None).trains())
     changes, roots = read_changes(perturbation), choose_roots(options, also)
     recipe = None if models else choose_recipe(options, roots[0])
     data, *others = read_data_sets(options, recipe, roots, changes)
@@ -107,19 +105,16 @@ def cross_eval(
         raise UserError(_failed(failures))
     evaluate = partial(_evaluated, named=options.encoder, pooling=pooling)
     folder = choose_folder(data, label or name_of(described), name)
-    matrices = [evaluate(described, data, folder, failures, start)]
-    readable = [path for path in paths if str(path) not in {failure.what for failure in unread}]
-    for other in others:
-        work = partial(_on_further, readable, other, evaluate, failures)
-        found = attempt(failures, f"data set {other.root.name}", work)
-        matrices += [found] if found else []
-    if len(matrices) > 1:
-        _show_all(folder, matrices)
+    matrix = evaluate(described, data, folder, failures, start)
+    if others:
+        _show_all(folder, [matrix, *_on_further(paths, others, evaluate, failures)])
     if failures:
         raise UserError(_failed(failures))
 
 
-def _check_given(models: Sequence[str], trains: bool) -> None:
+def _check_given(name: str | None, models: Sequence[str], trains: bool) -> None:
+    if name:
+        check_name(name, "a cross-evaluation's name")
     if models and trains:
         raise UserError("given models are scored as they are: leave out all options of training")
 
@@ -180,22 +175,33 @@ def _evaluated(
 
 def _on_further(
     paths: Sequence[str | Path],
-    data: LocalizationDataModule,
+    others: Sequence[LocalizationDataModule],
     evaluate: Callable[..., Matrix],
     failures: list[Failure],
-) -> Matrix:
-    """Score models on a further data set, as a cross-evaluation of its own; add to the failures."""
-    start = time.monotonic()
-    models, own = read_models(paths, data.generators)
-    matrix = evaluate(models, data, choose_folder(data, name_of(models)), own, start)
-    failures += [
-        Failure(f"data set {data.root.name}: {failure.what}", failure.why) for failure in own
-    ]
-    return matrix
+) -> list[Matrix]:
+    """Score models on further data sets, each as a cross-evaluation of its own; add to failures."""
+    known = {failure.what for failure in failures}
+    readable = [path for path in paths if str(path) not in known]
+
+    def score(data: LocalizationDataModule, own: list[Failure]) -> Matrix:
+        start = time.monotonic()
+        models, unread = read_models(readable, data.generators)
+        own += unread
+        return evaluate(models, data, choose_folder(data, name_of(models)), own, start)
+
+    matrices = []
+    for data in others:
+        own: list[Failure] = []
+        matrix = attempt(own, "all of it", partial(score, data, own))
+        failures += [Failure(f"data set {data.root.name}: {f.what}", f.why) for f in own]
+        matrices += [matrix] if matrix else []
+    return matrices
 
 
 def _show_all(folder: Path, matrices: Sequence[Matrix]) -> None:
     """Write what shows all data sets into the first one's folder, and print it."""
+    if len(matrices) == 1:  # all others failed
+        return
     domains = domains_of(matrices)
     with claim(folder, "cross-evaluating into"):
         write_domains(folder, domains)
