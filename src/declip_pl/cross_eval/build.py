@@ -23,10 +23,10 @@ from declip_pl.cross_eval.matrix import (
     Summary,
     WorstScore,
 )
-from declip_pl.cross_eval.models import Model
+from declip_pl.cross_eval.models import Model, rows_of_means
 from declip_pl.cross_eval.scores import Scores
 from declip_pl.cross_eval.statistics import Sampled, combined, reliability, sampled
-from declip_pl.data.layout import ALL_BUT, FORGERIES
+from declip_pl.data.layout import ALL_BUT
 from declip_pl.metrics import Thresholds, all_metrics, find_metric
 from declip_pl.model.network import Pooling
 from declip_pl.privacy import without_folders
@@ -106,8 +106,7 @@ class _Domains:
     Attributes:
         inside: The columns that each row was trained on.
         known: The rows of which the training data are on record.
-        single: The rows that the means are made of: those of one generator, or else all known.
-            Forgeries are no generator.
+        single: The rows that the means are made of.
     """
 
     inside: dict[str, tuple[str, ...]]
@@ -118,11 +117,8 @@ class _Domains:
     def of(cls, scores: Scores, rows: Sequence[str], columns: Sequence[str]) -> "_Domains":
         trained_on = scores.trained_on
         known = frozenset(row for row in rows if trained_on[row])
-        single = frozenset(
-            row for row in known if len(trained_on[row]) == 1 and trained_on[row] != (FORGERIES,)
-        )
         inside = {row: tuple(c for c in columns if c in trained_on[row]) for row in rows}
-        return cls(inside, known, single or known)
+        return cls(inside, known, rows_of_means(trained_on))
 
     def is_in(self, pair: Pair) -> bool:
         return pair[1] in self.inside[pair[0]]

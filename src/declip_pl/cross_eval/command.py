@@ -1,7 +1,7 @@
 """``declip-pl cross-eval``: every trained model against every generator."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -14,6 +14,13 @@ from annotated_types import Interval
 from declip_pl.cross_eval.build import build_matrix
 from declip_pl.cross_eval.cell import Cell
 from declip_pl.cross_eval.cells import Cells, TestSet, polarity_warnings
+from declip_pl.cross_eval.domains import (
+    PICTURE,
+    SPREADSHEET,
+    domains_of,
+    domains_text,
+    write_domains,
+)
 from declip_pl.cross_eval.folder import check_folder, choose_folder, name_of
 from declip_pl.cross_eval.matrix import (
     TABLE,
@@ -27,20 +34,19 @@ from declip_pl.cross_eval.models import (
     Model,
     attempt,
     by_encoder,
-    choices,
     read_models,
     shared_pooling,
-    train_missing,
 )
+from declip_pl.cross_eval.plan import choose_recipe, choose_roots, read_data_sets, trained
 from declip_pl.cross_eval.provenance import describe
 from declip_pl.cross_eval.summary import summary
+from declip_pl.cross_eval.views.domains_png import domains_png
 from declip_pl.cross_eval.views.heat_map import matrix_png
 from declip_pl.cross_eval.views.report import write_report
 from declip_pl.cross_eval.views.wandb_run import track
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.feature_cache import FeatureCache
-from declip_pl.data.layout import ALL, NONE, REAL, left_out_line
-from declip_pl.data.mini import MINI, build_mini
+from declip_pl.data.layout import REAL, left_out_line
 from declip_pl.data.stamps import content_hash
 from declip_pl.data.transforms import Changes, key_of, make_changes
 from declip_pl.errors import UserError
@@ -49,7 +55,7 @@ from declip_pl.model.encoder import Encoder
 from declip_pl.model.network import Pooling
 from declip_pl.names import check_name
 from declip_pl.parts import Spec, as_text
-from declip_pl.training.recipe import Options, Recipe, choose_config, choose_data
+from declip_pl.training.recipe import Options
 from declip_pl.training.recipe_file import read_list
 from declip_pl.training.run_folder import claim
 
@@ -57,6 +63,7 @@ from declip_pl.training.run_folder import claim
 def cross_eval(
     options: Options,
     models: Sequence[str] = (),
+    also: str | None = None,
     seeds: Annotated[int, Interval(ge=1, le=1000)] = 1,
     loo: bool = False,
     pooling: Pooling | None = None,
@@ -72,51 +79,44 @@ def cross_eval(
         options: What to test on, and how missing models are trained.
         models: Runs' folders, checkpoints, saved folders or hub ids to score, and nothing else. By
             default one model for each generator of the data set, trained first where it is missing.
+        also: Further data sets to score the same models on, folders joined by commas; each is a
+            cross-evaluation of its own, and the first shows all of them together.
         seeds: Models for each generator, with the seeds 0, 1, ...
         loo: Also train on all generators but one, for each (leave one out).
         pooling: From a map to an image's score; by default what all models say, or else top.
         perturbation: Changes of the test photos: none, blur, jitter, jpeg, all, or a YAML file.
-        name: Name of the folder in outputs/cross_eval.
+        name: Name of the folder in outputs/cross_eval; that of a further data set is not changed.
         none: Also train on forgeries alone, on no generator's photos.
 
     Raises:
         UserError: If there is nothing to score, or a model or cell failed; the rest is written.
     """
     start = time.monotonic()
-    if name:
-        check_name(name, "a cross-evaluation's name")
-    _check_given(models, seeds > 1 or loo or none or replace(options, encoder=None).trains())
-    changes, root = read_changes(perturbation), _chosen_data(options)
-    paths, failures, label, test_data = _prepared(options, models, root, seeds, loo, none, changes)
-    described, unread = read_models(paths, test_data.generators)
+    _check_given(name, models, seeds > 1 or loo or none or replace(options, encoder=None).trains())
+    changes, roots = read_changes(perturbation), choose_roots(options, also)
+    recipe = None if models else choose_recipe(options, roots[0])
+    data, *others = read_data_sets(options, recipe, roots, changes)
+    paths, failures, label = (
+        trained(recipe, data, seeds, loo, none) if recipe else (models, [], None)
+    )
+    described, unread = read_models(paths, data.generators)
     failures += unread
     if not described:
         raise UserError(_failed(failures))
-    folder = choose_folder(test_data, label or name_of(described), name)
-    with claim(folder, "cross-evaluating into"):
-        before = check_folder(folder, test_data)
-        results, failed = _score(described, test_data, folder, options.encoder)
-        failures += failed
-        about = describe(folder, test_data, results, failures, start)
-        scored = (results["cells"], results["thresholds"], test_data.generators)
-        pooled = pooling or shared_pooling(described)
-        matrix = build_matrix(described, *scored, pooled, about, before)
-        _show(folder, matrix, described, _warnings(test_data, results["cells"].values()))
+    evaluate = partial(_evaluated, named=options.encoder, pooling=pooling)
+    folder = choose_folder(data, label or name_of(described), name)
+    matrix = evaluate(described, data, folder, failures, start)
+    if others:
+        _show_all(folder, [matrix, *_on_further(paths, others, evaluate, failures)])
     if failures:
         raise UserError(_failed(failures))
 
 
-def _check_given(models: Sequence[str], trains: bool) -> None:
+def _check_given(name: str | None, models: Sequence[str], trains: bool) -> None:
+    if name:
+        check_name(name, "a cross-evaluation's name")
     if models and trains:
         raise UserError("given models are scored as they are: leave out all options of training")
-
-
-def _chosen_data(options: Options) -> Path:
-    root, why = choose_data(options.data, options.source)
-    if root == MINI:
-        build_mini(MINI)
-    print(f"data: {root} ({why})")
-    return root
 
 
 def _warnings(data: LocalizationDataModule, cells: Iterable[Cell]) -> list[str]:
@@ -150,32 +150,66 @@ def read_changes(perturbation: Changes) -> Changes:
     return perturbation
 
 
-def _prepared(
-    options: Options,
-    models: Sequence[str],
-    root: Path,
-    seeds: int,
-    loo: bool,
-    none: bool,
-    perturbation: Changes,
-) -> tuple[Sequence[str | Path], list[Failure], str | None, LocalizationDataModule]:
-    """Return the models, trained where they are missing, what failed, their name, test data."""
-    if models:
-        layout = options.layout or "dolos"
-        data = LocalizationDataModule(
-            str(root), ALL, layout, options.polarity, perturbation=perturbation
-        )
-        return models, [], None, data
-    chosen, why = choose_config(options.config, root)
-    print(f"recipe: {chosen} ({why})")
-    recipe = Recipe(root, chosen, options)
-    if none:
-        recipe.data_module(NONE)  # without forgeries this fails before anything is trained
-    data = recipe.data_module(ALL)
-    data.perturbation = perturbation
-    folders, failures = train_missing(recipe, choices(data.generators, loo, none), seeds)
-    label = recipe.kind + f"-{seeds}-seeds" * (seeds > 1) + "-leave-one-out" * loo + "-none" * none
-    return folders, failures, label, data
+def _evaluated(
+    models: Sequence[Model],
+    data: LocalizationDataModule,
+    folder: Path,
+    failures: list[Failure],
+    start: float,
+    *,
+    named: Spec | None,
+    pooling: Pooling | None,
+) -> Matrix:
+    """Score models on a data set, write and show what came out; add to the failures."""
+    with claim(folder, "cross-evaluating into"):
+        before = check_folder(folder, data)
+        results, failed = _score(models, data, folder, named)
+        failures += failed
+        about = describe(folder, data, results, failures, start)
+        scored = (results["cells"], results["thresholds"], data.generators)
+        pooled = pooling or shared_pooling(models)
+        matrix = build_matrix(models, *scored, pooled, about, before)
+        _show(folder, matrix, models, _warnings(data, results["cells"].values()))
+    return matrix
+
+
+def _on_further(
+    paths: Sequence[str | Path],
+    others: Sequence[LocalizationDataModule],
+    evaluate: Callable[..., Matrix],
+    failures: list[Failure],
+) -> list[Matrix]:
+    """Score models on further data sets, each as a cross-evaluation of its own; add to failures."""
+    known = {failure.what for failure in failures}
+    readable = [path for path in paths if str(path) not in known]
+
+    def score(data: LocalizationDataModule, own: list[Failure]) -> Matrix:
+        start = time.monotonic()
+        models, unread = read_models(readable, data.generators)
+        own += unread
+        return evaluate(models, data, choose_folder(data, name_of(models)), own, start)
+
+    matrices = []
+    for data in others:
+        own: list[Failure] = []
+        matrix = attempt(own, "all of it", partial(score, data, own))
+        failures += [Failure(f"data set {data.root.name}: {f.what}", f.why) for f in own]
+        matrices += [matrix] if matrix else []
+    return matrices
+
+
+def _show_all(folder: Path, matrices: Sequence[Matrix]) -> None:
+    """Write what shows all data sets into the first one's folder, and print it."""
+    if len(matrices) == 1:  # all others failed
+        return
+    domains = domains_of(matrices)
+    with claim(folder, "cross-evaluating into"):
+        write_domains(folder, domains)
+        domains_png(matrices, domains, folder / PICTURE)
+        write_report(folder)
+    print(domains_text(domains))
+    print(f"all data sets: {folder / PICTURE}")
+    print(f"their table:   {folder / SPREADSHEET}")
 
 
 def _score(

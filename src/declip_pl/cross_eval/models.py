@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -157,6 +157,20 @@ def row_name(trained_on: Sequence[str], columns: Sequence[str]) -> str:
     if not left_out:
         return ALL
     return ALL_BUT + left_out[0] if len(left_out) == 1 else "+".join(trained_on)
+
+
+def rows_of_means(trained_on: Mapping[str, Sequence[str]]) -> frozenset[str]:
+    """Return the rows that means are made of: those of one generator, or else all on record.
+
+    Args:
+        trained_on: Each row's generators, none where they are not on record. Forgeries are no
+            generator.
+    """
+    known = frozenset(row for row, names in trained_on.items() if names)
+    single = frozenset(
+        row for row in known if len(trained_on[row]) == 1 and FORGERIES not in trained_on[row]
+    )
+    return single or known
 
 
 def by_encoder(models: Sequence[Model]) -> list[list[Model]]:

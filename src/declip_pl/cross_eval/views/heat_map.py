@@ -6,6 +6,7 @@ looks for a screen, is not used.
 
 import math
 import textwrap
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,14 @@ _NARROWEST = 3.6  # inches, a matrix of one cell with its title beside the next
 # Luminance from which black reads better than white; one of them has a contrast of at least 4.58.
 _TURN = 0.179
 _WRAP, _LINES = 12, 4  # characters and lines of a name beside a matrix
+
+Style = dict[str, Any]
+"""Of text, for matplotlib."""
+HEADLINE: Style = {"fontsize": 14.0, "fontweight": "bold", "color": "#000000"}
+PLAIN: Style = {"fontsize": 9.5, "fontweight": "normal", "color": "#424a53"}
+NOTICE: Style = {"fontsize": 10.5, "fontweight": "bold", "color": "#9a3412"}
+HOME = "#d1242f"
+"""Colour of the outline of cells that were tested on what they were trained on."""
 
 
 def scale(less_is_better: bool) -> tuple[float, float]:
@@ -57,9 +66,9 @@ def matrix_png(matrix: Matrix, path: Path) -> None:
     """Draw the matrices of the key metrics, trained on x, tested on y, as in the paper."""
     names = [name for name in matrix.metrics if find_metric(name).key] or matrix.metrics[:1]
     placed = _placed(matrix)
-    longest = max(len(line) for name in matrix.columns for line in _wrapped(name).split("\n"))
+    longest = max(len(line) for name in matrix.columns for line in wrapped(name).split("\n"))
     left = 0.65 + 0.085 * longest
-    below = 0.4 + 0.17 * max(_wrapped(row).count("\n") + 1 for row in placed)
+    below = 0.4 + 0.17 * max(wrapped(row).count("\n") + 1 for row in placed)
     inner = (_CELL[0] * (max(placed.values()) + 1), _CELL[1] * len(matrix.columns))
     outer = (max(left + inner[0] + 0.35, _NARROWEST), 0.55 + inner[1] + below)
     across, down = min(len(names), 2), -(-len(names) // 2)
@@ -67,9 +76,7 @@ def matrix_png(matrix: Matrix, path: Path) -> None:
     lines = _heading(matrix, width)
     height = outer[1] * down + 0.25 * len(lines) + 0.3
     figure = Figure(figsize=(width, height), facecolor="white")
-    for number, (line, style) in enumerate(lines):
-        y = 1 - (0.3 + 0.25 * number) / height
-        figure.text(0.25 / width, y, line, va="center", parse_math=False, **style)
+    write_heading(figure, lines)
     for number, name in enumerate(names):
         x = left + (number % across) * outer[0]
         y = outer[1] * (down - 1 - number // across) + below
@@ -86,13 +93,13 @@ def _heat_map(axes: Axes, matrix: Matrix, name: str, placed: dict[str, float]) -
     for row, x in placed.items():
         for y, column in enumerate(columns):
             found = matrix.score(name, row, column)
-            _draw_cell(axes, (x, y), found, metric.less_is_better)
+            draw_cell(axes, (x, y), found, metric.less_is_better)
             if matrix.is_in_domain(row, column):
                 inside = (x + 0.035, y + 0.045)
-                axes.add_patch(Rectangle(inside, 0.93, 0.91, fill=False, ec="#d1242f", lw=2.2))
+                axes.add_patch(Rectangle(inside, 0.93, 0.91, fill=False, ec=HOME, lw=2.2))
     axes.set(xlim=(0, max(placed.values()) + 1), ylim=(len(columns), 0))
-    axes.set_xticks([x + 0.5 for x in placed.values()], [_wrapped(row) for row in placed])
-    axes.set_yticks([y + 0.5 for y in range(len(columns))], [_wrapped(name) for name in columns])
+    axes.set_xticks([x + 0.5 for x in placed.values()], [wrapped(row) for row in placed])
+    axes.set_yticks([y + 0.5 for y in range(len(columns))], [wrapped(name) for name in columns])
     axes.tick_params(length=0, labelsize=10)
     for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
         label.set_parse_math(False)
@@ -101,22 +108,35 @@ def _heat_map(axes: Axes, matrix: Matrix, name: str, placed: dict[str, float]) -
     axes.set_title(metric.title, loc="left", fontsize=12, fontweight="bold", parse_math=False)
 
 
-def _draw_cell(
-    axes: Axes, corner: tuple[float, float], score: Score | None, less_is_better: bool
+def draw_cell(
+    axes: Axes,
+    corner: tuple[float, float],
+    score: Score | None,
+    less_is_better: bool,
+    size: float = 13.0,
 ) -> None:
+    """Draw a cell of 1 by 1 with its number and interval.
+
+    Args:
+        axes: What to draw on.
+        corner: Upper left, ``(x, y)``.
+        score: None where the cell failed.
+        less_is_better: Whether low scores are good.
+        size: Of the number, in points.
+    """
     x, y = corner[0] + 0.5, corner[1] + 0.5
     write = partial(axes.text, ha="center", va="center")
     if score is None or score.value is None:
         grey = "#eceff2"
         axes.add_patch(Rectangle(corner, 1, 1, fc=grey, ec="#c4cad1", hatch="////", lw=0))
         text = MISSING if score is None else "undefined"
-        write(x, y, text, fontsize=9, bbox={"fc": grey, "ec": "none", "pad": 2})
+        write(x, y, text, fontsize=min(9.0, 0.7 * size), bbox={"fc": grey, "ec": "none", "pad": 2})
         return
     background, colour = cell_colours(score.value, less_is_better)
     axes.add_patch(Rectangle(corner, 1, 1, fc=background, ec="white", lw=1.5))
     beneath = interval(score)
     number = f"{score.value:.1f}"
-    write(x, y - (0.12 if beneath else 0), number, fontsize=13, color=colour)
+    write(x, y - (0.12 if beneath else 0), number, fontsize=size, color=colour)
     write(x, y + 0.24, beneath, fontsize=7.5, color=colour)
 
 
@@ -129,27 +149,48 @@ def _placed(matrix: Matrix) -> dict[str, float]:
     }
 
 
-def _heading(matrix: Matrix, width: float) -> list[tuple[str, dict[str, Any]]]:
-    """Return the lines above the matrices and their styles; ``width`` is the figure's, inches."""
-    model = matrix.models[0] if matrix.models else None
-    network = f"{model.encoder} {model.layer}, {model.decoder} decoder; " if model else ""
-    through = matrix.perturbation
-    perturbed = "" if through == UNPERTURBED else f", photos went through {through}"
+def _heading(matrix: Matrix, width: float) -> list[tuple[str, Style]]:
     told = "Percent, 95 % intervals beneath. Red outline: tested on what it was trained on."
     parts = [
-        (f"Cross-evaluation {matrix.name}", 14.0, "bold", "#000000"),
-        (f"{network}data: {matrix.data.name}{perturbed}", 9.5, "normal", "#424a53"),
-        (told, 9.5, "normal", "#424a53"),
-        (matrix.notice or "", 10.5, "bold", "#9a3412"),
+        (f"Cross-evaluation {matrix.name}", HEADLINE),
+        (f"{network_of(matrix)}data: {matrix.data.name}{changes_of(matrix)}", PLAIN),
+        (told, PLAIN),
+        (matrix.notice or "", NOTICE),
     ]
+    return heading_lines(parts, width)
+
+
+def network_of(matrix: Matrix) -> str:
+    """Return the network of a matrix' first model, to be followed by more."""
+    model = matrix.models[0] if matrix.models else None
+    return f"{model.encoder} {model.layer}, {model.decoder} decoder; " if model else ""
+
+
+def changes_of(matrix: Matrix) -> str:
+    """Return what its photos went through, to follow something; nothing where they are as is."""
+    through = matrix.perturbation
+    return "" if through == UNPERTURBED else f", photos went through {through}"
+
+
+def heading_lines(parts: Sequence[tuple[str, Style]], width: float) -> list[tuple[str, Style]]:
+    """Return texts and their styles as lines for a figure that is ``width`` inches wide."""
     return [
-        (line, {"fontsize": size, "fontweight": weight, "color": colour})
-        for text, size, weight, colour in parts
-        for line in textwrap.wrap(text, int(width * 120 / size))
+        (line, style)
+        for text, style in parts
+        for line in textwrap.wrap(text, int(width * 120 / style["fontsize"]))
     ]
 
 
-def _wrapped(name: str) -> str:
+def write_heading(figure: Figure, lines: Sequence[tuple[str, Style]]) -> None:
+    """Write lines on top of a figure; it takes 0.25 inches for each and 0.3 more."""
+    width, height = figure.get_size_inches()
+    for number, (line, style) in enumerate(lines):
+        y = 1 - (0.3 + 0.25 * number) / height
+        figure.text(0.25 / width, y, line, va="center", parse_math=False, **style)
+
+
+def wrapped(name: str) -> str:
+    """Return a name on lines that are short enough to stand beside a matrix."""
     lines = textwrap.wrap(name, _WRAP)
     # What tells two long names apart is often their end.
     return "\n".join(lines if len(lines) <= _LINES else [*lines[: _LINES - 2], "…", lines[-1]])

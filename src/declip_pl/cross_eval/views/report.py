@@ -1,11 +1,14 @@
 """``report.html``: a cross-evaluation as one page that needs nothing but itself."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from declip_pl.cross_eval.domains import read_domains
 from declip_pl.cross_eval.matrix import UNPERTURBED, Matrix, Score, ScoredModel, read_matrix
 from declip_pl.cross_eval.views import curves, heat_map, published_figures
 from declip_pl.cross_eval.views.pictures import pictures_of
@@ -60,7 +63,8 @@ def write_report(folder: Path) -> Path:
     The page is one file: style, plots and pictures are inside, nothing is loaded from elsewhere.
 
     Args:
-        folder: A cross-evaluation: ``matrix.json`` and the panels that it names.
+        folder: A cross-evaluation: ``matrix.json``, the panels that it names and, where its models
+            were scored on further data sets, ``domains.json``.
 
     Raises:
         UserError: If ``matrix.json`` is missing or damaged.
@@ -77,6 +81,8 @@ def write_report(folder: Path) -> Path:
         "percent": _percent,
         "interval": heat_map.interval,
         "network": _network,
+        "title_of": lambda metric: find_metric(metric).title,
+        "address": lambda name: quote(os.fsencode(name)),
     }
     page = environment.get_template(TEMPLATE).render(_page(read_matrix(folder), folder))
     write_text(folder / REPORT, page)
@@ -114,6 +120,7 @@ def _page(matrix: Matrix, folder: Path) -> dict[str, Any]:
         "pictures": {row: pictures_of(matrix, row, folder) for row in rows},
         "plots": {row: _plots(matrix, row) for row in rows},
         "series": {row: curves.series_of(matrix, row) for row in rows},
+        "domains": read_domains(folder, matrix),
         "real": REAL,
         "networks": sorted({_network(model) for model in matrix.models}),
     }

@@ -1,0 +1,65 @@
+"""What a cross-evaluation scores on, and with which recipe its missing models are trained."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from declip_pl.cross_eval.matrix import Failure
+from declip_pl.cross_eval.models import choices, train_missing
+from declip_pl.data.datamodule import LocalizationDataModule
+from declip_pl.data.layout import ALL, NONE
+from declip_pl.data.mini import MINI, build_mini
+from declip_pl.data.transforms import Changes
+from declip_pl.errors import UserError
+from declip_pl.files import expanded
+from declip_pl.training.recipe import Options, Recipe, choose_config, choose_data
+
+
+def choose_roots(options: Options, also: str | None) -> list[Path]:
+    """Return the folders of the data set and of the further ones."""
+    root, why = choose_data(options.data, options.source)
+    roots = [root, *(Path(expanded(part)) for part in (also or "").split(",") if part)]
+    if MINI in roots:
+        build_mini(MINI)
+    print(f"data: {root} ({why})")
+    for other in roots[1:]:
+        print(f"also: {other}")
+    return roots
+
+
+def choose_recipe(options: Options, root: Path) -> Recipe:
+    """Return the recipe of the models that are missing, and say why it is that one."""
+    chosen, why = choose_config(options.config, root)
+    print(f"recipe: {chosen} ({why})")
+    return Recipe(root, chosen, options)
+
+
+def read_data_sets(
+    options: Options, recipe: Recipe | None, roots: Sequence[Path], changes: Changes
+) -> list[LocalizationDataModule]:
+    """Return what is scored on; all data sets are read alike, as the recipe or the options say.
+
+    Raises:
+        UserError: If a folder is no data set, or is there twice.
+    """
+    layout, polarity = options.layout or "dolos", options.polarity
+    if recipe:
+        layout, polarity = recipe.entries["data.layout"], recipe.entries["data.polarity"]
+    found: dict[Path, LocalizationDataModule] = {}
+    for root in roots:
+        data = LocalizationDataModule(str(root), ALL, layout, polarity, perturbation=changes)
+        if found.setdefault(place := data.root.resolve(), data) is not data:
+            raise UserError(
+                f"{root} is {place}, which is scored on already; name it once (ALSO=...)"
+            )
+    return list(found.values())
+
+
+def trained(
+    recipe: Recipe, data: LocalizationDataModule, seeds: int, loo: bool, none: bool
+) -> tuple[list[Path], list[Failure], str]:
+    """Train what is missing; return the runs' folders, what failed, and what they are called."""
+    if none:
+        recipe.data_module(NONE)  # without forgeries this fails before anything is trained
+    folders, failures = train_missing(recipe, choices(data.generators, loo, none), seeds)
+    label = recipe.kind + f"-{seeds}-seeds" * (seeds > 1) + "-leave-one-out" * loo + "-none" * none
+    return folders, failures, label
