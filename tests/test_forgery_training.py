@@ -170,6 +170,7 @@ def test_the_score_is_the_mean_of_both_sets(fit_arguments, root, tmp_path):
     assert len(rows) == 2
     for row in rows:
         both = (float(row["val/iou"]) + float(row["val/forgeries_iou"])) / 2
+        assert "val/untouched_area" in row and "val/forgeries_untouched_area" not in row
         assert float(row["val/score"]) == pytest.approx(both, rel=1e-5)
     described = read_checkpoint(run)
     assert described.trained_on.generators == ("ldm",)
