@@ -174,6 +174,23 @@ def fit_arguments(tree, clip, tmp_path):
 
 
 @pytest.fixture
+def blank_plots(monkeypatch):
+    """Plots are composed but not painted, for tests that don't look at them.
+
+    Painting takes most of a small cross-evaluation's time.
+    """
+    from matplotlib.figure import Figure
+
+    def blank(_figure, file, *, format, **_options):
+        if format == "svg":
+            file.write('<svg viewBox="0 0 1 1"></svg>')
+        else:
+            Image.new("RGB", (1, 1)).save(file, format)
+
+    monkeypatch.setattr(Figure, "savefig", blank)
+
+
+@pytest.fixture
 def error_of(capsys):
     """Run the command line on arguments that must fail and return its one error message."""
 

@@ -17,26 +17,17 @@ from declip_pl.training.lightning_cli import DeclipCLI
 @pytest.mark.parametrize(
     ("option", "value", "instead"),
     [
+        # Of the two callbacks' options a few; that none was forgotten, another test sees.
         ("best.save_top_k", 3, "leave it at 1"),
-        ("best.save_top_k", -1, "leave it at 1"),
-        ("best.save_top_k", 0, "leave it at 1"),
-        ("best.filename", "mine", "leave it at best"),
         ("best.filename", "{epoch}", "leave it at best"),
         ("best.every_n_epochs", 2, "leave it at null"),
-        ("best.every_n_train_steps", 1, "leave it at null"),
-        ("best.save_on_train_epoch_end", "false", "leave it at true"),
-        ("best.enable_version_counter", "true", "leave it at false"),
-        ("best.save_on_exception", "true", "leave it at false"),
         ("best.dirpath", "elsewhere", "leave it at null"),
         ("best.monitor", "val/typo", "choose one of val/score, "),
         ("best.monitor", "null", "choose one of val/score, "),
         ("best.monitor", "train/loss", "lower is better; add --best.mode min"),
         ("best.mode", "min", "higher is better; leave --best.mode at max"),
         ("last.save_top_k", 0, "leave it at 1"),
-        ("last.save_top_k", -1, "leave it at 1"),
         ("last.filename", "mine", "leave it at last"),
-        ("last.monitor", "val/score", "leave it at null"),
-        ("last.every_n_epochs", 5, "leave it at null"),
         ("last.save_weights_only", "true", "leave it at false"),
         ("schedule.monitor", "val/typo", "choose one of val/score, "),
         ("schedule.monitor", "train/loss", "choose one that should rise"),
@@ -120,9 +111,7 @@ def rows(folder):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize(
-    ("monitor", "mode"), [("val/f1_fixed", "max"), ("val/f1_best", "max"), ("train/loss", "min")]
-)
+@pytest.mark.parametrize(("monitor", "mode"), [("val/f1_fixed", "max"), ("train/loss", "min")])
 def test_the_best_is_the_best_by_the_figure_that_is_named(fit_arguments, tmp_path, monitor, mode):
     """It is tested, and the pictures are of its epoch."""
     options = {"best.monitor": monitor, "best.mode": mode, "model.learning_rate": 0.3}

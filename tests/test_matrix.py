@@ -13,7 +13,6 @@ from crosseval_example import (
     plain_matrix,
     plain_model,
     score,
-    write_example,
 )
 
 from declip_pl.cross_eval import matrix as m
@@ -158,8 +157,8 @@ def test_test_sets_that_are_mostly_fake_are_warned_of_once():
     assert "--polarity white" in line
 
 
-def test_a_perturbation_is_told_wherever_scores_are(tmp_path):
-    content = write_example(tmp_path) | {"perturbation": "jpeg 75"}
+def test_a_perturbation_is_told_wherever_scores_are(tmp_path, blank_plots):
+    content = example_matrix() | {"perturbation": "jpeg 75"}
     write(tmp_path, content)
     first = summary(read_matrix(tmp_path)).splitlines()[1]
     assert first.endswith("photos went through jpeg 75")

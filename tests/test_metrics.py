@@ -56,7 +56,7 @@ def test_average_precision_equals_scikit_learn(case):
 
 
 def test_best_f1_is_the_maximum_over_all_thresholds(case):
-    maps, masks = case
+    maps, masks = (tensor[:, ::2, ::2] for tensor in case)
     for guess, truth, best in zip(maps, masks, m.best_f1(maps, masks), strict=True):
         tried = [f1_score(truth.flatten(), (guess >= t).flatten()) for t in guess.unique()[::7]]
         exact = max(f1_by_counts(guess >= t, truth, torch.ones_like(truth)) for t in guess.unique())

@@ -30,9 +30,11 @@ MATRIX = plain_matrix(
 )
 CELLS = ["panels/latent/latent", "panels/latent/migan", "panels/all-but-migan/migan"]
 CALL = """
-from jsonargparse import auto_cli
+import json, sys
+from pathlib import Path
 from declip_pl.cross_eval.views.wandb_dashboard import dashboard
-auto_cli(dashboard)
+for folder, entity in json.loads(sys.argv[1]):
+    dashboard(folder and Path(folder), entity)
 """
 ADDRESS = re.compile(r"(workspace|report): +(\S+)")
 
@@ -45,11 +47,15 @@ def write_matrix(folder, report=True):
     return folder
 
 
-def call(cwd, *arguments, **environment):
-    """Call `dashboard` in a process of its own, as W&B's mode and account hold for a process."""
-    clean = {"PATH": "/usr/bin:/bin", "HOME": str(cwd)} | environment
+def call(cwd, *calls, **environment):
+    """Call `dashboard` in a process of its own, as W&B's mode and account hold for a process.
+
+    ``calls`` are folder and entity of each call.
+    """
+    path = os.pathsep.join(sys.path)  # the same package as here
+    clean = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), "PYTHONPATH": path} | environment
     return subprocess.run(
-        [sys.executable, "-c", CALL, *arguments],
+        [sys.executable, "-c", CALL, json.dumps(calls)],
         check=False, env=clean, capture_output=True, text=True, cwd=cwd,
     )  # fmt: skip
 
@@ -57,7 +63,7 @@ def call(cwd, *arguments, **environment):
 def test_without_an_account_it_says_what_it_would_build(tmp_path):
     old, new = (write_matrix(tmp_path / "outputs/cross_eval" / name) for name in ("b", "a"))
     os.utime(old / "matrix.json", (1, 1))
-    done = call(tmp_path)
+    done = call(tmp_path, (None, None))
     assert done.returncode == 0 and done.stderr == ""
     lines = done.stdout.splitlines()
     assert lines[0].startswith("W&B: nothing was built (no account; ") and "login" in lines[0]
@@ -214,18 +220,17 @@ def account(server):
 def test_with_an_account_both_are_built_and_built_again_in_place(tmp_path):
     write_matrix(tmp_path / "outputs/cross_eval/a")
     with Server() as server:
-        first = call(tmp_path, **account(server))
-        assert first.returncode == 0, first.stderr
+        done = call(tmp_path, (None, None), (None, None), **account(server))
+        assert done.returncode == 0, done.stderr
         assert server.projects == ["declip-pl"]
-        built = {view["type"]: view["id"] for view in server.views.values()}
-        assert set(built) == {"project-view", "runs"}
-        addresses = dict(ADDRESS.findall(first.stdout))
-        assert addresses["workspace"] == f"{server.address}/me/declip-pl?nw=declipboard"
-        assert addresses["report"].startswith(f"{server.address}/me/declip-pl/reports/declip-pl")
-        again = call(tmp_path, **account(server))
-        assert dict(ADDRESS.findall(again.stdout)) == addresses
-        assert {view["type"]: view["id"] for view in server.views.values()} == built
-        report = json.loads(server.views[built["runs"]]["spec"])
+        built = {view["type"]: view for view in server.views.values()}
+        assert set(built) == {"project-view", "runs"} and len(server.views) == 2
+        told = ADDRESS.findall(done.stdout)
+        first, again = dict(told[:2]), dict(told[2:])
+        assert again == first
+        assert first["workspace"] == f"{server.address}/me/declip-pl?nw=declipboard"
+        assert first["report"].startswith(f"{server.address}/me/declip-pl/reports/declip-pl")
+        report = json.loads(built["runs"]["spec"])
     text = json.dumps(report)
     assert "mini is a stand-in" in text and "in domain" in text
     grids = [block for block in report["blocks"] if block["type"] == "panel-grid"]
@@ -247,7 +252,7 @@ def test_another_entity_and_folder(tmp_path):
     folder = write_matrix(tmp_path / "elsewhere")
     with Server() as server:
         server.projects.append("declip-pl")
-        done = call(tmp_path, f"--folder={folder}", "--entity=team", **account(server))
+        done = call(tmp_path, (str(folder), "team"), **account(server))
         assert done.returncode == 0, done.stderr
         assert {view["project"]["entityName"] for view in server.views.values()} == {"team"}
         assert all("test/migan/iou" in view["spec"] for view in server.views.values())

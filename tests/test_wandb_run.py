@@ -313,6 +313,21 @@ def test_it_says_how_to_look_at_an_offline_run(offline):
     assert "WARNING" not in done.stderr
 
 
+def test_logging_again_asks_for_the_same_run(offline, tmp_path, monkeypatch):
+    folder, _, run_folder, _ = offline
+    asked = {}
+
+    def init(**options):
+        asked.update(options)
+        return RecordingRun(tmp_path)
+
+    monkeypatch.setattr(wandb, "init", init)
+    track(folder, {})
+    assert asked["id"] == read_run(run_folder)[0].run_id == run_folder.name[-8:]
+    assert asked["resume"] == "allow"
+
+
+@pytest.mark.slow  # W&B's part of it, in another process
 def test_logging_again_continues_the_run(offline, tmp_path):
     folder, _, run_folder, _ = offline
     track_apart(folder)

@@ -10,6 +10,13 @@ import pytest
 from test_cli import read_wandb, records
 from wandb.proto.wandb_internal_pb2 import Record
 
+COMMANDS = """
+import json, sys
+from declip_pl import cli
+for arguments in json.loads(sys.argv[1]):
+    cli.main(arguments)
+"""
+
 
 @pytest.fixture(scope="module")
 def logged(clip, tree, tmp_path_factory):
@@ -26,13 +33,12 @@ def logged(clip, tree, tmp_path_factory):
         "--trainer.enable_progress_bar=false",
     ]  # fmt: skip
     test = ["test", "outputs/train/run", "--generator=lama", "--trainer.accelerator=cpu"]
-    for arguments in (fit, test):
-        done = subprocess.run(
-            [sys.executable, "-m", "declip_pl", *arguments],
-            check=False, env=environment, capture_output=True, text=True, cwd=folder,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert "wandb leet" in done.stdout and "wandb sync" in done.stdout
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS, json.dumps([fit, test])],
+        check=False, env=environment, capture_output=True, text=True, cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("wandb leet") == done.stdout.count("wandb sync") == 2
     return folder / "outputs/train/run"
 
 
