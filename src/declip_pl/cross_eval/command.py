@@ -70,9 +70,8 @@ def cross_eval(
 
     Args:
         options: What to test on, and how missing models are trained.
-        models: Runs' folders, checkpoints, saved folders, hub ids or starter to score, and nothing
-            else. By default one model for each generator of the data set, trained first where it is
-            missing.
+        models: Runs' folders, checkpoints, saved folders, hub ids or starter to score, no others.
+            By default one model for each generator of the data set, trained first where missing.
         seeds: Models for each generator, with the seeds 0, 1, ...
         loo: Also train on all generators but one, for each (leave one out).
         pooling: From a map to an image's score; by default what all models say, or else top.

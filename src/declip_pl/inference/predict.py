@@ -75,8 +75,7 @@ def predict(
         paths: Files, folders (searched to the bottom), globs, or - for a list of such paths on
             standard input, one a line.
         model: A run's folder, a checkpoint, a saved folder, an id on the Hugging Face hub, or
-            starter. By default the one finished run in outputs/train, and where there is none the
-            starter.
+            starter. By default the one finished run in outputs/train, or else the starter.
         output: Folder to write, new or empty. By default outputs/predict.
         threshold: Probability above which a pixel belongs to the mask. By default each photo's own,
             of the highest expected IoU, and none below the model's floor; without a floor 0.5.
