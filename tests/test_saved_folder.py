@@ -262,11 +262,14 @@ def test_the_card_says_what_was_forged():
     assert any(line.startswith(f"| forged | {sources}; manifest's") for line in lines)
     assert "| forged regions went through | `autoencoder-8`, `own` |" in lines
     assert "| whole photos went through | `blur` |" in lines
-    assert "| training photos without a fake pixel | 7 |" in lines
+    kinds = "untouched ones, and forgeries without a forged region"
+    assert f"| training photos without a fake pixel | 7: {kinds} |" in lines
     both = replace(data, generators=("ldm",), data="dolos", untouched=0)
     card = _card(None, trained_on=both)
     assert "| trained on | `ldm` of `dolos`, with masks" in card and f"| forged | {sources}" in card
     assert "| training photos without a fake pixel | none |" in card
+    untested = RecordedScores({}, {}, ScoredOn("none"))  # there was no data set
+    assert "## Scores\n\nNone are on record.\n\n## Limits" in _card(untested, trained_on=data)
     card = _card(trained_on=TrainedOn(("ldm",), "full", "f" * 64, "dolos"))
     assert "forged" not in card and "without a fake pixel" not in card
 

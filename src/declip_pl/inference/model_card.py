@@ -63,6 +63,8 @@ result.heatmap, result.mask, result.score, result.regions
 MIT). Whether the licence of the training data allows what you plan is for you to check.
 """
 
+_NO_SCORES = "None are on record."
+
 _TRAINED = "The decoder's weights and declip-pl are Apache-2.0."
 _IMPORTED = (
     "declip-pl is Apache-2.0; the decoder's weights were imported and have the licence of where "
@@ -94,7 +96,7 @@ def model_card(
         quoted=json.dumps(name),
         facts="\n".join(f"| {what} | {fact} |" for what, fact in _facts(checkpoint, scores)),
         about=f"{about.strip()}\n\n" if about.strip() else "",
-        scores="\n\n".join(_scores(scores) if scores else ["None are on record."]),
+        scores="\n\n".join(_scores(scores) if scores else [_NO_SCORES]),
         licence=_TRAINED if trained_here else _IMPORTED,
     )
 
@@ -152,7 +154,9 @@ def _forged(data: TrainedOn) -> Iterator[tuple[str, str]]:
         yield "forged regions went through", ", ".join(map(markdown_code, inside)) or "nothing"
         yield "whole photos went through", ", ".join(map(markdown_code, whole)) or "nothing"
     if data.untouched is not None:
-        yield "training photos without a fake pixel", str(data.untouched or "none")
+        kinds = ": untouched ones, and forgeries without a forged region" if made else ""
+        told = f"{data.untouched}{kinds}" if data.untouched else "none"
+        yield "training photos without a fake pixel", told
 
 
 def forged_photos(made: ForgedPhotos, as_name: Callable[[str], str]) -> str:
@@ -231,7 +235,11 @@ def _scores(found: RecordedScores) -> Iterator[str]:
             yield f"**{markdown(row.notice)}.**"
         yield from _intervals(row)
     if not found.cross_evaluations:
-        yield "Intervals are unknown: this model was not cross-evaluated before it was saved."
+        yield (
+            "Intervals are unknown: this model was not cross-evaluated before it was saved."
+            if found.scores
+            else _NO_SCORES
+        )
 
 
 def _intervals(row: CrossEvaluation) -> Iterator[str]:
