@@ -254,13 +254,12 @@ FORGED = ForgedPhotos(
 
 def test_the_card_says_what_was_forged():
     data = TrainedOn(("forgeries",), "full", "f" * 64, "none", "", FORGED, 7)
-    lines = _card(None, trained_on=data).splitlines()
-    assert any(
-        "| trained on | forgeries alone, no generator's photos, with masks" in x for x in lines
-    )
+    card = _card(None, trained_on=data)
+    lines = card.splitlines()
+    assert "| trained on | forgeries alone, no generator's photos, with masks; files'" in card
     sources = "12 photos of <code>a&#124;b</code>, 3 photos of the data set, 4 times each"
     assert any(line.startswith(f"| forged | {sources}; manifest's") for line in lines)
-    assert "| forged regions went through | `autoencoder-8`, `own` |" in lines
+    assert "| forged regions went through | `autoencoder-8`, `own` (own, near, far and" in card
     assert "| whole photos went through | `blur` |" in lines
     kinds = "untouched ones, and forgeries without a forged region"
     assert f"| training photos without a fake pixel | 7: {kinds} |" in lines

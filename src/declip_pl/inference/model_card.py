@@ -151,12 +151,17 @@ def _forged(data: TrainedOn) -> Iterator[tuple[str, str]]:
         sha256 = markdown_code(made.sha256)
         yield "forged", f"{forged_photos(made, markdown_code)}; manifest's SHA-256 {sha256}"
         inside, whole = operations(made)
-        yield "forged regions went through", ", ".join(map(markdown_code, inside)) or "nothing"
-        yield "whole photos went through", ", ".join(map(markdown_code, whole)) or "nothing"
+        told = "own, near, far and other say where the pixels came from"
+        yield "forged regions went through", f"{_listed(inside)} ({told})"
+        yield "whole photos went through", _listed(whole)
     if data.untouched is not None:
         kinds = ": untouched ones, and forgeries without a forged region" if made else ""
         told = f"{data.untouched}{kinds}" if data.untouched else "none"
         yield "training photos without a fake pixel", told
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(markdown_code, names)) or "nothing"
 
 
 def forged_photos(made: ForgedPhotos, as_name: Callable[[str], str]) -> str:
