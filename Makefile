@@ -17,8 +17,15 @@ option = $(if $(filter $(1),$(SWITCHES)),$(if $(filter 1 true yes,$($(1))),--$(c
 TYPED := $(foreach v,$(sort $(.VARIABLES)),$(if $(filter command,$(firstword $(origin $(v)))),$(v)))
 OPTIONS = $(foreach v,$(filter-out PYTHON $(IS_WORD),$(TYPED)),$(call option,$(v)))
 
+# The localizer in the package; folders of photos are joined by commas, as --forgeries has them.
+STARTER := src/declip_pl/starter
+ABOUT := $(wildcard $(STARTER)/ABOUT.md)
+comma := ,
+empty :=
+folders = $(subst $(empty) ,$(comma),$(strip $(PHOTOS)))
+
 .DEFAULT_GOAL := help
-.PHONY: help train cross-eval predict demo dashboard bench data weights test test-slow docs lint clean
+.PHONY: help train cross-eval predict demo starter dashboard bench data weights test test-slow docs lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -36,6 +43,11 @@ predict: $(VENV)/.installed  ## where were these painted over? make predict PHOT
 
 demo: $(VENV)/.installed-extras  ## a page in the browser: what a trained localizer finds in your photo
 	@$(BIN)/declip-pl demo $(OPTIONS)
+
+starter: $(VENV)/.installed  ## the localizer in the package, of forgeries alone: make starter PHOTOS="dir dir"
+	@$(BIN)/declip-pl train --generator=none --data=none --forgeries=$(call quoted,$(folders)) \
+		--config=experiments/general.yaml --name=starter $(OPTIONS)
+	@$(BIN)/declip-pl save outputs/train/starter $(STARTER) $(ABOUT:%=--about=%) --overwrite
 
 dashboard: $(VENV)/.installed  ## build the W&B workspace and report, or say what they would be
 	@$(BIN)/declip-pl dashboard $(OPTIONS)

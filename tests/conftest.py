@@ -29,6 +29,7 @@ from declip_pl import cli, parts
 from declip_pl.data.check import check_data
 from declip_pl.data.layout import SPLITS, Sample, build_layout, samples
 from declip_pl.metrics import table
+from declip_pl.model import checkpoint
 
 torch.set_num_threads(1)  # tests run in parallel processes
 # tqdm's own lock is shared by forks: one that is killed while it holds it stops all later ones.
@@ -128,6 +129,13 @@ def no_parts(monkeypatch):
     yield
     for name in parts.LOADED:
         sys.modules.pop(name, None)
+
+
+@pytest.fixture(autouse=True)
+def starter(tmp_path, monkeypatch) -> Path:
+    """Where the localizer inside the package lies: for each test, nowhere until it makes one."""
+    monkeypatch.setattr(checkpoint, "STARTER_FOLDER", tmp_path / "package" / "starter")
+    return tmp_path / "package" / "starter"
 
 
 @pytest.fixture(scope="session")

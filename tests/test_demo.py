@@ -28,7 +28,7 @@ from declip_pl.inference.localizer import Localization, Localizer, Region
 from declip_pl.inference.recorded_scores import RecordedScores, ScoredOn, recorded_scores
 from declip_pl.metrics import Thresholds
 from declip_pl.model.checkpoint import BEST, read_checkpoint
-from declip_pl.model.description import TrainedOn
+from declip_pl.model.description import ForgedPhotos, TrainedOn
 from declip_pl.training.task import LocalizationTask
 
 LOOPBACK = "127.0.0.1"
@@ -412,3 +412,12 @@ def test_what_is_known_of_a_model_is_said(models):
     assert "**ldm**" in text and "over **0.43**" in text and demo_text.STAND_IN in text
     text = demo_text.model_text(replace(checkpoint, trained_on=None), None)
     assert "**not known**" in text and demo_text.STAND_IN not in text
+    made = ForgedPhotos("ab" * 32, {"<i>": 12}, 4, ("own", "everywhere:blur"))
+    alone = TrainedOn(("forgeries",), "full", "f" * 64, "none", "", made, 7)
+    text = demo_text.model_text(replace(checkpoint, trained_on=alone), None)
+    assert "Trained on **forgeries** alone" in text and "<i>" not in text
+    assert "12 photos of &#60;i&#62;, 4 times each; regions re-processed by own." in text
+    assert "without a fake pixel: 7." in text
+    both = replace(alone, generators=("ldm",))
+    text = demo_text.model_text(replace(checkpoint, trained_on=both), None)
+    assert "**ldm**. And on **forgeries**" in text

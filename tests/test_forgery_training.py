@@ -283,3 +283,105 @@ def test_a_recipe_knows_the_runs_that_it_made(root, clip, tmp_path, monkeypatch)
     (tmp_path / "new/further0.png").rename(further / "one-more.png")
     with pytest.raises(UserError, match="trained on other forgeries"):
         ours.check(run, "none")
+
+
+# Without a data set
+
+
+@pytest.fixture
+def folders(tmp_path) -> list[Path]:
+    return [write_photos(tmp_path / "a", 12), write_photos(tmp_path / "b", 8, seed=8)]
+
+
+def alone(*folders: Path, **options) -> LocalizationDataModule:
+    made = Forgeries([str(folder) for folder in folders], versions=2)
+    return module(Path("none"), "none", forgeries=made, **options)
+
+
+def test_folders_of_photos_are_seen_as_they_are_and_forged(folders):
+    photos = alone(*folders)
+    train, (made, reals) = photos.train_set(), photos.valid_sets()
+    originals = {path for folder in folders for path in folder.iterdir()}
+    seen = [sample for sample in train.samples if sample.image in originals]
+    assert {sample.generator for sample in seen} == {"real"} and not any(s.mask for s in seen)
+    valid = {sample.image for sample in reals.samples}
+    assert valid < originals
+    assert valid and {sample.image for sample in seen} == originals - valid
+    assert len(train.samples) == 3 * len(seen) and len(train) == 2 * len(seen)
+    assert len(reals) == len(valid) and 0 < len(made) <= 2 * len(valid)
+    said = photos.trained_on
+    assert said.generators == ("forgeries",) and said.forgeries.photos == {"a": 12, "b": 8}
+    assert said.data == "none" and said.notice == ""
+    assert said.untouched == sum(sample.mask is None for sample in train.samples) > len(seen)
+    assert photos.test_sets() == [] and photos.generators == []
+
+
+def test_where_the_photos_lie_is_no_part_of_what_is_trained_on(folders, tmp_path):
+    before = alone(*folders).fingerprint
+    moved = folders[0].rename(tmp_path / "moved")
+    assert alone(folders[1], moved).fingerprint == before
+    assert alone(moved).fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("generator", "forgeries", "expected"),
+    [
+        ("ldm", Forgeries(["a"]), "no photos of 'ldm' without a data set .--data none"),
+        ("all", Forgeries(["a"]), "no photos of 'all' without a data set"),
+        ("none", Forgeries(), "name their folders: --forgeries DIR,DIR. A folder called none is"),
+        ("none", None, "none trains on forgeries alone; say of which photos"),
+        ("none", Forgeries(["nowhere"]), "there is no folder nowhere of photos to forge"),
+        ("none", Forgeries(["empty"]), "empty holds no photo to forge$"),
+    ],
+)
+def test_without_a_data_set_there_have_to_be_photos(
+    folders, tmp_path, monkeypatch, generator, forgeries, expected
+):
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    with pytest.raises(UserError, match=expected):
+        module(Path("none"), generator, forgeries=forgeries)
+
+
+def test_too_few_photos_for_validation_are_refused(tmp_path):
+    photos = alone(write_photos(tmp_path / "a", 1))
+    with pytest.raises(
+        UserError, match=r"no untouched (valid|train) photo to forge: a hash of its"
+    ):
+        photos.train_set()
+
+
+def test_a_run_without_a_data_set_is_finished_and_tested_where_there_is_one(
+    folders, root, clip, tmp_path, monkeypatch, error_of, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        f"model: {{encoder: {clip}, layer: layer1, decoder: linear}}\n"
+        "data: {root: x, generator: x, batch_size: 4, num_workers: 0, forgeries: {versions: 2}}\n"
+        "trainer: {max_epochs: 1, accelerator: cpu, enable_progress_bar: false, logger: false}\n"
+    )
+    photos = ",".join(map(str, folders))
+    options = [f"--config={recipe}", "--data=none", "--generator=none", f"--forgeries={photos}"]
+    cli.main(["train", *options, "--name=run"])
+    printed = capsys.readouterr().out
+    assert "data: none (DATA names it)" in printed and "there was no data set to test" in printed
+    assert "declip-pl test outputs/train/run --data DIR" in printed.replace("\n", " ")
+    run = Path("outputs/train/run")
+    results = json.loads((run / "test_metrics.json").read_text())
+    assert results["scores"] == {} and results["data"]["root"] == "none"
+    assert read_checkpoint(run).thresholds.floor is not None  # by the untouched ones
+    assert "there is nothing to test on: name one (--data DIR)" in error_of("test", str(run))
+    cli.main(["test", str(run), f"--data={root}"])
+    (tested,) = run.glob("test_metrics_*.json")
+    assert json.loads(tested.read_text())["scores"].keys() == {"lama", "ldm"}
+    cli.main(["predict", str(folders[0] / "further0.png")])
+    assert "model: outputs/train/run (the only finished run)" in capsys.readouterr().out
+    assert "there are no photos of" in error_of("cross-eval", "--data=none", "--forgeries=a")
+
+
+def test_the_forgeries_of_folders_are_looked_at_without_a_data_set(folders, tmp_path, capsys):
+    photos, sheet = ",".join(map(str, folders)), tmp_path / "sheet.png"
+    options = [f"--photos={photos}", "--versions=1", f"--output={sheet}"]
+    cli.main(["data", "forgeries", "none", *options])
+    assert "20 of 20 photos (12 of a, 8 of b)" in capsys.readouterr().out and sheet.is_file()

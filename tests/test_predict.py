@@ -404,7 +404,9 @@ class TestJson:
         run(photos / "a/x.jpg", "--model", model, "--json")
         one = json.loads(capsys.readouterr().out)
         run(photos / "a/x.jpg", "--model", model, "--output", "out")
-        (line,) = records()
+        (line,), made_by = records(), json.loads(Path("out/settings.json").read_text())
+        assert one.pop("model") == made_by["model"]
+        assert one.pop("model_sha256") == made_by["sha256"]
         assert line.keys() - one.keys() == {"files"}
         assert one | {"seconds": 0, "files": 0} == line | {"seconds": 0, "files": 0}
 

@@ -30,7 +30,7 @@ from declip_pl.metrics import Thresholds
 from declip_pl.model import checkpoint as checkpoints
 from declip_pl.model import weights
 from declip_pl.model.checkpoint import Checkpoint, read_checkpoint
-from declip_pl.model.description import Description, TrainedOn
+from declip_pl.model.description import Description, ForgedPhotos, TrainedOn
 from declip_pl.model.features import Identity
 from declip_pl.training.task import LocalizationTask
 
@@ -247,6 +247,38 @@ def test_the_card_of_an_imported_localizer_claims_nothing():
         assert f"| trained on | {said} |" in card and "None are on record." in card
 
 
+FORGED = ForgedPhotos(
+    "ab" * 32, {"a|b": 12, "real": 3}, 4, ("autoencoder-8", "own", "everywhere:blur")
+)
+
+
+def test_the_card_says_what_was_forged():
+    data = TrainedOn(("forgeries",), "full", "f" * 64, "none", "", FORGED, 7)
+    card = _card(None, trained_on=data)
+    lines = card.splitlines()
+    assert "| trained on | forgeries alone, no generator's photos, with masks; files'" in card
+    sources = "12 photos of <code>a&#124;b</code>, 3 photos of the data set, 4 times each"
+    assert any(line.startswith(f"| forged | {sources}; manifest's") for line in lines)
+    assert "| forged regions went through | `autoencoder-8`, `own` (own, near, far and" in card
+    assert "| whole photos went through | `blur` |" in lines
+    kinds = "untouched ones, and forgeries without a forged region"
+    assert f"| training photos without a fake pixel | 7: {kinds} |" in lines
+    both = replace(data, generators=("ldm",), data="dolos", untouched=0)
+    card = _card(None, trained_on=both)
+    assert "| trained on | `ldm` of `dolos`, with masks" in card and f"| forged | {sources}" in card
+    assert "| training photos without a fake pixel | none |" in card
+    untested = RecordedScores({}, {}, ScoredOn("none"))  # there was no data set
+    assert "## Scores\n\nNone are on record.\n\n## Limits" in _card(untested, trained_on=data)
+    card = _card(trained_on=TrainedOn(("ldm",), "full", "f" * 64, "dolos"))
+    assert "forged" not in card and "without a fake pixel" not in card
+
+
+def test_the_card_has_its_makers_words():
+    card = model_card(CHECKPOINT, "x", SCORES, "## Photos\n\nTwelve, CC0.\n")
+    assert "\n\n## Photos\n\nTwelve, CC0.\n\n## Scores\n\n" in card
+    assert model_card(CHECKPOINT, "x", SCORES, " \n") == model_card(CHECKPOINT, "x", SCORES)
+
+
 # The scores of runs
 
 
@@ -272,7 +304,9 @@ def _run(root: Path, name: str = "run") -> Path:
     return best
 
 
-def _matrix(root: Path, name: str, *models: tuple[str, str], value=50.0, perturbation="none"):
+def _matrix(
+    root: Path, name: str, *models: tuple[str, str], value=50.0, perturbation="none", data=""
+):
     """Write a matrix of models, each a row and its checkpoint's hash."""
     chosen, text = ChosenThresholds(pixel=0.6, image=None), {}
     for field in fields(ScoredModel):
@@ -283,7 +317,7 @@ def _matrix(root: Path, name: str, *models: tuple[str, str], value=50.0, perturb
     found = Matrix(
         **{**empty, "name": name, "notice": None, "perturbation": perturbation, "failed": ()},
         **{"format": 2, "pooling": "top", "columns": ("lama", "ldm"), "leave_one_out": ()},
-        data=Data("", "", {}),
+        data=Data(f"hash of {data}", data, {}),
         made=Made("", 0.0, "", "", None, "", {}),
         models=tuple(scored),
         rows=tuple(dict.fromkeys(row for row, _ in models)),
@@ -292,6 +326,7 @@ def _matrix(root: Path, name: str, *models: tuple[str, str], value=50.0, perturb
         matrix={
             "iou": {row: {"lama": _cell(value), "ldm": _cell(60)} for row, _ in models},
             "image_auroc": {row: {"ldm": _cell(90, low=None)} for row, _ in models},
+            "untouched_area": {row: {"ldm": _cell(3, n=50)} for row, _ in models},
         },
     )
     write_matrix(root / "cross_eval" / name, found)
@@ -301,11 +336,11 @@ def test_intervals_come_from_a_cross_evaluation_of_this_checkpoint(tmp_path):
     best = _run(tmp_path)
     checkpoint = read_checkpoint(best)
     _matrix(tmp_path, "other", ("ldm", "another checkpoint"))
-    assert recorded_scores(checkpoint).cross_evaluation is None
+    assert recorded_scores(checkpoint).cross_evaluations == ()
     _matrix(tmp_path, "seeds", ("ldm", sha256(best)), ("ldm", "another seed"))
-    assert recorded_scores(checkpoint).cross_evaluation is None
+    assert recorded_scores(checkpoint).cross_evaluations == ()
     _matrix(tmp_path, "perturbed", ("ldm", sha256(best)), perturbation="jpeg")
-    assert recorded_scores(checkpoint).cross_evaluation is None
+    assert recorded_scores(checkpoint).cross_evaluations == ()
     _matrix(tmp_path, "old", ("ldm", sha256(best)), value=40.0)
     os.utime(tmp_path / "cross_eval/old/matrix.json", (0, 0))
     _matrix(tmp_path, "new", ("lama", "another checkpoint"), ("ldm", sha256(best)))
@@ -320,6 +355,42 @@ def test_intervals_come_from_a_cross_evaluation_of_this_checkpoint(tmp_path):
     assert recorded_scores(read_checkpoint(tmp_path / "saved")) == found
 
 
+def test_the_card_has_the_latest_cross_evaluation_of_each_data_set(tmp_path):
+    best = _run(tmp_path)
+    checkpoint, ours = read_checkpoint(best), ("ldm", sha256(best))
+    _matrix(tmp_path, "z", ours, data="phones", value=20.0)
+    _matrix(tmp_path, "old", ours, data="scans", value=40.0)
+    os.utime(tmp_path / "cross_eval/old/matrix.json", (0, 0))
+    _matrix(tmp_path, "new", ours, data="scans", value=30.0)
+    _matrix(tmp_path, "other", ("ldm", "another checkpoint"), data="faces")
+    found = recorded_scores(checkpoint)
+    assert [row.data for row in found.cross_evaluations] == ["phones", "scans"]
+    card = model_card(checkpoint, "run", found)
+    phones, scans = (card.index(f"On each generator of `{name}`") for name in ("phones", "scans"))
+    assert phones < card.index("20.0 (19.0 to 22.0)") < scans < card.index("30.0 (29.0 to 32.0)")
+    assert "40.0" not in card and "faces" not in card
+    assert "| 60.0 (59.0 to 62.0) |  |  |  | 90.0 | 200 |" in card
+    assert "On the 50 untouched test photos of `scans`" in card
+    assert "| Untouched: area at 0.5 | 3.0 (2.0 to 5.0) |" in card
+    saved_folder.save(checkpoint, tmp_path / "saved", found)
+    assert recorded_scores(read_checkpoint(tmp_path / "saved")) == found
+
+
+def test_the_one_cross_evaluation_of_the_first_version_is_kept(tmp_path):
+    saved_folder.save(CHECKPOINT, tmp_path / "old")
+    one = {
+        "thresholds": {"pixel": 0.6, "image": None},
+        "scores": {"iou": {"ldm": {"value": 60.0, "low": 59.0, "high": 61.0, "n": 200}}},
+    }
+    old = FIRST_VERSION | {"results": FIRST_VERSION["results"] | {"cross_evaluation": one}}
+    (tmp_path / "old/config.json").write_text(json.dumps(old))
+    checkpoint = read_checkpoint(tmp_path / "old")
+    (found,) = recorded_scores(checkpoint).cross_evaluations
+    assert found.scores["iou"]["ldm"] == Score(60.0, 59.0, 61.0, 200) and found.data == ""
+    card = model_card(checkpoint, "x", recorded_scores(checkpoint))
+    assert "On each generator, percent" in card and "60.0 (59.0 to 61.0)" in card
+
+
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"models": 3}', '{"models": [{"row": "ldm"}]}'])
 def test_a_damaged_matrix_is_passed_over(tmp_path, text):
     best = _run(tmp_path)
@@ -327,7 +398,7 @@ def test_a_damaged_matrix_is_passed_over(tmp_path, text):
     os.utime(tmp_path / "cross_eval/whole/matrix.json", (0, 0))
     _matrix(tmp_path, "damaged")
     (tmp_path / "cross_eval/damaged/matrix.json").write_text(text)
-    found = recorded_scores(read_checkpoint(best)).cross_evaluation
+    (found,) = recorded_scores(read_checkpoint(best)).cross_evaluations
     assert found.scores["iou"]["lama"] == _cell(50.0)
 
 

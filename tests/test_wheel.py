@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 from conftest import make_clip, make_tree
+from localizer_example import checkpoint_of
+
+from declip_pl.inference import saved_folder
+from declip_pl.training.task import LocalizationTask
 
 ROOT = Path(__file__).parents[1]
 METADATA = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE")
@@ -50,6 +54,12 @@ def wheel(tmp_path_factory) -> Path:
         shutil.copytree(ROOT / name, source / name, ignore=left)
     for name in METADATA:
         shutil.copy(ROOT / name, source)
+    starter = source / "src/declip_pl/starter"
+    if not (starter / "config.json").is_file():  # a checkout without it gets a small one
+        clip = make_clip(tmp_path_factory.mktemp("encoder") / "tiny-clip")
+        task = LocalizationTask(str(clip), "layer1", "linear", image_size=64)
+        saved_folder.save(checkpoint_of(task), starter)
+    (starter / "ABOUT.md").write_text("not for the wheel")
     pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, source)
     (path,) = folder.glob("*.whl")
     return path
@@ -77,8 +87,18 @@ def test_the_wheel_holds_all_sources_recipes_templates_and_types(wheel):
     templates = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.j2")}
     sources = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.py")}
     assert recipes and templates and sources
-    expected = recipes | templates | sources | {"declip_pl/py.typed"}
+    starter = {f"declip_pl/starter/{name}" for name in saved_folder.FILES}
+    expected = recipes | templates | sources | starter | {"declip_pl/py.typed"}
     assert {name for name in names if name.startswith("declip_pl/")} == expected
+
+
+def test_the_starter_is_in_the_wheel_and_small(wheel, python, tmp_path):
+    files = [file for file in zipfile.ZipFile(wheel).infolist() if "/starter/" in file.filename]
+    assert len(files) == 3 and sum(file.file_size for file in files) < 3_000_000
+    code = "from declip_pl.model.checkpoint import read_checkpoint as r; print(r('starter').path)"
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    found = run(python, "-c", code, cwd=tmp_path, env=environment).strip()
+    assert found.startswith(str(python.parents[1])) and found.endswith("declip_pl/starter")
 
 
 def test_the_wheel_trains_evaluates_and_predicts_from_any_folder(python, tmp_path):

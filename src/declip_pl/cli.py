@@ -61,6 +61,7 @@ COMMANDS: dict[str, Command] = {
     "dashboard": Command(_TRAIN, "cross_eval.views.wandb_dashboard:dashboard"),
     "predict": Command(_USE, "inference.predict:predict", ("paths*",), _PHOTOS),
     "demo": Command(_USE, "inference.demo:demo"),
+    "save": Command(_USE, "inference.save:save", ("model", "folder")),
     "export": Command(_USE, "inference.export:export", ("model",)),
     "import": Command(_USE, "inference.import_published:import_published", ("checkpoint",)),
     "data check": Command(_DATA, "data.commands:check", ("root",)),

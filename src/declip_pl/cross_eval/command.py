@@ -77,8 +77,8 @@ def cross_eval(
 
     Args:
         options: What to test on, and how missing models are trained.
-        models: Runs' folders, checkpoints, saved folders or hub ids to score, and nothing else. By
-            default one model for each generator of the data set, trained first where it is missing.
+        models: Runs' folders, checkpoints, saved folders, hub ids or starter to score, no others.
+            By default one model for each generator of the data set, trained first where missing.
         also: Further data sets to score the same models on, folders joined by commas; each is a
             cross-evaluation of its own, and the first shows all of them together.
         seeds: Models for each generator, with the seeds 0, 1, ...

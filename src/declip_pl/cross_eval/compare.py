@@ -98,7 +98,7 @@ def compare(a: str, b: str, metric: str = "iou") -> None:
 
     Args:
         a: Folder of a cross-evaluation, or a model that one has scored: a run's folder, a
-            checkpoint, a saved folder, or a hub id.
+            checkpoint, a saved folder, a hub id, or starter.
         b: Another on the same test data; positive differences are in its favour.
         metric: A score of single photos, such as iou or ap.
 

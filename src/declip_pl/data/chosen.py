@@ -1,11 +1,11 @@
 """Which files each stage of training and testing sees."""
 
+from collections.abc import Iterator
 from functools import cached_property
 from itertools import chain
-from pathlib import Path
 
 from declip_pl.data.forgeries.folder import ForgeryFolder
-from declip_pl.data.forgeries.sources import Forgeries
+from declip_pl.data.forgeries.sources import Forgeries, PhotoFolders, layout_of
 from declip_pl.data.layout import (
     ALL,
     FORGERIES,
@@ -14,7 +14,6 @@ from declip_pl.data.layout import (
     SPLITS,
     Sample,
     Split,
-    build_layout,
     file_list_hash,
     find_samples,
     has_reals,
@@ -29,6 +28,7 @@ from declip_pl.data.stamps import Stamps, files_of
 from declip_pl.errors import UserError
 from declip_pl.model.description import Supervision, TrainedOn
 from declip_pl.parts import Spec
+from declip_pl.records import json_hash
 
 STAND_IN_NOTICE = (
     "mini is a stand-in made by simple inpainters from a few photos: "
@@ -40,7 +40,7 @@ class ChosenPhotos:
     """The photos of a data set that a choice of generators stands for, and forgeries.
 
     Args:
-        root: The data set's folder.
+        root: The data set's folder; ``none`` where there are only folders of photos to be forged.
         generator: The choice, see :class:`declip_pl.data.datamodule.LocalizationDataModule`.
         layout: How the folder is laid out.
         polarity: Which grey value of the masks means fake, in place of the layout's.
@@ -68,14 +68,24 @@ class ChosenPhotos:
                 f"generator {NONE} trains on forgeries alone; say of which photos: --forgeries DIR "
                 "(or own, for the data set's; in a recipe's data, forgeries: {photos: [DIR]})"
             )
-        self.layout = build_layout(layout, Path(root))
+        self.layout = layout_of(root, layout, forgeries)
         self.root = self.layout.root
         self.generator = generator
-        self.generators = select_generators(self.layout, ALL if generator == NONE else generator)
+        self.generators = self._tested()
         self.mask_rule = mask_rule(self.layout, polarity)
         self.mask_rule_key = mask_rule_key(self.mask_rule, layout)
         self.supervision = supervision
         self.forgeries = forgeries
+
+    def _tested(self) -> list[str]:
+        if not isinstance(self.layout, PhotoFolders):
+            return select_generators(self.layout, ALL if self.generator == NONE else self.generator)
+        if self.generator != NONE:
+            raise UserError(
+                f"there are no photos of {self.generator!r} without a data set (--data none): name "
+                f"one, or train on forgeries alone (--generator {NONE})"
+            )
+        return []
 
     @property
     def trained_generators(self) -> list[str]:
@@ -137,8 +147,11 @@ class ChosenPhotos:
     def fingerprint(self) -> str:
         """A hash of the relative paths and sizes of the generators' files.
 
-        Of the real photos', where training sees no generator's.
+        Of the real photos', where training sees no generator's; without a data set of the contents
+        of the photos, wherever they lie.
         """
+        if isinstance(self.layout, PhotoFolders):
+            return json_hash([source.sha256 for source in self.layout.sources])
         names = self.trained_generators or [REAL]
         splits = (find_samples(self.layout, split, *names)[0] for split in SPLITS)
         return file_list_hash(self.root, list(chain.from_iterable(splits)))
@@ -153,4 +166,9 @@ class ChosenPhotos:
             self.root.name,
             self.notice,
             self.forged.manifest.in_short if self.forged else None,
+            sum(sample.mask is None for sample in self._training_photos()),
         )
+
+    def _training_photos(self) -> Iterator[Sample]:
+        yield from self.files("train", *self.names("train"))
+        yield from chain.from_iterable(self.forged_samples("train"))

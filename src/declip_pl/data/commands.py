@@ -6,7 +6,7 @@ from declip_pl.data import cache_folders
 from declip_pl.data.check import check_data, present
 from declip_pl.data.forgeries.folder import ForgeryFolder
 from declip_pl.data.forgeries.sheet import contact_sheet
-from declip_pl.data.forgeries.sources import Forgeries, Versions, split_folders
+from declip_pl.data.forgeries.sources import Forgeries, Versions, layout_of, split_folders
 from declip_pl.data.layout import (
     ALL,
     REAL,
@@ -78,7 +78,7 @@ def forgeries(
     """Make the forgeries that training would see, and a picture of some of them.
 
     Args:
-        root: The data set, whose own untouched photos are forged.
+        root: The data set, whose own untouched photos are forged; none where there is none.
         photos: Folders of further untouched photos, joined by commas.
         versions: Forgeries of each photo.
         seed: Decides on the forgeries.
@@ -89,8 +89,9 @@ def forgeries(
     Raises:
         UserError: If there is no photo to forge, or one can't be read.
     """
-    data = build_layout(layout, source_root(root, source) if source else root)
-    folder = ForgeryFolder(data, Forgeries(split_folders(photos or ""), versions, seed))
+    options = Forgeries(split_folders(photos or ""), versions, seed)
+    data = layout_of(source_root(root, source) if source else root, layout, options)
+    folder = ForgeryFolder(data, options)
     made = folder.manifest.forgeries
     with atomic_path(output) as temporary:
         contact_sheet(folder).save(temporary, "PNG")

@@ -48,7 +48,8 @@ class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
     A stage needs its own splits alone: a data set of test photos can be tested on.
 
     Args:
-        root: The data set's folder.
+        root: The data set's folder. ``none`` trains on forgeries of the photos in given folders
+            alone, which are then seen as they are, too; there is nothing to test on.
         generator: Any generator of it; several joined by ``+``; ``all``; ``all-but-NAME`` (leave
             one out); ``none`` trains on forgeries alone and tests on all.
         layout: How the folder is laid out: ``dolos``, or a class.

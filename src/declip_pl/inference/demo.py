@@ -17,8 +17,9 @@ from annotated_types import Interval
 
 from declip_pl.data.layout import REAL, Sample, build_layout, has_reals, samples
 from declip_pl.errors import UserError
+from declip_pl.inference.default_model import starter_line
 from declip_pl.inference.demo_text import CSS, MAX_UPLOAD
-from declip_pl.model.checkpoint import BEST, CONFIG_FILE, find, name_of
+from declip_pl.model.checkpoint import BEST, CONFIG_FILE, STARTER, find, has_starter, name_of
 from declip_pl.training.recipe import choose_data
 from declip_pl.training.run_folder import Run
 
@@ -46,7 +47,7 @@ HEADERS = [
 
 
 def demo(
-    models: str = Run.root,
+    models: str | None = None,
     port: Port = 7860,
     data: str | None = None,
     encoder: str | None = None,
@@ -56,7 +57,8 @@ def demo(
     The page is served on this machine alone and loads nothing from elsewhere. Ctrl-C ends it.
 
     Args:
-        models: A folder of runs and saved localizers to choose from, or one of them.
+        models: A folder of runs and saved localizers to choose from, or one of them, or starter.
+            By default outputs/train, and where that holds none the starter.
         port: Of the page's address; 0 takes any that is free.
         data: Data set in Dolos' layout whose test photos are offered to try the page with. By
             default the one that declip-pl train would take, if it is on this machine.
@@ -80,27 +82,32 @@ def demo(
     print("stopped; no photo is kept")
 
 
-def find_models(models: str) -> dict[str, Path]:
+def find_models(models: str | None) -> dict[str, Path]:
     """Return the trained localizers to choose from, by name.
 
     Args:
         models: A folder of runs and saved localizers, or what
-            :func:`declip_pl.model.checkpoint.find` takes.
+            :func:`declip_pl.model.checkpoint.find` takes. By default the folder of all runs, and
+            the starter where that holds none, which is then said.
 
     Raises:
         UserError: If there is none.
     """
-    folder = Path(models).expanduser()
-    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    given = models or Run.root
+    folder = Path(given).expanduser()
+    inside = sorted(folder.iterdir()) if folder.is_dir() and given != STARTER else []
     files = (BEST, CONFIG_FILE)
     found = [path for path in inside if any((path / file).is_file() for file in files)]
     if found:
         return {path.name: path for path in found}
+    if models is None and has_starter():
+        print(starter_line(folder))
+        given = STARTER
     try:
-        return {name_of(models): find(models)}
+        return {name_of(given): find(given)}
     except UserError as error:
         raise UserError(
-            f"there is no trained localizer in {models}: train one (make train GEN=ldm), import "
+            f"there is no trained localizer in {given}: train one (make train GEN=ldm), import "
             f"one (declip-pl import), or name one (--models). {error}"
         ) from error
 

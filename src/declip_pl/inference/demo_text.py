@@ -5,11 +5,13 @@ from html import escape
 from pathlib import Path
 
 from declip_pl.data.images import MAX_PIXELS
+from declip_pl.data.layout import FORGERIES
 from declip_pl.errors import UserError
 from declip_pl.inference.localizer import Localization, Region
-from declip_pl.inference.model_card import image_threshold
+from declip_pl.inference.model_card import forged_photos, image_threshold, operations
 from declip_pl.inference.recorded_scores import RecordedScores
 from declip_pl.model.checkpoint import Checkpoint
+from declip_pl.model.description import TrainedOn
 from declip_pl.names import markdown
 from declip_pl.parts import as_text
 from declip_pl.privacy import without_folders
@@ -123,9 +125,8 @@ def model_text(checkpoint: Checkpoint, scores: RecordedScores | None) -> str:
         scores: Those on record.
     """
     data, identity = checkpoint.trained_on, checkpoint.identity
-    names = ", ".join(map(markdown, data.generators)) if data else "not known"
     lines = [
-        f"Trained on photos changed by: **{names}**. Encoder {markdown(identity.name)}, "
+        f"{_training(data)} Encoder {markdown(identity.name)}, "
         f"{markdown(identity.layer)}; decoder "
         f"{markdown(without_folders(as_text(checkpoint.decoder)))}."
     ]
@@ -134,6 +135,24 @@ def model_text(checkpoint: Checkpoint, scores: RecordedScores | None) -> str:
     if (data and data.notice) or (scores and scores.notice):
         lines += [STAND_IN]
     return "\n\n".join(lines)
+
+
+def _training(data: TrainedOn | None) -> str:
+    """Return in sentences what a model was trained on."""
+    names = ", ".join(map(markdown, data.generators)) if data else "not known"
+    told = f"Trained on photos changed by: **{names}**."
+    if data and data.forgeries:
+        inside, _ = operations(data.forgeries)
+        regions = f"regions re-processed by {', '.join(map(markdown, inside))}"
+        photos = forged_photos(data.forgeries, markdown)
+        if data.generators == (FORGERIES,):
+            told = "Trained on **forgeries** alone, which no generator made:"
+        else:
+            told += " And on **forgeries**, which no generator made:"
+        told += f" {photos}; {regions}."
+    if data and data.untouched is not None:
+        told += f" Training photos without a fake pixel: {data.untouched or 'none'}."
+    return told
 
 
 def error_html(error: UserError, photo: object) -> str:

@@ -63,7 +63,8 @@ def export(
     answers are compared with torch's before the file appears.
 
     Args:
-        model: A run's folder, a checkpoint, a saved folder, or an id on the Hugging Face hub.
+        model: A run's folder, a checkpoint, a saved folder, an id on the Hugging Face hub, or
+            starter.
         format: Of the file.
         output: The file; the model's name in this folder if left out.
         int8: Store matrices in 8 bits and compute with them: a smaller, faster file with slightly

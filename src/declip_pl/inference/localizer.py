@@ -107,8 +107,8 @@ class Localizer:
         """Load a trained localizer.
 
         Args:
-            model: A run's folder, a checkpoint (``.ckpt``), a saved folder, or an id on the
-                Hugging Face hub.
+            model: A run's folder, a checkpoint (``.ckpt``), a saved folder, an id on the Hugging
+                Face hub, or ``starter``, the one that comes with declip-pl.
             device: Where it runs; a GPU where there is one.
             encoder: Its frozen encoder's folder or hub id, in place of the one on record; the
                 weights have to be the same. What is saved or pushed then names this hub id.

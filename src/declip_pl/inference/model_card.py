@@ -2,16 +2,18 @@
 
 import json
 import math
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from huggingface_hub import ModelCardData
 
 from declip_pl.cross_eval.matrix import UNPERTURBED, ChosenThresholds, Score
+from declip_pl.data.layout import FORGERIES, NONE, REAL
 from declip_pl.inference.recorded_scores import CrossEvaluation, RecordedScores
-from declip_pl.metrics import PEAK, THRESHOLD, all_metrics
+from declip_pl.metrics import PEAK, THRESHOLD, all_metrics, untouched_metrics
 from declip_pl.model.checkpoint import Checkpoint
 from declip_pl.model.decoder import DECODERS
+from declip_pl.model.description import OF_WHOLE, ForgedPhotos, TrainedOn
 from declip_pl.model.encoder import ENCODERS
 from declip_pl.model.mirror import MIRROR_ADVICE, MIRROR_SOURCE
 from declip_pl.names import markdown, markdown_code
@@ -40,7 +42,7 @@ result.heatmap, result.mask, result.score, result.regions
 |---|---|
 {facts}
 
-## Scores
+{about}## Scores
 
 {scores}
 
@@ -61,6 +63,8 @@ result.heatmap, result.mask, result.score, result.regions
 MIT). Whether the licence of the training data allows what you plan is for you to check.
 """
 
+_NO_SCORES = "None are on record."
+
 _TRAINED = "The decoder's weights and declip-pl are Apache-2.0."
 _IMPORTED = (
     "declip-pl is Apache-2.0; the decoder's weights were imported and have the licence of where "
@@ -68,13 +72,16 @@ _IMPORTED = (
 )
 
 
-def model_card(checkpoint: Checkpoint, name: str, scores: RecordedScores | None) -> str:
+def model_card(
+    checkpoint: Checkpoint, name: str, scores: RecordedScores | None, about: str = ""
+) -> str:
     """Return the card as Markdown, with the header that the Hugging Face hub reads.
 
     Args:
         checkpoint: The localizer.
         name: What it is called; with an organisation, what it is loaded by.
         scores: Those on record.
+        about: Markdown of whoever made it, to stand above the scores.
     """
     trained_here = checkpoint.trained_on is not None and bool(checkpoint.trained_on.files_sha256)
     header = ModelCardData(
@@ -88,7 +95,8 @@ def model_card(checkpoint: Checkpoint, name: str, scores: RecordedScores | None)
         title=markdown(name),
         quoted=json.dumps(name),
         facts="\n".join(f"| {what} | {fact} |" for what, fact in _facts(checkpoint, scores)),
-        scores="\n\n".join(_scores(scores) if scores else ["None are on record."]),
+        about=f"{about.strip()}\n\n" if about.strip() else "",
+        scores="\n\n".join(_scores(scores) if scores else [_NO_SCORES]),
         licence=_TRAINED if trained_here else _IMPORTED,
     )
 
@@ -109,6 +117,8 @@ def _facts(checkpoint: Checkpoint, scores: RecordedScores | None) -> Iterator[tu
     resized = f"the photo resized to {side} x {side} px (PIL bilinear), whatever its shape"
     yield "input", f"{resized}; mean and std of the encoder"
     yield "trained on", _training(checkpoint, scores)
+    if checkpoint.trained_on:
+        yield from _forged(checkpoint.trained_on)
     yield "score of a photo", f"{markdown_code(checkpoint.pooling)} of the map"
     yield "threshold", _threshold(checkpoint, scores)
 
@@ -125,13 +135,54 @@ def _training(checkpoint: Checkpoint, scores: RecordedScores | None) -> str:
     if not data:
         return "not on record"
     generators = ", ".join(map(markdown_code, data.generators))
+    if data.generators == (FORGERIES,):
+        generators = "forgeries alone, no generator's photos"
     if not data.files_sha256:
         return f"{generators} ({markdown(data.data)})"
     name = data.data or (scores.data.root if scores else "")
-    place = f" of {markdown_code(name)}" if name else ""
+    place = f" of {markdown_code(name)}" if name not in ("", NONE) else ""
     labels = {"full": "masks", "weak": "image labels"}[checkpoint.supervision]
     sha256 = markdown_code(data.files_sha256)
     return f"{generators}{place}, with {labels}; files' SHA-256 {sha256}"
+
+
+def _forged(data: TrainedOn) -> Iterator[tuple[str, str]]:
+    if made := data.forgeries:
+        sha256 = markdown_code(made.sha256)
+        yield "forged", f"{forged_photos(made, markdown_code)}; manifest's SHA-256 {sha256}"
+        inside, whole = operations(made)
+        told = "own, near, far and other say where the pixels came from"
+        yield "forged regions went through", f"{_listed(inside)} ({told})"
+        yield "whole photos went through", _listed(whole)
+    if data.untouched is not None:
+        kinds = ": untouched ones, and forgeries without a forged region" if made else ""
+        told = f"{data.untouched}{kinds}" if data.untouched else "none"
+        yield "training photos without a fake pixel", told
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(markdown_code, names)) or "nothing"
+
+
+def forged_photos(made: ForgedPhotos, as_name: Callable[[str], str]) -> str:
+    """Return in words which photos were forged, and how often.
+
+    Args:
+        made: What is on record of them.
+        as_name: Marks a folder's name as one.
+    """
+    counts = [
+        f"{count} photos of {'the data set' if name == REAL else as_name(name)}"
+        for name, count in made.photos.items()
+    ]
+    return f"{', '.join(counts)}, {made.versions} times each"
+
+
+def operations(made: ForgedPhotos) -> tuple[list[str], list[str]]:
+    """Return the names of what forged regions went through, and of what whole photos did."""
+    whole = [name for name in made.operations if name.startswith(OF_WHOLE)]
+    inside = [name for name in made.operations if name not in whole]
+    return inside, [name.removeprefix(OF_WHOLE) for name in whole]
 
 
 def _threshold(checkpoint: Checkpoint, scores: RecordedScores | None) -> str:
@@ -152,8 +203,8 @@ def _own_threshold(floor: float) -> str:
 
 
 def _chosen(checkpoint: Checkpoint, scores: RecordedScores | None) -> ChosenThresholds:
-    if not checkpoint.thresholds and scores and scores.cross_evaluation:
-        return replace(scores.cross_evaluation.thresholds, floor=None)  # no checkpoint has it
+    if not checkpoint.thresholds and scores and scores.cross_evaluations:
+        return replace(scores.cross_evaluations[0].thresholds, floor=None)  # no checkpoint has it
     pixel = checkpoint.thresholds.pixel if checkpoint.thresholds else None
     return ChosenThresholds(pixel, image_threshold(checkpoint, scores))
 
@@ -182,23 +233,41 @@ def _scores(found: RecordedScores) -> Iterator[str]:
         }
         yield f"On the {scores['iou_n']:.0f} test photos of {markdown_code(generator)}, percent:"
         yield _table(list(map(markdown, columns)), rows)
-    yield "The columns after this model's are constant answers that never look at the photo."
-    if found.cross_evaluation:
-        yield from _intervals(found.cross_evaluation)
-    else:
-        yield "Intervals are unknown: this model was not cross-evaluated before it was saved."
+    if found.scores:
+        yield "The columns after this model's are constant answers that never look at the photo."
+    for row in found.cross_evaluations:
+        if row.notice and row.notice != found.notice:
+            yield f"**{markdown(row.notice)}.**"
+        yield from _intervals(row)
+    if not found.cross_evaluations:
+        yield (
+            "Intervals are unknown: this model was not cross-evaluated before it was saved."
+            if found.scores
+            else _NO_SCORES
+        )
 
 
 def _intervals(row: CrossEvaluation) -> Iterator[str]:
+    data = f" of {markdown_code(row.data)}" if row.data else ""
+    intervals = "percent with 95 % bootstrap intervals over photos (one training)"
+    yield f"On each generator{data}, {intervals}:"
+    names = _metrics(row.scores)
     tests = dict.fromkeys(test for cells in row.scores.values() for test in cells)
-    yield "On each generator, percent with 95 % bootstrap intervals over photos (one training):"
-    yield _table(
-        list(_metrics(row.scores).values()),
-        {
-            markdown_code(test): [_interval(row, name, test) for name in _metrics(row.scores)]
-            for test in tests
-        },
-    )
+    lines = {}
+    for test in tests:
+        cells = [row.scores.get(name, {}).get(test) for name in names]
+        photos = next((str(cell.n) for cell in cells if cell), "")
+        lines[markdown_code(test)] = [*map(_interval, cells), photos]
+    yield _table([*names.values(), "photos"], lines)
+    untouched = [  # the same whatever fakes stand beside them
+        (metric.title, next(iter(row.scores[metric.name].values())))
+        for metric in untouched_metrics(decided=True)
+        if row.scores.get(metric.name)
+    ]
+    if untouched:
+        count = untouched[0][1].n
+        yield f"On the {count} untouched test photos{data}, where all that is marked is wrong:"
+        yield _table(["this model"], {title: [_interval(cell)] for title, cell in untouched})
 
 
 def _metrics(scored: Container[str]) -> dict[str, str]:
@@ -213,8 +282,9 @@ def _table(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _interval(row: CrossEvaluation, name: str, test: str) -> str:
-    cell = row.scores.get(name, {}).get(test, Score(None, None, None, 0))
+def _interval(cell: Score | None) -> str:
+    if cell is None:
+        return ""
     known = cell.low is not None and cell.high is not None
     return _number(cell.value) + (f" ({cell.low:.1f} to {cell.high:.1f})" if known else "")
 

@@ -12,7 +12,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
-from shlex import quote
 from typing import Annotated, Any
 
 import cv2
@@ -26,6 +25,7 @@ from declip_pl.data.folders import describe_left_out, in_circle, is_hidden, walk
 from declip_pl.data.images import SUFFIXES, read_photo
 from declip_pl.errors import UserError
 from declip_pl.files import atomic_path, write_text
+from declip_pl.inference.default_model import default_model
 from declip_pl.inference.localizer import TOGETHER, Localization, Localizer
 from declip_pl.inference.prediction_folder import (
     RECORDS,
@@ -41,9 +41,8 @@ from declip_pl.inference.prediction_folder import (
     write_table,
 )
 from declip_pl.metrics import THRESHOLD
-from declip_pl.model.checkpoint import BEST
 from declip_pl.panels import overlay
-from declip_pl.training.run_folder import RESULTS, Run, claim
+from declip_pl.training.run_folder import claim
 
 OUTPUT = Path("outputs/predict")
 
@@ -75,8 +74,8 @@ def predict(
     Args:
         paths: Files, folders (searched to the bottom), globs, or - for a list of such paths on
             standard input, one a line.
-        model: A run's folder, a checkpoint, a saved folder or an id on the Hugging Face hub. By
-            default the one finished run in outputs/train.
+        model: A run's folder, a checkpoint, a saved folder, an id on the Hugging Face hub, or
+            starter. By default the one finished run in outputs/train, or else the starter.
         output: Folder to write, new or empty. By default outputs/predict.
         threshold: Probability above which a pixel belongs to the mask. By default each photo's own,
             of the highest expected IoU, and none below the model's floor; without a floor 0.5.
@@ -99,7 +98,7 @@ def predict(
     folder = output or OUTPUT
     photos = find_photos(paths, leave_out=folder)
     check_folder(folder, resume)
-    localizer = Localizer.from_pretrained(model or _only_run(), encoder=encoder)
+    localizer = Localizer.from_pretrained(model or default_model(), encoder=encoder)
     try:
         with claim(folder, "predicting into"):
             records = _predict_into(folder, localizer, photos, options)
@@ -187,22 +186,6 @@ def _photos_below(folder: Path, leave_out: Path | None) -> list[Path]:
     return photos
 
 
-def _only_run() -> Path:
-    root = Path(Run.root)
-    runs = sorted(path.parent for path in root.glob(f"*/{RESULTS}"))
-    runs = [run for run in runs if (run / BEST).is_file()]
-    if not runs:
-        raise UserError(
-            f"there is no finished run in {root}: train one (make train GEN=ldm), or name a "
-            "localizer with --model"
-        )
-    if len(runs) > 1:
-        names = "".join(f"\n  --model {quote(str(run))}" for run in runs)
-        raise UserError(f"{root} holds {len(runs)} finished runs, name one:{names}")
-    print(f"model: {runs[0]} (the only finished run)")
-    return runs[0]
-
-
 def _as_json(
     paths: Sequence[str], model: str | None, encoder: str | None, options: dict[str, Any]
 ) -> str:
@@ -213,9 +196,10 @@ def _as_json(
         record, pixels = _read(*next(iter(photos.items())))
         if pixels is None:
             raise UserError(record["error"])
-        localizer = Localizer.from_pretrained(model or _only_run(), encoder=encoder)
+        localizer = Localizer.from_pretrained(model or default_model(), encoder=encoder)
         start = time.monotonic()
         (found,) = localizer([pixels], **options)
+    record |= {"model": localizer.name, "model_sha256": _hash(localizer)}
     found_there = describe(found, time.monotonic() - start)
     return json.dumps(record | found_there, indent=2, allow_nan=False)
 

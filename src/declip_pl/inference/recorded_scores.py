@@ -7,6 +7,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from declip_pl.cross_eval.matrix import (
     UNPERTURBED,
@@ -31,10 +32,14 @@ class CrossEvaluation:
     Attributes:
         thresholds: Best ones on validation photos.
         scores: By metric and test set.
+        data: Name of the data set; empty where it is not on record.
+        notice: What everybody who sees the scores has to know, or None.
     """
 
     thresholds: ChosenThresholds
     scores: dict[str, dict[str, Score]]
+    data: str = ""
+    notice: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,14 +64,14 @@ class RecordedScores:
         baselines: Of constant answers, by generator and name.
         data: What it was tested on.
         notice: What everybody who sees the scores has to know, or None.
-        cross_evaluation: None where it took part in none.
+        cross_evaluations: Of each data set the latest, by the data set's name.
     """
 
     scores: dict[str, Scores]
     baselines: dict[str, dict[str, Scores]]
     data: ScoredOn
     notice: str | None = None
-    cross_evaluation: CrossEvaluation | None = None
+    cross_evaluations: tuple[CrossEvaluation, ...] = ()
 
 
 def recorded_scores(checkpoint: Checkpoint) -> RecordedScores | None:
@@ -87,9 +92,17 @@ def add_to_config(config: str, scores: RecordedScores) -> str:
 def _of_saved(config: Path) -> RecordedScores | None:
     try:
         said = json.loads(config.read_text(encoding="utf-8")).get(SCORES)
-        return None if said is None else from_json(RecordedScores, said, SCORES)
+        return None if said is None else from_json(RecordedScores, _upgraded(said), SCORES)
     except (OSError, ValueError) as error:
         raise UserError(f"{config}: its scores are damaged ({error}); delete {SCORES!r}") from error
+
+
+def _upgraded(said: Any) -> Any:
+    """Return scores in today's shape: version 0.1 kept one cross-evaluation."""
+    if not isinstance(said, dict) or "cross_evaluations" in said:
+        return said
+    one = said.get("cross_evaluation")
+    return said | {"cross_evaluations": [] if one is None else [one]}
 
 
 def _of_run(checkpoint: Checkpoint) -> RecordedScores | None:
@@ -103,23 +116,29 @@ def _of_run(checkpoint: Checkpoint) -> RecordedScores | None:
         return None
     root = Path(results.data["root"]).name  # the folders above it are private
     tested = ScoredOn(root, results.data.get("perturbation", UNPERTURBED))
-    row = _cross_evaluation(run.parent.parent / "cross_eval", checkpoint.sha256)
+    rows = _cross_evaluations(run.parent.parent / "cross_eval", checkpoint.sha256)
     scores = {name: _defined(found) for name, found in results.scores.items()}
     baselines = {
         generator: {name: _defined(found) for name, found in answers.items()}
         for generator, answers in results.baselines.items()
     }
-    return RecordedScores(scores, baselines, tested, results.notice, row)
+    return RecordedScores(scores, baselines, tested, results.notice, rows)
 
 
 def _defined(scores: Scores) -> Scores:
     return {name: value for name, value in scores.items() if not math.isnan(value)}
 
 
-def _cross_evaluation(folder: Path, digest: str) -> CrossEvaluation | None:
-    """Return a checkpoint's row of the latest readable matrix that has one for it alone."""
-    rows = (_row(matrix, digest) for _, matrix in readable_matrices(folder))
-    return next(filter(None, rows), None)
+def _cross_evaluations(folder: Path, digest: str) -> tuple[CrossEvaluation, ...]:
+    """Return a checkpoint's rows of readable matrices: of each data set the latest.
+
+    Only of those that have a row for it alone.
+    """
+    found: dict[str, CrossEvaluation] = {}
+    for _, matrix in readable_matrices(folder):
+        if row := _row(matrix, digest):
+            found.setdefault(matrix.data.root, row)
+    return tuple(sorted(found.values(), key=lambda row: row.data))
 
 
 def _row(matrix: Matrix, digest: str) -> CrossEvaluation | None:
@@ -130,5 +149,5 @@ def _row(matrix: Matrix, digest: str) -> CrossEvaluation | None:
         # Seeds share a row, and its figures.
         if rows.count(model.row) == 1 and model.checkpoint_sha256 == digest:
             scores = {metric: table.get(model.row, {}) for metric, table in matrix.matrix.items()}
-            return CrossEvaluation(model.thresholds, scores)
+            return CrossEvaluation(model.thresholds, scores, matrix.data.name, matrix.notice)
     return None

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,12 @@ BEST = "checkpoints/best.ckpt"
 """Where a run's folder keeps its best checkpoint."""
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 """What a saved folder holds."""
+
+STARTER = "starter"
+"""The word that stands for the localizer inside the package, wherever a model is named. It comes
+before a folder of this name in the current folder, which is ``./starter``."""
+STARTER_FOLDER = Path(str(resources.files("declip_pl") / STARTER))
+"""Where that one lies, a saved folder; a checkout may be without."""
 
 WEIGHTS_SHA256, SCORES = "weights_sha256", "results"
 """What ``config.json`` holds beside the description: the hash of the weights' file, and scores."""
@@ -72,7 +79,7 @@ def read_checkpoint(model: str | Path) -> Checkpoint:
     """Read a trained localizer, without running anything in it.
 
     Args:
-        model: A run's folder, a checkpoint (``.ckpt``), a saved folder, or a hub id.
+        model: A run's folder, a checkpoint (``.ckpt``), a saved folder, a hub id, or ``starter``.
 
     Raises:
         UserError: If there is none, or it is damaged, newer, or something else; it is named.
@@ -99,6 +106,8 @@ def find(model: str | Path) -> Path:
     Raises:
         UserError: If it is nowhere, on the hub neither.
     """
+    if model == STARTER:  # as text: a Path is always one
+        return _starter()
     path = Path(model).expanduser()
     if path.is_file() or (path / CONFIG_FILE).is_file():
         return path
@@ -116,10 +125,24 @@ def find(model: str | Path) -> Path:
         raise UserError(f"{nowhere}, and {error}") from error
 
 
+def has_starter() -> bool:
+    """Whether a localizer lies inside the package."""
+    return (STARTER_FOLDER / CONFIG_FILE).is_file()
+
+
+def _starter() -> Path:
+    if not has_starter():
+        raise UserError(
+            "this declip-pl comes without its starter: in a checkout make it (make starter "
+            "PHOTOS=...), or name another model; a folder of that name is ./starter"
+        )
+    return STARTER_FOLDER
+
+
 def name_of(model: str | Path) -> str:
     """Return what a localizer is called: its hub id, or its run's or own folder or file."""
     path = Path(model).expanduser()
-    if not path.exists():
+    if model == STARTER or not path.exists():
         return str(model)
     path = path.absolute()
     if path.is_dir():

@@ -35,6 +35,10 @@ SEEDS = Interval(ge=0, le=MAX_SEED)
 Seed = Annotated[int, SEEDS]
 
 
+OF_WHOLE = "everywhere:"
+"""Begins the name of an operation that a whole photo went through, not a region of it."""
+
+
 @dataclass(frozen=True)
 class ForgedPhotos:
     """Forgeries among the photos that a localizer was trained on.
@@ -43,7 +47,8 @@ class ForgedPhotos:
         sha256: Of their manifest, which lists every one of them.
         photos: How many untouched photos of each folder they were made of.
         versions: Forgeries of each photo.
-        operations: What their regions, and whole photos, went through.
+        operations: What their regions went through, and behind :data:`OF_WHOLE` what whole photos
+            did.
     """
 
     sha256: str
@@ -63,6 +68,8 @@ class TrainedOn:
         data: Name of the data set.
         notice: What everybody who sees scores on these data has to know.
         forgeries: Those that were seen as well; None where there were none.
+        untouched: How many training photos had no fake pixel: untouched ones and, among the
+            forgeries, those without a forged region. None where it is not on record.
     """
 
     generators: tuple[str, ...]
@@ -71,6 +78,7 @@ class TrainedOn:
     data: str = ""
     notice: str = ""
     forgeries: ForgedPhotos | None = None
+    untouched: int | None = None
 
 
 @dataclass(frozen=True)
@@ -182,6 +190,10 @@ def _is_whole(low: int, high: float = math.inf) -> Callable[[Any], bool]:
     return lambda value: type(value) is int and low <= value <= high
 
 
+def _is_count(value: Any) -> bool:
+    return value is None or _is_whole(0)(value)
+
+
 def _is_rate(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value < math.inf
 
@@ -271,6 +283,7 @@ _TRAINED_ON = {
     "data": _Entry(_is_text, "words", True),
     "notice": _Entry(_is_text, "words", True),
     "forgeries": _Entry(lambda value: value is None or _is_object(value), "forgeries", True),
+    "untouched": _Entry(_is_count, "a whole number from 0, or null", True),
 }
 
 _FORGERIES = {

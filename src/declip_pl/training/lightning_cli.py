@@ -16,7 +16,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from declip_pl import parts
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.forgeries.sources import as_forgeries
-from declip_pl.data.layout import build_layout
 from declip_pl.errors import UserError
 from declip_pl.files import expanded, relative, write_text
 from declip_pl.model.checkpoint import (
@@ -195,10 +194,11 @@ class DeclipCLI(LightningCLI):
                 "training ended before an epoch was trained and validated, so there is no best one "
                 "to test; see --trainer.max_steps, max_time and the learning rate"
             )
-        self.trainer.test(
-            self.model, datamodule=self.datamodule, ckpt_path=str(best), verbose=False,
-            weights_only=True,
-        )  # fmt: skip
+        if self.datamodule.generators:  # without a data set there is nothing to test on
+            self.trainer.test(
+                self.model, datamodule=self.datamodule, ckpt_path=str(best), verbose=False,
+                weights_only=True,
+            )  # fmt: skip
         self._report(best, self.run.folder / RESULTS)
 
     def validate(self, model: LocalizationTask, ckpt_path: str, **kwargs: Any) -> None:
@@ -208,6 +208,8 @@ class DeclipCLI(LightningCLI):
 
     def test(self, model: LocalizationTask, ckpt_path: str, **kwargs: Any) -> None:
         """Test a trained localizer; its scores go to a file of their own beside the run's."""
+        if not self.datamodule.generators:
+            raise UserError("without a data set there is nothing to test on: name one (--data DIR)")
         target = results_path(self.run.folder, self.datamodule, self.checkpoint.trained_on)
         if target.exists() and not self.run.overwrite:
             raise UserError(f"{target} exists; replace it with --overwrite (--run.overwrite true)")
@@ -241,7 +243,7 @@ class DeclipCLI(LightningCLI):
             "layer": model.layer,
             "decoder": parts.short(model.decoder),
             "generator": data.generator,
-            "dataset": build_layout(data.layout, Path(data.root)).root.name,
+            "dataset": self.datamodule.root.name,
             "supervision": model.supervision,
             "seed": config.seed_everything,
         }

@@ -60,7 +60,7 @@ class Options:
 
     Args:
         data: The data set's folder. By default $DECLIP_DATA, data/dolos_data, or the stand-in
-            data/mini, whichever is there first.
+            data/mini, whichever is there first. none trains on forgeries of given photos alone.
         config: Recipe (see experiments/). By default the paper's for Dolos, else the quick one.
         source: Part of Dolos: celebahq or ffhq.
         layout: How the data set's folder is laid out, in place of the recipe's.
@@ -114,7 +114,7 @@ def choose_data(data: str | None, source: str | None = None) -> tuple[Path, str]
     The first of: ``data``, ``$DECLIP_DATA``, ``data/dolos_data`` if it exists, ``data/mini``.
 
     Args:
-        data: A data set's folder, or None.
+        data: A data set's folder, ``none``, or None.
         source: Part of Dolos, or None.
     """
     named = data or os.environ.get("DECLIP_DATA")

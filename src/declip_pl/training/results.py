@@ -149,7 +149,7 @@ def circumstances() -> dict[str, Any]:
 
 def summary(results: Results, target: Path, model: Path) -> str:
     """Return the closing summary: scores beside constant answers, where they are, what is next."""
-    lines = [""]
+    lines, other = [""], "--generator NAME" if results.scores else "--data DIR"
     for generator, scores in results.scores.items():
         constant = results.baselines[generator]
         others = " ".join(f"{name:>16}" for name in constant)
@@ -167,12 +167,13 @@ def summary(results: Results, target: Path, model: Path) -> str:
         lines += [
             f"  {name}: undefined, no training masks" for name in constant if not constant[name]
         ]
-    notes = [f"encoder: {results.encoder['source']}", results.notice]
+    untested = None if results.scores else "there was no data set to test on"
+    notes = [untested, f"encoder: {results.encoder['source']}", results.notice]
     lines += [line for line in notes if line]
     lines += [
         f"results: {target}",
         "next: the same checkpoint on another generator's photos, or on your own:",
-        f"  {command('declip-pl')} test {quote(str(model))} --generator NAME",
+        f"  {command('declip-pl')} test {quote(str(model))} {other}",
         f"  {command('declip-pl')} predict PHOTO --model {quote(str(model))}",
     ]
     return "\n".join(lines)

@@ -79,7 +79,8 @@ def test(
     Options that it does not know go to Lightning, such as --data.batch_size 16.
 
     Args:
-        model: A run's folder, a checkpoint, a saved folder or an id on the Hugging Face hub.
+        model: A run's folder, a checkpoint, a saved folder, an id on the Hugging Face hub, or
+            starter.
         data: The data set's folder; by default the one that a run was trained on.
         generator: Whose test photos, as in train; by default what the model was trained on.
         source: Part of Dolos: celebahq or ffhq.

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from declip_pl.data.forgeries.autoencoders import Autoencoder
 from declip_pl.data.forgeries.operations import OPERATIONS, Operation, Pixels, compress
 from declip_pl.data.forgeries.regions import random_region
+from declip_pl.model.description import OF_WHOLE
 
 RECIPE = 2
 """Raise it with any change to what forgeries look like."""
@@ -72,10 +73,10 @@ def forge(
     if rng.random() < EVERYWHERE:
         name = _pick(ways, rng)
         photo = _mixed(photo, ways[name](photo, rng), rng.uniform(0.4, 1.0))
-        used.append(f"everywhere:{name}")
+        used.append(f"{OF_WHOLE}{name}")
     if rng.random() < COMPRESSED:
         photo = compress(photo, int(rng.integers(88, 101)), rng)
-        used.append("everywhere:compressed")
+        used.append(f"{OF_WHOLE}compressed")
     return Forgery(photo, mask, tuple(used))
 
 

@@ -2,9 +2,10 @@
 
 import hashlib
 from bisect import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -12,10 +13,12 @@ from annotated_types import Interval
 
 from declip_pl.data.folders import walk
 from declip_pl.data.images import size_of
-from declip_pl.data.layout import REAL, Layout, Split, find_samples
+from declip_pl.data.layout import NONE, REAL, Layout, Sample, Split, build_layout, find_samples
+from declip_pl.data.masks import Polarity
 from declip_pl.errors import UserError
 from declip_pl.files import expanded, sha256
 from declip_pl.model.description import Seed
+from declip_pl.parts import Spec
 
 VALID_EVERY = 8
 """Of further photos one in so many is for validation."""
@@ -84,6 +87,65 @@ class Source(NamedTuple):
     folder: str
 
 
+class PhotoFolders:
+    """Folders of untouched photos in the place of a data set: no fakes, and nothing to test on.
+
+    Args:
+        folders: Of the photos that are forged. An eighth of them is for validation.
+
+    Attributes:
+        root: ``none``, as no folder holds a data set.
+
+    Raises:
+        UserError: If a folder holds no photo.
+    """
+
+    polarity: Polarity = "black"
+
+    def __init__(self, folders: Sequence[str]) -> None:
+        self.root = Path(NONE)
+        self._photos = [pair for folder in folders for pair in _further(folder)]
+
+    @cached_property
+    def sources(self) -> list[Source]:
+        """The photos, sorted by the hashes of their files.
+
+        Raises:
+            UserError: If none is left for training or for validation.
+        """
+        found = _further_sources(self._photos, _hashes([path for path, _ in self._photos]))
+        advice = (
+            f"a hash of its file decides which photo is for which, every {VALID_EVERY}th for "
+            "validation: name folders with more photos (--forgeries DIR,DIR)"
+        )
+        return _usable([found[key] for key in sorted(found)], advice)
+
+    def generators(self) -> list[str]:
+        """Return no name."""
+        return []
+
+    def samples(self, split: Split) -> list[Sample]:
+        """Return the untouched photos of a split; there are none for testing."""
+        own = (source.photo for source in self.sources if source.split == split)
+        return [Sample(photo.stem, photo, None, REAL) for photo in own]
+
+
+def layout_of(root: str | Path, layout: Spec, forgeries: Forgeries | None) -> Layout:
+    """Return the layout of a data set; of the root ``none``, that of the photos that are forged.
+
+    Raises:
+        UserError: If there is no data set, or no photo.
+    """
+    if str(root) != NONE:
+        return build_layout(layout, Path(root))
+    if not forgeries or not forgeries.photos:
+        raise UserError(
+            "without a data set (--data none) there are only the photos that are forged; name "
+            "their folders: --forgeries DIR,DIR. A folder called none is ./none"
+        )
+    return PhotoFolders(forgeries.photos)
+
+
 def find_sources(layout: Layout, folders: Sequence[str]) -> list[Source]:
     """Return the photos to be forged, sorted by the hashes of their files.
 
@@ -92,29 +154,29 @@ def find_sources(layout: Layout, folders: Sequence[str]) -> list[Source]:
     (:data:`SMALLEST`).
 
     Args:
-        layout: The data set, whose own real photos are forged.
+        layout: The data set, whose own real photos are forged; or :class:`PhotoFolders` of the same
+            folders.
         folders: Of further untouched photos; what lies in the data set is no further photo.
 
     Raises:
         UserError: If a folder holds no photo, a file can't be read, or none is left for training
             or for validation.
     """
+    if isinstance(layout, PhotoFolders):
+        return layout.sources
     own = {split: _own(layout, split) for split in ("test", "valid", "train")}
-    further = [(path, name) for folder in folders for path, name in _further(layout, folder)]
+    further = [pair for folder in folders for pair in _further(folder, layout.root)]
     files = [path for paths in own.values() for path in paths] + [path for path, _ in further]
-    with ThreadPoolExecutor() as pool:  # hashes are computed outside the interpreter lock
-        hash_of = dict(zip(files, pool.map(sha256, files), strict=True))
+    hash_of = _hashes(files)
     tested = {hash_of[path] for path in own["test"]}
     found: dict[str, Source] = {}
     for path in own["valid"]:
         found.setdefault(hash_of[path], Source(hash_of[path], path, "valid", REAL))
     for path in own["train"]:
         found.setdefault(hash_of[path], Source(hash_of[path], path, "train", REAL))
-    for path, name in further:
-        key = hash_of[path]
-        found.setdefault(key, Source(key, path, _split_of(key), name))
-    sources = [found[key] for key in sorted(found.keys() - tested)]
-    return _usable(sources, layout.root)
+    found = _further_sources(further, hash_of) | found
+    advice = f"put some into {layout.root / REAL}/, or name a folder of more (--forgeries DIR)"
+    return _usable([found[key] for key in sorted(found.keys() - tested)], advice)
 
 
 def partners(sources: Sequence[Source]) -> list[Source]:
@@ -141,28 +203,43 @@ def _own(layout: Layout, split: Split) -> list[Path]:
     return [sample.image for sample in samples]
 
 
-def _further(layout: Layout, folder: str) -> Iterator[tuple[Path, str]]:
+def _hashes(files: Sequence[Path]) -> dict[Path, str]:
+    with ThreadPoolExecutor() as pool:  # hashes are computed outside the interpreter lock
+        return dict(zip(files, pool.map(sha256, files), strict=True))
+
+
+def _further(folder: str, skip: Path | None = None) -> Iterator[tuple[Path, str]]:
+    """Yield the photos of a folder, but for those of a data set, and the folder's name."""
     path = Path(expanded(folder))
     if not path.is_dir():
         raise UserError(f"there is no folder {path} of photos to forge")
-    photos = walk(path, skip=layout.root).photos
+    photos = walk(path, skip).photos
     if not photos:
-        raise UserError(f"{path} holds no photo to forge beside those of {layout.root}")
+        beside = f" beside those of {skip}" if skip else ""
+        raise UserError(f"{path} holds no photo to forge{beside}")
     return ((photo, path.absolute().name or "photos") for photo in photos)
+
+
+def _further_sources(
+    photos: Sequence[tuple[Path, str]], hash_of: Mapping[Path, str]
+) -> dict[str, Source]:
+    """Return photos by the hashes of their files, the first of equal ones."""
+    found: dict[str, Source] = {}
+    for path, name in photos:
+        key = hash_of[path]
+        found.setdefault(key, Source(key, path, _split_of(key), name))
+    return found
 
 
 def _split_of(key: str) -> Literal["train", "valid"]:
     return "train" if int(key, 16) % VALID_EVERY else "valid"
 
 
-def _usable(sources: list[Source], root: Path) -> list[Source]:
+def _usable(sources: list[Source], advice: str) -> list[Source]:
     large = [source for source in sources if min(size_of(source.photo)) >= SMALLEST]
     if small := len(sources) - len(large):
         print(f"forgeries: left out {small} photos with a side of less than {SMALLEST} px")
     for split in ("train", "valid"):
         if not any(source.split == split for source in large):
-            raise UserError(
-                f"there is no untouched {split} photo to forge: put some into {root / REAL / split}"
-                ", or name a folder of further ones (--forgeries DIR)"
-            )
+            raise UserError(f"there is no untouched {split} photo to forge: {advice}")
     return large
