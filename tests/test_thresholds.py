@@ -51,7 +51,7 @@ def trained(tree, clip, tmp_path_factory):
 
 
 @pytest.fixture
-def run(trained, tmp_path, monkeypatch):
+def run(trained, tmp_path, monkeypatch, blank_plots):
     """A copy of it that a test may change, seen from its folder."""
     shutil.copytree(trained / "outputs", tmp_path / "outputs")
     monkeypatch.chdir(tmp_path)
