@@ -38,7 +38,7 @@ def trained(clip, tmp_path_factory):
 
 
 @pytest.fixture
-def run(trained, tmp_path, monkeypatch):
+def run(trained, tmp_path, monkeypatch, blank_plots):
     shutil.copytree(trained / "outputs", tmp_path / "outputs")
     monkeypatch.chdir(tmp_path)
     return Path("outputs/train/run")
