@@ -377,7 +377,9 @@ def test_a_run_without_a_data_set_is_finished_and_tested_where_there_is_one(
     assert json.loads(tested.read_text())["scores"].keys() == {"lama", "ldm"}
     cli.main(["predict", str(folders[0] / "further0.png")])
     assert "model: outputs/train/run (the only finished run)" in capsys.readouterr().out
-    assert "there are no photos of" in error_of("cross-eval", "--data=none", "--forgeries=a")
+    assert "none has no test photos to score on" in error_of(
+        "cross-eval", "--data=none", "--forgeries=a"
+    )
 
 
 def test_the_forgeries_of_folders_are_looked_at_without_a_data_set(folders, tmp_path, capsys):

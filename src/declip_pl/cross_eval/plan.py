@@ -15,9 +15,17 @@ from declip_pl.training.recipe import Options, Recipe, choose_config, choose_dat
 
 
 def choose_roots(options: Options, also: str | None) -> list[Path]:
-    """Return the folders of the data set and of the further ones."""
+    """Return the folders of the data set and of the further ones.
+
+    Raises:
+        UserError: If ``none`` is among them, where there is nothing to score on.
+    """
     root, why = choose_data(options.data, options.source)
     roots = [root, *(Path(expanded(part)) for part in (also or "").split(",") if part)]
+    if Path(NONE) in roots:
+        raise UserError(
+            f"{NONE} has no test photos to score on: name a data set (DATA=..., --data)"
+        )
     if MINI in roots:
         build_mini(MINI)
     print(f"data: {root} ({why})")
