@@ -34,7 +34,7 @@ def describe(
     """
     return About(
         name=folder.name,
-        notice=data.trained_on.notice or None,
+        notice=data.notice or None,
         perturbation=key_of(data.perturbation),
         data=Data(fingerprint(data.root), data.root.name, results["tests"]),
         failed=tuple(Failure(without_folders(f.what), without_folders(f.why)) for f in failures),

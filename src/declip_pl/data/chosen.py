@@ -170,5 +170,5 @@ class ChosenPhotos:
         )
 
     def _training_photos(self) -> Iterator[Sample]:
-        yield from self.files("train", *self.names("train"))
+        yield from find_samples(self.layout, "train", *self.names("train"))[0]
         yield from chain.from_iterable(self.forged_samples("train"))
