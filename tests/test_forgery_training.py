@@ -277,6 +277,9 @@ def test_a_recipe_knows_the_runs_that_it_made(root, clip, tmp_path, monkeypatch)
     assert (run / "test_metrics.json").is_file() and "-none-forgeries-" in run.name
     ours.check(run, "none")
     assert f"--forgeries={further}" in ours.command("none", 0)
+    cli.main(["train", *given, "--generator=ldm"])
+    both, _ = read_models([ours.run("ldm", 0).folder, run], ["lama", "ldm"])
+    assert [model.row for model in both] == ["ldm", "none"]  # both have seen forgeries
     with pytest.raises(UserError, match=r"another recipe \(data\.forgeries is"):
         Recipe(root, recipe, Options()).check(run, "none")
     write_photos(tmp_path / "new", 1, seed=8)

@@ -64,12 +64,10 @@ class Model:
 
     @property
     def kind(self) -> tuple[str, ...]:
-        """All that matters but training data and seed: encoder, layer, decoder, supervision."""
+        """What matters but generators and seed: encoder, layer, decoder, labels, forgeries."""
         encoder, trained_on = self.checkpoint.identity, self.checkpoint.trained_on
         decoder = parts.short(self.checkpoint.decoder)
-        # A model of forgeries alone says so by its row.
-        both = trained_on and trained_on.forgeries and self.trained_on != (FORGERIES,)
-        further = (FORGERIES,) if both else ()
+        further = (FORGERIES,) if trained_on and trained_on.forgeries else ()
         return (encoder.name, encoder.layer, decoder, self.checkpoint.supervision, *further)
 
 
