@@ -49,7 +49,11 @@ def test_bench_reports_every_figure(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench, "NETWORKS", (NETWORK,))
     monkeypatch.setattr("sys.argv", ["bench", "--photos", "2"])
     monkeypatch.setenv("DECLIP_FEATURES", "")
-    monkeypatch.setattr(torch, "compile", lambda decoder: decoder)  # it takes minutes
+    # These take minutes.
+    monkeypatch.setattr(torch, "compile", lambda decoder: decoder)
+    monkeypatch.setattr("benchmarks.machine.PATIENCE", 0)
+    monkeypatch.setattr("benchmarks.settings.MAPS", 4)
+    monkeypatch.setattr("benchmarks.published.WORKERS", 0)
     bench.main()
     folder = next((tmp_path / "outputs/bench").iterdir())
     assert {p.name for p in folder.iterdir()} == {"bench.md", "bench.json", "bench.png"}

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -33,6 +34,19 @@ def files_of(folder):
     return {
         p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
     }
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("trained")
+
+
+@pytest.fixture
+def finished(place, fit_arguments, tmp_path):
+    """A copy of a finished run called x, which is trained once."""
+    if not (place / "x").exists():
+        cli.main(fit_arguments(**{"run.name": "x", "run.root": place}))
+    return shutil.copytree(place / "x", tmp_path / "outputs/x")
 
 
 def test_fit_leaves_everything_the_readme_promises(fit_arguments, tmp_path, tree, clip, capsys):
@@ -128,25 +142,24 @@ def test_models_outside_runs_are_tested_as_well(fit_arguments, tmp_path, tree, m
     assert files_of(folder) == before
 
 
-def test_a_finished_run_is_never_overwritten_unasked(fit_arguments, tmp_path, error_of):
-    cli.main(fit_arguments())
-    before = files_of(run_folder(tmp_path))
+def test_a_finished_run_is_never_overwritten_unasked(finished, fit_arguments, error_of):
+    before = files_of(finished)
     for resume in ("false", "true"):
-        message = error_of(*fit_arguments(**{"run.resume": resume}))
+        message = error_of(*fit_arguments(**{"run.name": "x", "run.resume": resume}))
         assert "a finished run stands in" in message and "OVERWRITE=1" in message
-    assert files_of(run_folder(tmp_path)) == before
-    cli.main(fit_arguments(**{"run.overwrite": "true", "trainer.max_epochs": 1}))
-    assert len((run_folder(tmp_path) / "metrics.csv").read_text().splitlines()) == 2
+    assert files_of(finished) == before
+    changes = {"run.name": "x", "run.overwrite": "true", "trainer.max_epochs": 1}
+    cli.main(fit_arguments(**changes))
+    assert len((finished / "metrics.csv").read_text().splitlines()) == 2
 
 
-def test_a_finished_run_is_not_continued_from_a_checkpoint_either(
-    fit_arguments, tmp_path, error_of
-):
-    cli.main(fit_arguments())
-    before = files_of(run_folder(tmp_path))
-    last = run_folder(tmp_path) / "checkpoints/last.ckpt"
-    assert "a finished run stands in" in error_of(*fit_arguments(ckpt_path=last))
-    assert files_of(run_folder(tmp_path)) == before
+def test_a_finished_run_is_not_continued_from_a_checkpoint(finished, fit_arguments, error_of):
+    before = files_of(finished)
+    last = finished / "checkpoints/last.ckpt"
+    assert "a finished run stands in" in error_of(
+        *fit_arguments(**{"run.name": "x", "ckpt_path": last})
+    )
+    assert files_of(finished) == before
 
 
 @pytest.mark.parametrize(
@@ -154,11 +167,10 @@ def test_a_finished_run_is_not_continued_from_a_checkpoint_either(
     [{"model.encoder": "openai/clip-vit-large-patch14"}, {"model.layer": "layer9"},
      {"data.polarity": "grey"}],
 )  # fmt: skip
-def test_overwriting_begins_only_when_nothing_is_wrong(fit_arguments, tmp_path, error_of, mistake):
-    cli.main(fit_arguments(**{"run.name": "x"}))
-    before = files_of(run_folder(tmp_path))
+def test_overwriting_begins_only_when_nothing_is_wrong(finished, fit_arguments, error_of, mistake):
+    before = files_of(finished)
     error_of(*fit_arguments(**{"run.name": "x", "run.overwrite": "true"} | mistake))
-    assert files_of(run_folder(tmp_path)) == before
+    assert files_of(finished) == before
 
 
 def test_two_trainings_in_one_folder_are_one_too_many(fit_arguments, tmp_path, error_of):
@@ -185,14 +197,13 @@ def test_precisions_that_change_the_encoder_are_refused(
     assert not (tmp_path / "outputs").exists()
 
 
-def test_resuming_on_other_data_is_an_error(fit_arguments, tmp_path, error_of):
-    cli.main(fit_arguments(**{"run.name": "x"}))
-    (tmp_path / "outputs/x/test_metrics.json").unlink()
-    before = files_of(run_folder(tmp_path))
+def test_resuming_on_other_data_is_an_error(finished, fit_arguments, error_of):
+    (finished / "test_metrics.json").unlink()
+    before = files_of(finished)
     changes = {"run.name": "x", "run.resume": "true", "data.generator": "lama"}
     message = error_of(*fit_arguments(**changes))
     assert "was begun with other settings: data.generator is ldm, here lama" in message
-    assert files_of(run_folder(tmp_path)) == before
+    assert files_of(finished) == before
 
 
 def test_config_of_a_resumed_run_starts_from_the_beginning(fit_arguments, tmp_path):
@@ -205,12 +216,11 @@ def test_config_of_a_resumed_run_starts_from_the_beginning(fit_arguments, tmp_pa
     assert rows[0] == rows[1] and len(rows[0].splitlines()) == 4
 
 
-def test_an_unfinished_run_wants_to_be_resumed(fit_arguments, tmp_path, error_of):
-    cli.main(fit_arguments())
-    (run_folder(tmp_path) / "test_metrics.json").unlink()
-    before = files_of(run_folder(tmp_path))
-    assert "RESUME=1" in error_of(*fit_arguments())
-    assert files_of(run_folder(tmp_path)) == before
+def test_an_unfinished_run_wants_to_be_resumed(finished, fit_arguments, error_of):
+    (finished / "test_metrics.json").unlink()
+    before = files_of(finished)
+    assert "RESUME=1" in error_of(*fit_arguments(**{"run.name": "x"}))
+    assert files_of(finished) == before
 
 
 def test_a_run_without_checkpoint_may_start_again(tmp_path):
@@ -221,9 +231,8 @@ def test_a_run_without_checkpoint_may_start_again(tmp_path):
         assert run.folder.is_dir()
 
 
-def test_resuming_with_another_encoder_is_an_error(fit_arguments, tmp_path, error_of):
-    cli.main(fit_arguments(**{"run.name": "x"}))
-    (tmp_path / "outputs/x/test_metrics.json").unlink()
+def test_resuming_with_another_encoder_is_an_error(finished, fit_arguments, tmp_path, error_of):
+    (finished / "test_metrics.json").unlink()
     other = make_clip(tmp_path / "other-clip", seed=1)
     message = error_of(
         *fit_arguments(**{"run.name": "x", "run.resume": "true", "model.encoder": other})
@@ -231,14 +240,12 @@ def test_resuming_with_another_encoder_is_an_error(fit_arguments, tmp_path, erro
     assert "belongs to another encoder" in message and "other-clip" in message
 
 
-def test_testing_with_another_encoder_is_an_error(fit_arguments, tmp_path, error_of):
-    cli.main(fit_arguments())
-    folder = run_folder(tmp_path)
+def test_testing_with_another_encoder_is_an_error(finished, tmp_path, error_of):
     other = make_clip(tmp_path / "other-clip", seed=1)
-    message = error_of("test", f"--config={folder / 'config.yaml'}", f"--model.encoder={other}",
-                       f"--ckpt_path={folder / 'checkpoints/best.ckpt'}")  # fmt: skip
+    message = error_of("test", f"--config={finished / 'config.yaml'}", f"--model.encoder={other}",
+                       f"--ckpt_path={finished / 'checkpoints/best.ckpt'}")  # fmt: skip
     assert "belongs to another encoder" in message
-    assert not list(folder.glob("test_metrics_*"))
+    assert not list(finished.glob("test_metrics_*"))
 
 
 @pytest.mark.parametrize(
@@ -440,31 +447,37 @@ class TestTrain:
         assert (folder / "test_metrics.json").exists()
 
 
-def test_two_processes_score_as_one_does(fit_arguments, tmp_path):
-    """Distributed evaluation counts every photo once and gathers before it averages."""
-    cli.main(fit_arguments(**{"data.generator": "all"}))
-    folder = run_folder(tmp_path)
-    alone = json.loads((folder / "test_metrics.json").read_text())["scores"]
-    command = [sys.executable, "-m", "declip_pl", "test", f"--config={folder / 'config.yaml'}",
-               f"--ckpt_path={folder / 'checkpoints/best.ckpt'}", "--trainer.devices=2",
-               "--trainer.strategy=ddp", "--data.batch_size=3"]  # fmt: skip
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    together = json.loads((folder / "test_metrics_all.json").read_text())["scores"]
-    assert together.keys() == alone.keys()
-    for generator, scores in alone.items():
-        assert together[generator] == pytest.approx(scores, abs=1e-3)
+TWO = ("--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=3")
 
 
-def test_two_processes_train_on_what_one_of_them_encoded(fit_arguments, tmp_path):
-    arguments = fit_arguments(**{"trainer.devices": 2, "trainer.strategy": "ddp"})
+def run_apart(*arguments):
     command = [sys.executable, "-m", "declip_pl", *arguments]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert (
-        "iou"
-        in json.loads((run_folder(tmp_path) / "test_metrics.json").read_text())["scores"]["ldm"]
-    )
+
+
+def assert_equal_scores(ours, theirs):
+    ours, theirs = (json.loads(path.read_text())["scores"] for path in (ours, theirs))
+    assert ours.keys() == theirs.keys() and len(ours) == 2
+    for generator, scores in theirs.items():
+        assert ours[generator] == pytest.approx(scores, abs=1e-3)
+
+
+def test_two_processes_train_on_what_one_of_them_encoded_and_score_as_one(fit_arguments, tmp_path):
+    """Distributed evaluation counts every photo once and gathers before it averages."""
+    run_apart(*fit_arguments(**{"data.generator": "all"}), *TWO)
+    folder = run_folder(tmp_path)
+    cli.main(["test", str(folder), "--trainer.devices=1", "--trainer.strategy=auto"])
+    assert_equal_scores(folder / "test_metrics.json", folder / "test_metrics_all.json")
+
+
+@pytest.mark.slow  # the same of `test` as of the test that ends a training
+def test_two_processes_test_as_one_does(fit_arguments, tmp_path):
+    cli.main(fit_arguments(**{"data.generator": "all"}))
+    folder = run_folder(tmp_path)
+    best = folder / "checkpoints/best.ckpt"
+    run_apart("test", f"--config={folder / 'config.yaml'}", f"--ckpt_path={best}", *TWO)
+    assert_equal_scores(folder / "test_metrics_all.json", folder / "test_metrics.json")
 
 
 def read_wandb(path):
@@ -497,16 +510,14 @@ def records(content):
             parts = []
 
 
-def test_wrong_checkpoint_files(fit_arguments, tmp_path, error_of):
-    cli.main(fit_arguments())
-    folder = run_folder(tmp_path)
-    config = f"--config={folder / 'config.yaml'}"
-    missing = folder / "checkpoints/nope.ckpt"
+def test_wrong_checkpoint_files(finished, error_of):
+    config = f"--config={finished / 'config.yaml'}"
+    missing = finished / "checkpoints/nope.ckpt"
     assert "there is no localizer at" in error_of("test", config, f"--ckpt_path={missing}")
-    torch.save({"model": {}}, folder / "checkpoints/foreign.ckpt")
-    (folder / "checkpoints/text.ckpt").write_text("not a checkpoint")
+    torch.save({"model": {}}, finished / "checkpoints/foreign.ckpt")
+    (finished / "checkpoints/text.ckpt").write_text("not a checkpoint")
     for name in ("foreign", "text"):
-        message = error_of("test", config, f"--ckpt_path={folder}/checkpoints/{name}.ckpt")
+        message = error_of("test", config, f"--ckpt_path={finished}/checkpoints/{name}.ckpt")
         assert f"{name}.ckpt" in message and "Traceback" not in message
 
 

@@ -5,13 +5,13 @@ import json
 import multiprocessing
 import pickle
 import shutil
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import PATIENCE, find, make_clip, make_tree, wait_until
+from feature_builders import build, build_one_shard
 from filelock import FileLock
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -199,25 +199,10 @@ def test_a_killed_build_continues_with_the_same_bytes(cache, photos, tmp_path, a
     assert shards(cache) == shards(straight) and len(shards(cache)) == 3
 
 
-def _build_one_shard(clip, root, photos):
-    feature_cache.SHARD = 3
-    encoder = build_encoder(str(clip), "layer1", 64)
-    forward, batches = encoder.forward, []
-
-    def stuck(pixels):
-        if batches:
-            time.sleep(PATIENCE)  # until it is killed
-        batches.append(len(pixels))
-        return forward(pixels)
-
-    encoder.forward = stuck
-    fetch(FeatureCache(encoder, root=root), photos)
-
-
 def test_a_killed_process_leaves_nothing_in_the_way(cache, clip, photos, tmp_path):
     root = tmp_path / "features"
     context = multiprocessing.get_context("spawn")
-    builder = context.Process(target=_build_one_shard, args=(clip, root, photos))
+    builder = context.Process(target=build_one_shard, args=(clip, root, photos, PATIENCE))
     builder.start()
     wait_until(lambda: shards(cache))
     builder.kill()
@@ -229,29 +214,16 @@ def test_a_killed_process_leaves_nothing_in_the_way(cache, clip, photos, tmp_pat
     assert shards(cache) == shards(straight)
 
 
-def _build(clip, root, photos, queue, together):
-    encoder, counted = build_encoder(str(clip), "layer1", 64), []
-    forward = encoder.forward
-
-    def slowly(pixels):
-        time.sleep(1)  # while the other one comes along
-        counted.append(len(pixels))
-        return forward(pixels)
-
-    encoder.forward = slowly
-    together.wait(timeout=PATIENCE)
-    fetch(FeatureCache(encoder, root=root), photos)
-    queue.put(sum(counted))
-
-
 def test_two_builders_at_once_encode_each_photo_once(clip, tmp_path, photos):
     context = multiprocessing.get_context("spawn")
     queue, together = context.Queue(), context.Barrier(2)
-    arguments = (clip, tmp_path, photos, queue, together)
-    builders = [context.Process(target=_build, args=arguments) for _ in range(2)]
+    arguments = (clip, tmp_path, photos, PATIENCE, queue, together)
+    builders = [context.Process(target=build, args=arguments) for _ in range(2)]
     for builder in builders:
         builder.start()
     assert sum(queue.get(timeout=PATIENCE) for _ in builders) == len(photos)
+    for builder in builders:
+        builder.join()
 
 
 def test_a_disk_that_is_too_small_is_one_clear_error(cache, photos, monkeypatch):
@@ -347,14 +319,15 @@ def test_what_fits_into_memory_is_preloaded(fit_arguments, monkeypatch, tmp_path
     def train(name, free):
         seen.clear()
         monkeypatch.setattr(datamodule, "free_memory", lambda device: free)
-        cli.main(fit_arguments(**{"run.name": name, "data.num_workers": 2}))
+        options = {"run.name": name, "data.num_workers": 1, "trainer.max_epochs": 1}
+        cli.main(fit_arguments(**options))
         workers = {loader.dataset.name.split("/")[0]: loader.num_workers for loader in seen}
         return workers, (tmp_path / "outputs" / name / "metrics.csv").read_text()
 
     preloaded, with_memory = train("preloaded", 10**12)
     streamed, without = train("streamed", 0)
-    assert preloaded == {"train": 0, "valid": 0, "test": 2}
-    assert streamed == {"train": 2, "valid": 2, "test": 2}
+    assert preloaded == {"train": 0, "valid": 0, "test": 1}
+    assert streamed == {"train": 1, "valid": 1, "test": 1}
     assert with_memory == without
 
 

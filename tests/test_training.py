@@ -32,6 +32,19 @@ def run_folder(tmp_path):
     return folder
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("trained")
+
+
+@pytest.fixture
+def trained(place, fit_arguments):
+    """A finished run, trained once; no test changes it."""
+    if not (place / "x").exists():
+        cli.main(fit_arguments(**{"run.name": "x", "run.root": place}))
+    return place / "x"
+
+
 def batch(count=2):
     masks = [torch.zeros(256, 256, dtype=torch.bool) for _ in range(count)]
     for mask in masks:
@@ -173,9 +186,8 @@ def test_schedule_goes_on_after_a_restart():
     assert trainer.rate == straight.rate < 1e-3
 
 
-def test_checkpoint_holds_the_decoder_only(clip, tree, fit_arguments, tmp_path):
-    cli.main(fit_arguments())
-    saved = checkpoint(run_folder(tmp_path), "best")
+def test_checkpoint_holds_the_decoder_only(clip, trained):
+    saved = checkpoint(trained, "best")
     assert set(saved["state_dict"]) == {"network.decoder.fc.0.weight", "network.decoder.fc.0.bias"}
     said = saved["declip_pl"]
     assert said["identity"]["name"] == clip.name and said["layer"] == "layer1"
@@ -183,21 +195,19 @@ def test_checkpoint_holds_the_decoder_only(clip, tree, fit_arguments, tmp_path):
     assert said["trained_on"]["generators"] == ["ldm"]
 
 
-def test_checkpoint_loads_into_the_same_network(clip, fit_arguments, tmp_path):
-    cli.main(fit_arguments())
-    path = run_folder(tmp_path) / "checkpoints/best.ckpt"
+def test_checkpoint_loads_into_the_same_network(clip, trained):
+    path = trained / "checkpoints/best.ckpt"
     pixels = torch.randn(1, 3, 64, 64)
     first, second = (
         LocalizationTask.load_from_checkpoint(path, weights_only=True).eval() for _ in range(2)
     )
     assert torch.equal(first(pixels), second(pixels))
-    saved = checkpoint(run_folder(tmp_path), "best")["state_dict"]
+    saved = checkpoint(trained, "best")["state_dict"]
     assert torch.equal(first.network.decoder.fc[0].weight, saved["network.decoder.fc.0.weight"])
 
 
-def test_checkpoint_of_another_encoder_is_an_error(clip, fit_arguments, tmp_path):
-    cli.main(fit_arguments())
-    path = run_folder(tmp_path) / "checkpoints/best.ckpt"
+def test_checkpoint_of_another_encoder_is_an_error(clip, trained, tmp_path):
+    path = trained / "checkpoints/best.ckpt"
     other = make_clip(tmp_path / "other-clip", seed=1)
     for changed in ({"encoder": str(other)}, {"layer": "layer2"}):
         with pytest.raises(UserError, match="belongs to another encoder: it was trained on"):
@@ -205,17 +215,15 @@ def test_checkpoint_of_another_encoder_is_an_error(clip, fit_arguments, tmp_path
 
 
 @pytest.mark.parametrize("changed", [{"decoder": "attention"}, {"image_size": 128}])
-def test_checkpoint_of_another_decoder_or_input_size_is_an_error(fit_arguments, tmp_path, changed):
-    cli.main(fit_arguments())
-    path = run_folder(tmp_path) / "checkpoints/best.ckpt"
+def test_checkpoint_of_another_decoder_or_input_size_is_an_error(trained, changed):
+    path = trained / "checkpoints/best.ckpt"
     with pytest.raises(UserError, match=f"the checkpoint's {next(iter(changed))} is"):
         LocalizationTask.load_from_checkpoint(path, weights_only=True, **changed)
 
 
 @pytest.mark.parametrize("damage", ["missing", "foreign"])
-def test_loading_stays_strict(clip, fit_arguments, tmp_path, damage):
-    cli.main(fit_arguments())
-    saved = checkpoint(run_folder(tmp_path), "best")
+def test_loading_stays_strict(clip, trained, tmp_path, damage):
+    saved = checkpoint(trained, "best")
     if damage == "missing":
         del saved["state_dict"]["network.decoder.fc.0.bias"]
     else:
@@ -244,25 +252,23 @@ def test_encoder_is_bit_identical_after_training(clip, tree, cache):
     assert not torch.equal(decoder, model.network.decoder.fc[0].weight)
 
 
-@pytest.mark.parametrize(
-    ("decoder", "workers"), [("linear", 0), ("linear", 2), ("conv-4", 0), ("relative", 0)]
-)
+@pytest.mark.parametrize(("decoder", "workers"), [("linear", 2), ("conv-4", 0), ("relative", 0)])
 def test_resuming_equals_no_interruption(fit_arguments, tmp_path, monkeypatch, decoder, workers):
     """Augmentation, order, dropout, optimiser, schedule and table go on as if nothing had been."""
     monkeypatch.setattr("declip_pl.model.decoder.STAGES", (8, 8, 4, 4))
     common = {"data.augmentation": "all", "schedule.patience": 1, "model.decoder": decoder}
     common |= {"data.num_workers": workers}
-    cli.main(fit_arguments(**common, **{"trainer.max_epochs": 4, "run.name": "straight"}))
+    cli.main(fit_arguments(**common, **{"trainer.max_epochs": 3, "run.name": "straight"}))
     cli.main(fit_arguments(**common, **{"trainer.max_epochs": 2, "run.name": "resumed"}))
     straight, resumed = tmp_path / "outputs/straight", tmp_path / "outputs/resumed"
     (resumed / "test_metrics.json").unlink()  # as if it had been killed after two epochs
     cli.main(
         fit_arguments(
-            **common, **{"trainer.max_epochs": 4, "run.name": "resumed", "run.resume": "true"}
+            **common, **{"trainer.max_epochs": 3, "run.name": "resumed", "run.resume": "true"}
         )
     )
     ours, theirs = checkpoint(resumed), checkpoint(straight)
-    assert ours["epoch"] == theirs["epoch"] == 3
+    assert ours["epoch"] == theirs["epoch"] == 2
     for name, value in theirs["state_dict"].items():
         assert torch.equal(ours["state_dict"][name], value), name
     assert (resumed / "metrics.csv").read_text() == (straight / "metrics.csv").read_text()
@@ -293,9 +299,8 @@ def test_one_cycle_goes_on_after_a_restart(fit_arguments, tmp_path, monkeypatch)
     assert all(torch.equal(ours[name], value) for name, value in theirs.items())
 
 
-def test_the_best_checkpoint_is_for_use_not_for_going_on(fit_arguments, tmp_path, error_of):
-    cli.main(fit_arguments())
-    best = run_folder(tmp_path) / "checkpoints/best.ckpt"
+def test_the_best_checkpoint_is_for_use_not_for_going_on(trained, fit_arguments, error_of):
+    best = trained / "checkpoints/best.ckpt"
     assert "optimizer_states" not in torch.load(best, weights_only=True)
     message = error_of(*fit_arguments(**{"run.name": "x"}), f"--ckpt_path={best}")
     assert "has no optimiser's state" in message and "last.ckpt" in message
