@@ -42,7 +42,7 @@ def trained(tree, clip, tmp_path_factory):
     cli.main([
         "fit", f"--run.root={folder}/outputs/train", "--run.name=run", f"--data.root={tree}",
         "--data.generator=ldm", "--data.batch_size=4", "--data.num_workers=0",
-        f"--model.encoder={clip}", "--model.layer=layer1", "--model.decoder=conv-4",
+        f"--model.encoder={clip}", "--model.layer=layer1", "--model.decoder=light",
         "--model.image_size=64", "--model.learning_rate=3e-3", "--trainer.max_epochs=2",
         "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false",
         "--trainer.logger=false",
