@@ -136,13 +136,12 @@ def check_options(words: list[str]) -> None:
 
 @cache
 def options_of(command: str) -> set[str]:
-    parser = lightning_parsers()[command] if command in LIGHTNING else cli.parser_of(command)
+    parser = lightning_parser(command) if command in LIGHTNING else cli.parser_of(command)
     return {option for action in parser._actions for option in action.option_strings}
 
 
-@cache
-def lightning_parsers() -> dict[str, Any]:
-    """Return the parsers of Lightning's own commands, by name."""
+def lightning_parser(command: str) -> Any:
+    """Return the parser of one of Lightning's own commands."""
 
     class Parser(Exception):  # noqa: N818
         pass
@@ -152,8 +151,8 @@ def lightning_parsers() -> dict[str, Any]:
             raise Parser(parser)
 
     with pytest.raises(Parser) as caught:
-        OnlyParser(["fit"])
-    return caught.value.args[0]._subcommands_action.choices
+        OnlyParser([command])
+    return caught.value.args[0]._subcommands_action.choices[command]
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=name)

@@ -120,7 +120,7 @@ class Panels(Callback):
         for name, picture in drawn.items():
             path = Path(trainer.default_root_dir) / PANELS / file_name(name, ".png")
             with atomic_path(path) as temporary:
-                picture.save(temporary)
+                picture.save(temporary, compress_level=1)  # a third of the time
         log_images(trainer, PANELS, drawn)
 
     def state_dict(self) -> dict[str, Any]:
