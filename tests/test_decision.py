@@ -70,6 +70,14 @@ def test_a_pixel_exactly_at_the_threshold_is_not_marked():
     assert one(values) == pytest.approx(0.4)
 
 
+def test_a_pixel_just_above_the_threshold_is_marked():
+    """Beside a pixel of 1 the threshold of p is 1 / (2 + p), here nearest to p among float32s."""
+    pixel = np.float32(0.41421357)  # the square root of 2, less 1, rounded up
+    exact = 1 / (2 + float(pixel))
+    assert exact < float(pixel) and np.float32(exact) == pixel
+    assert one([1.0, pixel]) < pixel
+
+
 def test_the_threshold_does_not_depend_on_the_batch():
     torch.manual_seed(0)
     maps = torch.rand(5, 20, 30) ** 3
@@ -188,6 +196,24 @@ def test_a_floor_need_not_mark_less_than_the_fixed_threshold():
 def test_floors_reach_from_nothing_to_everything():
     assert m.FLOORS[0] == 0 and m.FLOORS[-1] == 1 and len(m.FLOORS) == 101
     assert np.diff(m.FLOORS) == pytest.approx(0.01)
+
+
+def test_a_floor_is_reached_by_a_peak_that_equals_it():
+    """All pixels are at one of the floors: every floor up to that one marks all of them."""
+    maps = torch.tensor(m.FLOORS)[:, None, None].expand(-1, 4, 4)
+    areas = m.floor_areas(maps)
+    expected = 100 * (torch.arange(101)[:, None] >= torch.arange(101)).float()
+    expected[0] = 0  # of zeros nothing is marked
+    assert torch.equal(areas, expected)
+    for floor, alone in zip(m.FLOORS, maps, strict=True):
+        assert m.photo_thresholds(alone[None], floor) <= 0.5
+
+
+def test_a_single_pixel_is_a_mark():
+    maps = torch.zeros(1, 20, 20)
+    maps[0, 3, 4] = 0.9
+    assert m.untouched_scores(maps)["untouched_area"] == 0.25
+    assert m.untouched_scores(maps)["untouched_marked"] == 100
 
 
 def test_what_is_marked_of_untouched_photos():

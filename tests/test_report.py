@@ -317,7 +317,7 @@ def luminance(rgb):
     return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
-@pytest.fixture(params=[(1280, "light"), (400, "light"), (1280, "dark"), (400, "dark")])
+@pytest.fixture(params=[(1280, "light"), (400, "dark")])
 def tab(request, chromium, page, example):
     """The report in a browser, which must make no request and print nothing."""
     width, scheme = request.param
