@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import make_tree
 from forgery_example import COUNTS, quick, small_tree, write_photos
+from PIL import Image
 
 from declip_pl import cli
 from declip_pl.cross_eval.models import choices, read_models
@@ -125,6 +126,32 @@ def test_validation_has_a_set_of_forgeries_and_takes_untouched_photos_as_they_ar
     assert {sample.generator for sample in reals.samples} == {"real"}
     assert len(reals) == COUNTS["valid"]
     assert made[0]["mask"].shape == (96, 96)
+
+
+@pytest.mark.parametrize("name", ["more", "real"])
+def test_further_photos_are_seen_as_they_are_in_training_and_validation(root, tmp_path, name):
+    folder = write_photos(tmp_path / name, 12)
+    photos = module(root, forgeries=Forgeries([str(folder)], versions=2))
+    train, (*_, reals) = photos.train_set(), photos.valid_sets()
+    further = set(folder.iterdir())
+    seen = {sample.image for sample in train.samples if sample.generator == "real"}
+    held_back = {sample.image for sample in reals.samples}
+    assert held_back & further and seen & further and seen | held_back > further
+    assert not seen & held_back
+    assert seen - further == {s.image for s in photos.files("train", "real")}
+    assert held_back - further == {s.image for s in photos.files("valid", "real")}
+    assert not any(s.mask for s in [*train.samples, *reals.samples] if s.image in further)
+    assert photos.trained_on.untouched == sum(sample.mask is None for sample in train.samples)
+
+
+def test_a_further_photo_that_changes_meanwhile_is_named(root, tmp_path):
+    folder = write_photos(tmp_path / "more", 12)
+    photos = module(root, forgeries=Forgeries([str(folder)], versions=1))
+    train = photos.train_set()
+    index, changed = next((i, s) for i, s in enumerate(train.samples) if s.image.parent == folder)
+    Image.new("RGB", (90, 90)).save(changed.image)
+    with pytest.raises(UserError, match=f"{changed.image} has changed"):
+        train[index]
 
 
 def test_without_forgeries_nothing_is_another(root, monkeypatch):

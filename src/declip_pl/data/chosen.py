@@ -135,13 +135,18 @@ class ChosenPhotos:
         if self.forgeries is None:
             return None
         folder = ForgeryFolder(self.layout, self.forgeries)
-        versions = chain(folder.samples("train"), folder.samples("valid"))
-        self.stamps.add(files_of(chain.from_iterable(versions)))
+        for split in ("train", "valid"):
+            made = chain.from_iterable(folder.samples(split))
+            self.stamps.add(files_of(chain(made, folder.further_photos(split))))
         return folder
 
     def forged_samples(self, split: Split) -> list[list[Sample]]:
         """Return a split's forgeries, version by version; none where none are wanted."""
         return self.forged.samples(split) if self.forged else []
+
+    def further_photos(self, split: Split) -> list[Sample]:
+        """Return a split's untouched photos that the forgeries' folders add to the data set's."""
+        return self.forged.further_photos(split) if self.forged else []
 
     @cached_property
     def fingerprint(self) -> str:
@@ -171,4 +176,5 @@ class ChosenPhotos:
 
     def _training_photos(self) -> Iterator[Sample]:
         yield from find_samples(self.layout, "train", *self.names("train"))[0]
+        yield from self.further_photos("train")
         yield from chain.from_iterable(self.forged_samples("train"))

@@ -43,7 +43,8 @@ class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
     set; testing each generator's test split as a set of its own; prediction the test photos, or
     :attr:`photos`. Where there are real photos, validation and testing add them for image-level
     detection. Weak supervision also trains on the real photos. Forgeries are a further source of
-    training photos, and a validation set of their own; beside them the real photos are seen, too.
+    training photos, and a validation set of their own; beside them the untouched photos that they
+    were made of are seen, too.
 
     A stage needs its own splits alone: a data set of test photos can be tested on.
 
@@ -167,7 +168,7 @@ class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
     def train_set(self) -> LocalizationDataset:
         """Return the training photos, with masks at the size of the network's output."""
         transform = build_transform(self.preprocessing, self.augmentation)
-        files = self.files("train", *self.names("train"))
+        files = [*self.files("train", *self.names("train")), *self.further_photos("train")]
         turns = self.forged_samples("train")
         rule, seed, stamps = self.mask_rule, self.seed, self.stamps
         return LocalizationDataset(
@@ -185,7 +186,7 @@ class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
         found = {
             f"valid/{self.generator}": self.files("valid", *fakes),
             f"valid/{FORGERIES}": [sample for sample in made if sample.mask],
-            f"valid/{REAL}": self.files("valid", *reals),
+            f"valid/{REAL}": [*self.files("valid", *reals), *self.further_photos("valid")],
         }
         return [self._evaluated(name, files) for name, files in found.items() if files]
 

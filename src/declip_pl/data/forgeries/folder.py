@@ -33,7 +33,7 @@ from declip_pl.data.forgeries.operations import OPERATIONS, Pixels
 from declip_pl.data.forgeries.sources import Forgeries, Source, find_sources, partners
 from declip_pl.data.forgeries.views import draw_view
 from declip_pl.data.images import read_photo
-from declip_pl.data.layout import FORGERIES, Layout, Sample, Split
+from declip_pl.data.layout import FORGERIES, REAL, Layout, Sample, Split
 from declip_pl.errors import UserError
 from declip_pl.files import (
     LOCK,
@@ -127,6 +127,11 @@ class ForgeryFolder:
             [self._sample(forged) for forged in chosen if forged.version == version]
             for version in range(self.options.versions)
         ]
+
+    def further_photos(self, split: Split) -> list[Sample]:
+        """Return the photos of a split that are none of the data set's own, as they are."""
+        chosen = [source for source in self.sources if source.further and source.split == split]
+        return [Sample(source.photo.stem, source.photo, None, REAL) for source in chosen]
 
     def _sample(self, forged: Forged) -> Sample:
         name = f"{Path(forged.photo).stem}-{forged.version}"

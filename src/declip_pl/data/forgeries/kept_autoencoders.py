@@ -20,7 +20,6 @@ from declip_pl.data.forgeries.operations import Pixels
 from declip_pl.data.forgeries.sources import Source
 from declip_pl.data.forgeries.views import draw_view
 from declip_pl.data.images import read_photo
-from declip_pl.data.layout import REAL
 from declip_pl.files import LOCK, locked, remove_leftovers
 from declip_pl.records import json_hash
 
@@ -40,7 +39,7 @@ def autoencoders_of(sources: Sequence[Source], seed: int, folder: Path) -> dict[
         folder: Where they are kept.
     """
     train = [source for source in sources if source.split == "train"]
-    seen = ([source for source in train if source.folder == REAL] or train)[:MOST]
+    seen = ([source for source in train if not source.further] or train)[:MOST]
     key = json_hash([RECIPE, seed, [source.sha256 for source in seen]])[:16]
     paths = {kind: folder / f"{kind}-{key}.safetensors" for kind in KINDS}
     found = {kind: _read(kind, path) for kind, path in paths.items()}

@@ -79,12 +79,14 @@ class Source(NamedTuple):
         photo: The file.
         split: Which forgeries it is for.
         folder: Name of the folder of photos that it is from; ``real`` for the data set's own.
+        further: Whether it is none of the layout's photos.
     """
 
     sha256: str
     photo: Path
     split: Literal["train", "valid"]
     folder: str
+    further: bool = False
 
 
 class PhotoFolders:
@@ -113,7 +115,8 @@ class PhotoFolders:
         Raises:
             UserError: If none is left for training or for validation.
         """
-        found = _further_sources(self._photos, _hashes([path for path, _ in self._photos]))
+        hash_of = _hashes([path for path, _ in self._photos])
+        found = _sources(self._photos, hash_of, further=False)
         advice = (
             f"a hash of its file decides which photo is for which, every {VALID_EVERY}th for "
             "validation: name folders with more photos (--forgeries DIR,DIR)"
@@ -174,7 +177,7 @@ def find_sources(layout: Layout, folders: Sequence[str]) -> list[Source]:
         found.setdefault(hash_of[path], Source(hash_of[path], path, "valid", REAL))
     for path in own["train"]:
         found.setdefault(hash_of[path], Source(hash_of[path], path, "train", REAL))
-    found = _further_sources(further, hash_of) | found
+    found = _sources(further, hash_of, further=True) | found
     advice = f"put some into {layout.root / REAL}/, or name a folder of more (--forgeries DIR)"
     return _usable([found[key] for key in sorted(found.keys() - tested)], advice)
 
@@ -220,14 +223,14 @@ def _further(folder: str, skip: Path | None = None) -> Iterator[tuple[Path, str]
     return ((photo, path.absolute().name or "photos") for photo in photos)
 
 
-def _further_sources(
-    photos: Sequence[tuple[Path, str]], hash_of: Mapping[Path, str]
+def _sources(
+    photos: Sequence[tuple[Path, str]], hash_of: Mapping[Path, str], further: bool
 ) -> dict[str, Source]:
-    """Return photos by the hashes of their files, the first of equal ones."""
+    """Return photos of folders by the hashes of their files, the first of equal ones."""
     found: dict[str, Source] = {}
     for path, name in photos:
         key = hash_of[path]
-        found.setdefault(key, Source(key, path, _split_of(key), name))
+        found.setdefault(key, Source(key, path, _split_of(key), name, further))
     return found
 
 
