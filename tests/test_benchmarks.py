@@ -44,6 +44,7 @@ def settings(tmp_path, monkeypatch):
     return Settings(2, root, tmp_path, torch.device("cpu"), None)
 
 
+@pytest.mark.slow  # trains several times
 def test_bench_reports_every_figure(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(bench, "NETWORKS", (NETWORK,))

@@ -463,6 +463,7 @@ def assert_equal_scores(ours, theirs):
         assert ours[generator] == pytest.approx(scores, abs=1e-3)
 
 
+@pytest.mark.slow  # two trainings in processes
 def test_two_processes_train_on_what_one_of_them_encoded_and_score_as_one(fit_arguments, tmp_path):
     """Distributed evaluation counts every photo once and gathers before it averages."""
     run_apart(*fit_arguments(**{"data.generator": "all"}), *TWO)

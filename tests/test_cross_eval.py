@@ -613,6 +613,7 @@ def test_interrupted_three_times_it_ends_with_the_same_numbers(place, here, monk
     assert numbers(here) == expected
 
 
+@pytest.mark.slow  # the command in processes, twice
 def test_missing_models_are_trained_also_after_the_command_was_killed(place, here):
     """The real command, killed with its training; what it left is no hindrance to the next one."""
     name = "tiny-clip-layer1-linear-lama"

@@ -389,6 +389,7 @@ def test_given_models_under_a_name(place, here):
     assert "in-domain" in (here / "outputs/cross_eval/x/domains.csv").read_text()
 
 
+@pytest.mark.slow  # two cross-evaluations of three data sets
 def test_a_failure_in_one_data_set_loses_nothing_else(place, here, error_of):
     for root in ("a", "b"):
         shutil.copytree(place / root, here / root)

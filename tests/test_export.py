@@ -148,10 +148,10 @@ def test_the_command_writes_a_graph_that_answers_like_torch(exported, model):
         ("interpolated", "attention"),
         ("rn50", "conv-4"),
         ("dinov2", "linear"),
-        ("layers", "relative"),
-        # Its parts are among those above and below.
+        # Their parts are among those above, or take half a minute.
+        pytest.param("layers", "relative", marks=pytest.mark.slow),
         pytest.param("layers", "attention", marks=pytest.mark.slow),
-        ("fusion", "light"),
+        pytest.param("fusion", "light", marks=pytest.mark.slow),
     ],
 )
 def test_all_encoders_and_decoders(kind, decoder, saved, tmp_path, capsys, monkeypatch):

@@ -30,6 +30,7 @@ def both_cores():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow  # trains on features of the real encoder
 def test_real_clip_features_localize_on_photos_never_seen(mirror, tmp_path, both_cores):
     """Trained on crops of five photos, tested on two others; the baselines never look."""
     build_mini(tmp_path / "mini", {"train": 24, "valid": 2, "test": 6}, workers=2)

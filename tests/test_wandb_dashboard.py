@@ -248,6 +248,7 @@ def test_with_an_account_both_are_built_and_built_again_in_place(tmp_path):
     assert '"!="' in operators[1] and '"!="' not in operators[0]
 
 
+@pytest.mark.slow  # W&B started in a process for each
 def test_another_entity_and_folder(tmp_path):
     folder = write_matrix(tmp_path / "elsewhere")
     with Server() as server:

@@ -346,6 +346,7 @@ def test_disabled_logs_nothing_and_has_no_hints(tmp_path):
     assert not (tmp_path / "wandb").exists()
 
 
+@pytest.mark.slow  # waits for the server
 def test_a_server_that_does_not_answer_is_one_line(tmp_path):
     folder = tmp_path / "x"
     folder.mkdir()
