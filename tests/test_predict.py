@@ -118,7 +118,7 @@ def test_a_folder_of_photos(photos, model, capsys):
         assert record["area"] == is_fake.sum() and record["share"] == is_fake.mean()
         assert sum(region["area"] for region in record["regions"]) == record["area"]
         assert record["score"] == pytest.approx(expected.score, abs=1e-4)
-        assert (record["threshold"], record["decision"]) == (0.4, "fixed")
+        assert (record["pixel_threshold"], record["decision"]) == (0.4, "fixed")
         assert record["seconds"] > 0
     assert len({file for record in found for file in record["files"].values()}) == 12
     assert len(pictures()) == 12
@@ -152,13 +152,13 @@ class TestDecision:
         localizer = Localizer.from_pretrained(decided)
         for record, row in zip(records(), table(), strict=True):
             expected = localizer(record["path"])
-            assert record["threshold"] == pytest.approx(expected.threshold, abs=1e-4)
+            assert record["pixel_threshold"] == pytest.approx(expected.threshold, abs=1e-4)
             assert record["decision"] == row["decision"] == "expected-iou"
-            assert float(row["threshold"]) == record["threshold"]
+            assert float(row["pixel_threshold"]) == record["pixel_threshold"]
             mask = np.asarray(Image.open(f"out/{record['files']['mask']}")) == 255
             assert (mask == expected.mask).mean() > 0.99 and mask.sum() == record["area"]
-            assert expected.below_floor == (record["threshold"] == 1) == (record["area"] == 0)
-        assert [record["threshold"] for record in records()].count(1) == 2
+            assert expected.below_floor == (record["pixel_threshold"] == 1) == (record["area"] == 0)
+        assert [record["pixel_threshold"] for record in records()].count(1) == 2
         printed = capsys.readouterr().out
         assert "4 photos: a region found in 2, none in 2, 0 failed" in printed
         floor = f"{localizer.floor:g}"
@@ -170,10 +170,10 @@ class TestDecision:
         assert run(photos / "a/x.jpg", "--model", decided, "--json") == 0
         found = json.loads(capsys.readouterr().out)
         expected = Localizer.from_pretrained(decided)(photos / "a/x.jpg")
-        assert (found["threshold"], found["decision"]) == (expected.threshold, "expected-iou")
+        assert (found["pixel_threshold"], found["decision"]) == (expected.threshold, "expected-iou")
         run(photos / "a/x.jpg", "--model", decided, "--json", "--threshold=0.3")
         found = json.loads(capsys.readouterr().out)
-        assert (found["threshold"], found["decision"]) == (0.3, "fixed")
+        assert (found["pixel_threshold"], found["decision"]) == (0.3, "fixed")
 
     def test_it_goes_on_by_the_same_decision_alone(self, photos, decided, clip, error_of):
         arguments = ["predict", str(photos), "--output=out", "--resume", f"--model={decided}"]
@@ -183,14 +183,14 @@ class TestDecision:
         assert len(records()) == 5
         message = error_of(*arguments, "--threshold=0.5")
         assert "made with " in message and "decision expected-iou, floor 0." in message
-        assert "threshold 0.5" in message
+        assert "pixel_threshold 0.5" in message
         other = save_localizer(
             decided.parent / "other", clip, thresholds=Thresholds(None, {}, floor=0.0)
         )
         assert "floor 0.0: name another" in error_of(*arguments[:-1], f"--model={other}")
         settings = json.loads(Path("out/settings.json").read_text())
         assert settings["floor"] == Localizer.from_pretrained(decided).floor
-        assert "threshold" not in settings
+        assert "pixel_threshold" not in settings
 
 
 def test_overlays_show_the_photo_in_its_colours(model):
@@ -405,7 +405,7 @@ class TestJson:
         one = json.loads(capsys.readouterr().out)
         run(photos / "a/x.jpg", "--model", model, "--output", "out")
         (line,), made_by = records(), json.loads(Path("out/settings.json").read_text())
-        assert one.pop("model") == made_by["model"]
+        assert one["model"] == made_by["model"]
         assert one.pop("model_sha256") == made_by["sha256"]
         assert line.keys() - one.keys() == {"files"}
         assert one | {"seconds": 0, "files": 0} == line | {"seconds": 0, "files": 0}

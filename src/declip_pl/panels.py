@@ -14,6 +14,8 @@ TITLES = (
     "heat map (bright = fake)",
     "overlay (green true, red found)",
 )
+OPACITY = 0.6
+"""Of the heat map in an overlay where the probability is 1; it grows with it from 0."""
 _OUTLINE_TRUE, _OUTLINE_FOUND = (0, 255, 0), (255, 0, 0)
 
 
@@ -54,7 +56,7 @@ def overlay(
     found: NDArray[np.bool_],
     truth: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.uint8]:
-    """Lay a heat map over its photo.
+    """Lay a heat map over its photo; where nothing is found, the photo is seen as it is.
 
     Args:
         photo: ``[H, W, 3]`` RGB.
@@ -65,7 +67,8 @@ def overlay(
     Returns:
         ``[H, W, 3]`` RGB.
     """
-    mixed = cv2.addWeighted(photo, 0.6, heat_map(probabilities), 0.4, 0)
+    opacity = OPACITY * probabilities.clip(0, 1).astype(np.float32)
+    mixed = cv2.blendLinear(photo, heat_map(probabilities), 1 - opacity, opacity)
     width = max(2, max(found.shape) // 400)
     for region, colour in ((truth, _OUTLINE_TRUE), (found, _OUTLINE_FOUND)):
         if region is not None:

@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import chain
+from typing import Literal
 
+from declip_pl.data.file_kinds import seen_photos
 from declip_pl.data.forgeries.folder import ForgeryFolder
 from declip_pl.data.forgeries.sources import Forgeries, PhotoFolders, layout_of
 from declip_pl.data.layout import (
@@ -26,7 +28,7 @@ from declip_pl.data.layout import (
 from declip_pl.data.masks import Polarity
 from declip_pl.data.stamps import Stamps, files_of
 from declip_pl.errors import UserError
-from declip_pl.model.description import Supervision, TrainedOn
+from declip_pl.model.description import SeenPhotos, Supervision, TestedOn, TrainedOn
 from declip_pl.parts import Spec
 from declip_pl.records import json_hash
 
@@ -172,7 +174,23 @@ class ChosenPhotos:
             self.notice,
             self.forged.manifest.in_short if self.forged else None,
             sum(sample.mask is None for sample in self._training_photos()),
+            self._seen,
         )
+
+    @cached_property
+    def _seen(self) -> SeenPhotos | None:
+        """Of what kind the files of the training photos are."""
+        return seen_photos([sample.image for sample in self._training_photos()])
+
+    def tested_on(self, split: Literal["valid", "test"], untouched: tuple[float, ...]) -> TestedOn:
+        """Return what a model is tested on with these data.
+
+        Args:
+            split: The photos' split.
+            untouched: Scores of the untouched ones, the lowest first.
+        """
+        names = self.generators if split == "test" else self.trained_generators or [FORGERIES]
+        return TestedOn(split, self.root.name, tuple(names), untouched, self.notice)
 
     def _training_photos(self) -> Iterator[Sample]:
         yield from find_samples(self.layout, "train", *self.names("train"))[0]

@@ -7,7 +7,9 @@ from pathlib import Path
 from declip_pl.data.images import MAX_PIXELS
 from declip_pl.data.layout import FORGERIES
 from declip_pl.errors import UserError
-from declip_pl.inference.localizer import Localization, Region
+from declip_pl.inference.about import about
+from declip_pl.inference.evidence import sentences
+from declip_pl.inference.localization import Localization, Region
 from declip_pl.inference.model_card import forged_photos, image_threshold, operations
 from declip_pl.inference.recorded_scores import RecordedScores
 from declip_pl.model.checkpoint import Checkpoint
@@ -81,8 +83,10 @@ CSS = """
 def score_html(found: Localization) -> str:
     """Return the image-level score, and how much is marked, in words."""
     height, width = found.mask.shape
+    *told, no_proof = sentences(found.score, found.evidence)
     return (
         f'<p><span class="score">{found.score:.2f}</span><br>{SCORE}</p>'
+        f"<p><b>{escape(no_proof)}</b></p><p>{escape(' '.join(told))}</p>"
         f"<p>{found.mask.mean():.1%} of the photo ({width} x {height} px) is above the "
         "threshold.</p>" + (f'<p class="unmarked">{UNMARKED}</p>' if found.below_floor else "")
     )
@@ -132,7 +136,8 @@ def model_text(checkpoint: Checkpoint, scores: RecordedScores | None) -> str:
     ]
     if threshold := image_threshold(checkpoint, scores):
         lines += [f"Its test took scores over **{threshold:.2f}** for manipulated."]
-    if (data and data.notice) or (scores and scores.notice):
+    lines += [f"Tested on: {markdown(about(checkpoint).tested_on)}."]
+    if about(checkpoint).notice or (scores and scores.notice):
         lines += [STAND_IN]
     return "\n\n".join(lines)
 

@@ -239,9 +239,15 @@ def _describe(graph: onnx.ModelProto, localizer: Localizer) -> None:
         "decoder": without_folders(as_text(checkpoint.decoder)),
         "image_size": str(checkpoint.image_size),
         "threshold": str(THRESHOLD),
+        "pooling": checkpoint.pooling,
+        "trained_on": localizer.about.trained_on,
+        "tested_on": localizer.about.tested_on,
+        "notice": localizer.about.notice,
         "licence": "weights: those of the encoder and of whoever trained the decoder; "
         "graph: Apache-2.0 (declip-pl)",
     }
+    if (cut := localizer.image_threshold) is not None:
+        facts["image_threshold"] = str(cut)
     fake = f"fake above {THRESHOLD}"
     if (floor := localizer.floor) is not None:
         facts["floor"] = str(floor)

@@ -1,22 +1,32 @@
 """A trained localizer in one Python line: a photo in, a heat map, a mask, a score, regions out."""
 
+import hashlib
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, overload
 
-import cv2
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
-from declip_pl.data.images import Photo, read_photo
+from declip_pl.data.file_kinds import Picture, read_picture
+from declip_pl.data.images import Photo
 from declip_pl.data.transforms import build_transform
 from declip_pl.errors import UserError
 from declip_pl.inference import saved_folder
+from declip_pl.inference.about import About, about
+from declip_pl.inference.evidence import weigh
+from declip_pl.inference.localization import (
+    Decision,
+    Heatmap,
+    Localization,
+    Pixels,
+    Region,
+    localization,
+)
 from declip_pl.inference.recorded_scores import recorded_scores
 from declip_pl.inference.tiles import Blend, windows
 from declip_pl.metrics import THRESHOLD, photo_thresholds, resize_to
@@ -25,63 +35,12 @@ from declip_pl.model.network import DeCLIP, image_score
 from declip_pl.model.weights import upload
 from declip_pl.parts import Spec, read_spec
 
-Pixels = NDArray[np.uint8]
-Heatmap = NDArray[np.float32]
-Decision = Literal["expected-iou", "fixed"]
-"""How a threshold came about: the photo's own, of the highest expected IoU, or one for all."""
-
 TOGETHER = 8
 """Photos or tiles that pass the network at once."""
 
+__all__ = ["TOGETHER", "Localization", "Localizer", "Region"]
+
 _PATIENCE = 2  # seconds before a progress bar appears
-
-
-class Region(NamedTuple):
-    """A connected component of a mask; pixels that touch at a corner are connected.
-
-    Attributes:
-        box: Left, top, right and bottom in px, right and bottom exclusive.
-        area: In px.
-        probability: Mean over the region, in [0, 1].
-    """
-
-    box: tuple[int, int, int, int]
-    area: int
-    probability: float
-
-
-@dataclass(frozen=True)
-class Localization:
-    """What a localizer finds in a photo.
-
-    Attributes:
-        photo: ``[H, W, 3]`` RGB as analysed: upright, 8 bits.
-        heatmap: ``[H, W]`` probability in [0, 1] that a pixel is fake.
-        mask: ``[H, W]``, True where the heat map is over the threshold.
-        score: Of the photo in [0, 1]: its map pooled as the checkpoint says, with tiles the highest
-            of theirs.
-        threshold: Of the mask, in [0, 1]; 1 where the model's floor leaves the photo unmarked.
-        regions: Connected components of the mask, the largest first.
-        decision: How the threshold came about: ``expected-iou``, the photo's own by
-            :func:`declip_pl.metrics.photo_thresholds`, or ``fixed``, the same whatever the photo.
-    """
-
-    photo: NDArray[np.uint8]
-    heatmap: NDArray[np.float32]
-    mask: NDArray[np.bool_]
-    score: float
-    threshold: float
-    regions: list[Region]
-    decision: Decision = "fixed"
-
-    @property
-    def below_floor(self) -> bool:
-        """Whether nothing is marked because the heat map's peak is below the model's floor."""
-        return self.decision == "expected-iou" and self.threshold == 1
-
-    def at_threshold(self, threshold: float) -> "Localization":
-        """Return the same heat map cut at another threshold."""
-        return _localization(self.photo, self.heatmap, self.score, threshold, "fixed")
 
 
 class Localizer:
@@ -123,6 +82,24 @@ class Localizer:
             checkpoint = replace(checkpoint, encoder=encoder, identity=identity)
         return cls(checkpoint.name, checkpoint, _moved(network, device))
 
+    def __repr__(self) -> str:
+        """Say what it is: its name, what it was trained on, where it runs, its notice."""
+        said = self.about
+        notice = f"; {said.notice}" if said.notice else ""
+        return f"<Localizer {said.model}, trained on {said.trained_on}, on {self.device}{notice}>"
+
+    @property
+    def about(self) -> About:
+        """What it was trained on and tested on, and what has to be known of it, in words."""
+        return about(self.checkpoint)._replace(model=self.name)
+
+    @property
+    def sha256(self) -> str:
+        """A SHA-256 of the weights of encoder and decoder."""
+        state = self.network.decoder.state_dict()
+        weights = save({name: tensor.cpu().contiguous() for name, tensor in state.items()})
+        return hashlib.sha256(self.checkpoint.identity.sha256.encode() + weights).hexdigest()
+
     @property
     def floor(self) -> float | None:
         """Peak in [0, 1] below which a photo stays unmarked; None where the checkpoint has none.
@@ -131,9 +108,18 @@ class Localizer:
         """
         return self.checkpoint.thresholds.floor if self.checkpoint.thresholds else None
 
+    @property
+    def image_threshold(self) -> float | None:
+        """Score in [0, 1] above which a photo counts as manipulated; None where there is none.
+
+        It was chosen on the validation photos of the training, which were looked at as a whole.
+        """
+        chosen = self.checkpoint.thresholds
+        return chosen.image.get(self.checkpoint.pooling) if chosen else None
+
     @overload
     def __call__(
-        self, photos: Photo, *, tiles: bool = False, threshold: float | None = None
+        self, photos: Photo | Picture, *, tiles: bool = False, threshold: float | None = None
     ) -> Localization: ...
 
     @overload
@@ -143,7 +129,7 @@ class Localizer:
 
     def __call__(
         self,
-        photos: Photo | list[Any],
+        photos: Photo | Picture | list[Any],
         *,
         tiles: bool = False,
         threshold: float | None = None,
@@ -181,11 +167,18 @@ class Localizer:
     def _localize(
         self, sources: list[Any], tiles: bool, threshold: float | None
     ) -> list[Localization]:
-        photos = [read_photo(source) for source in sources]
+        pictures = [read_picture(source) for source in sources]
+        photos = [picture.pixels for picture in pictures]
         found = map(self._tiled, photos) if tiles else self._whole(photos)
         return [
-            _localization(photo, heatmap, score, *self._decide(heatmap, threshold))
-            for photo, (heatmap, score) in zip(photos, found, strict=True)
+            localization(
+                picture.pixels,
+                heatmap,
+                score,
+                *self._decide(heatmap, threshold),
+                weigh(self.checkpoint, score, picture, tiles and _cut(picture.pixels)),
+            )
+            for picture, (heatmap, score) in zip(pictures, found, strict=True)
         ]
 
     def _decide(self, heatmap: Heatmap, threshold: float | None) -> tuple[float, Decision]:
@@ -202,9 +195,9 @@ class Localizer:
 
     def _tiled(self, photo: Pixels) -> tuple[Heatmap, float]:
         height, width = photo.shape[:2]
-        cuts = windows(height, width)
-        if len(cuts) == 1:
+        if not _cut(photo):
             return next(self._whole([photo]))
+        cuts = windows(height, width)
         blend, best = Blend(height, width), 0.0
         starts = range(0, len(cuts), TOGETHER)
         for start in tqdm(starts, "tiles", delay=_PATIENCE, leave=False, disable=None):
@@ -265,22 +258,9 @@ class Localizer:
             return upload(Path(folder), repository, private)
 
 
-def find_regions(heatmap: NDArray[np.float32], mask: NDArray[np.bool_]) -> list[Region]:
-    """Return the connected components of a mask, the largest first.
-
-    Args:
-        heatmap: ``[H, W]`` in [0, 1].
-        mask: ``[H, W]``.
-    """
-    _, labels, boxes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
-    totals = np.bincount(labels[mask], weights=heatmap[mask], minlength=len(boxes))
-    regions = [
-        Region((left, top, left + width, top + height), area, total / area)
-        for (left, top, width, height, area), total in zip(
-            boxes[1:].tolist(), totals[1:].tolist(), strict=True
-        )  # the first is what lies outside the mask
-    ]
-    return sorted(regions, key=lambda region: -region.area)
+def _cut(photo: Pixels) -> bool:
+    """Whether a photo is larger than a tile."""
+    return len(windows(*photo.shape[:2])) > 1
 
 
 def _moved(network: DeCLIP, device: str | None) -> DeCLIP:
@@ -298,11 +278,3 @@ def _is_local(encoder: Spec) -> bool:
     vit, _, resnet = name.partition("+RN50")
     found = (Path(path).expanduser().exists() for path in (name, vit) if path)
     return any(found) or ":" in (resnet or vit)
-
-
-def _localization(
-    photo: Pixels, heatmap: Heatmap, score: float, threshold: float, decision: Decision
-) -> Localization:
-    mask = heatmap > threshold
-    regions = find_regions(heatmap, mask)
-    return Localization(photo, heatmap, mask, score, threshold, regions, decision)

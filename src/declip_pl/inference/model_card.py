@@ -5,10 +5,13 @@ import math
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 from huggingface_hub import ModelCardData
 
 from declip_pl.cross_eval.matrix import UNPERTURBED, ChosenThresholds, Score
 from declip_pl.data.layout import FORGERIES, NONE, REAL
+from declip_pl.inference.about import about
+from declip_pl.inference.evidence import described
 from declip_pl.inference.recorded_scores import CrossEvaluation, RecordedScores
 from declip_pl.metrics import PEAK, THRESHOLD, all_metrics, untouched_metrics
 from declip_pl.model.checkpoint import Checkpoint
@@ -117,10 +120,29 @@ def _facts(checkpoint: Checkpoint, scores: RecordedScores | None) -> Iterator[tu
     resized = f"the photo resized to {side} x {side} px (PIL bilinear), whatever its shape"
     yield "input", f"{resized}; mean and std of the encoder"
     yield "trained on", _training(checkpoint, scores)
+    yield "tested on", markdown(about(checkpoint).tested_on)
+    if notice := about(checkpoint).notice:
+        yield "notice", f"**{markdown(notice)}**"
+    yield from _evidence(checkpoint)
     if checkpoint.trained_on:
         yield from _forged(checkpoint.trained_on)
     yield "score of a photo", f"{markdown_code(checkpoint.pooling)} of the map"
     yield "threshold", _threshold(checkpoint, scores)
+
+
+def _evidence(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
+    """Yield what a score or a photo is held against when the localizer is used."""
+    tested_on = checkpoint.tested_on
+    if tested_on and tested_on.untouched:
+        scores = np.quantile(tested_on.untouched, (0.5, 0.9, 0.99))
+        half, tenth, hundredth = (f"{score:.2f}" for score in scores)
+        kind = {"test": "test", "valid": "validation"}[tested_on.split]
+        yield (
+            f"scores of {len(tested_on.untouched)} untouched {kind} photos",
+            f"half of them above {half}, a tenth above {tenth}, a hundredth above {hundredth}",
+        )
+    if checkpoint.trained_on and (seen := checkpoint.trained_on.photos):
+        yield "its training photos", described(seen)
 
 
 def outside(checkpoint: Checkpoint) -> dict[str, None]:

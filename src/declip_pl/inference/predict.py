@@ -1,7 +1,6 @@
 """``declip-pl predict``: what a trained localizer finds in photos of one's own."""
 
 import glob
-import hashlib
 import json
 import os
 import sys
@@ -14,19 +13,19 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import cv2
-import numpy as np
 from annotated_types import Interval
-from numpy.typing import NDArray
-from safetensors.torch import save
 from tqdm import tqdm
 
+from declip_pl.data.file_kinds import Picture, read_picture
 from declip_pl.data.folders import describe_left_out, in_circle, is_hidden, walk
-from declip_pl.data.images import SUFFIXES, read_photo
+from declip_pl.data.images import SUFFIXES
 from declip_pl.errors import UserError
-from declip_pl.files import atomic_path, write_text
+from declip_pl.files import write_text
+from declip_pl.inference.about import About
 from declip_pl.inference.default_model import default_model
-from declip_pl.inference.localizer import TOGETHER, Localization, Localizer
+from declip_pl.inference.evidence import NO_PROOF
+from declip_pl.inference.localization import Localization, write_png
+from declip_pl.inference.localizer import TOGETHER, Localizer
 from declip_pl.inference.prediction_folder import (
     RECORDS,
     TABLE,
@@ -41,7 +40,6 @@ from declip_pl.inference.prediction_folder import (
     write_table,
 )
 from declip_pl.metrics import THRESHOLD
-from declip_pl.panels import overlay
 from declip_pl.training.run_folder import claim
 
 OUTPUT = Path("outputs/predict")
@@ -51,8 +49,8 @@ BATCH, BATCH_PIXELS = TOGETHER, 64_000_000
 THREADS = min(8, os.cpu_count() or 1)
 """Photos that are decoded or written at a time."""
 
-Read = tuple[Record, NDArray[np.uint8] | None]
-"""The beginning of a record, and the photo's ``[H, W, 3]`` pixels unless it can't be read."""
+Read = tuple[Record, Picture | None]
+"""The beginning of a record, and the photo unless it can't be read."""
 
 
 def predict(
@@ -63,6 +61,7 @@ def predict(
     tiles: bool = False,
     resume: bool = False,
     json: bool = False,
+    device: str | None = None,
     encoder: str | None = None,
 ) -> None:
     """Find the manipulated pixels of photos.
@@ -82,6 +81,7 @@ def predict(
         tiles: Look at overlapping tiles of large photos: finds smaller regions, takes longer.
         resume: Go on in the output folder: leave out photos that are done and have not changed.
         json: Print what is found in one photo as JSON and write no files.
+        device: Where it runs, such as cpu, cuda or cuda:1; by default a GPU where there is one.
         encoder: Folder or hub id of the same frozen encoder, in place of the one on record.
 
     Raises:
@@ -93,12 +93,13 @@ def predict(
     if json:
         if output or resume:
             raise UserError("--json writes no files: leave out --output and --resume")
-        print(_as_json(paths, model, encoder, options))
+        print(_as_json(paths, model, device, encoder, options))
         return
     folder = output or OUTPUT
     photos = find_photos(paths, leave_out=folder)
     check_folder(folder, resume)
-    localizer = Localizer.from_pretrained(model or default_model(), encoder=encoder)
+    localizer = Localizer.from_pretrained(model or default_model(), device, encoder)
+    _print_about(localizer)
     try:
         with claim(folder, "predicting into"):
             records = _predict_into(folder, localizer, photos, options)
@@ -187,7 +188,11 @@ def _photos_below(folder: Path, leave_out: Path | None) -> list[Path]:
 
 
 def _as_json(
-    paths: Sequence[str], model: str | None, encoder: str | None, options: dict[str, Any]
+    paths: Sequence[str],
+    model: str | None,
+    device: str | None,
+    encoder: str | None,
+    options: dict[str, Any],
 ) -> str:
     with redirect_stdout(sys.stderr):  # what else is said must not stand beside the JSON
         photos = find_photos(paths)
@@ -196,20 +201,28 @@ def _as_json(
         record, pixels = _read(*next(iter(photos.items())))
         if pixels is None:
             raise UserError(record["error"])
-        localizer = Localizer.from_pretrained(model or default_model(), encoder=encoder)
+        localizer = Localizer.from_pretrained(model or default_model(), device, encoder)
+        _print_about(localizer)
         start = time.monotonic()
         (found,) = localizer([pixels], **options)
-    record |= {"model": localizer.name, "model_sha256": _hash(localizer)}
-    found_there = describe(found, time.monotonic() - start)
+    record |= {"model_sha256": localizer.sha256}
+    found_there = describe(found, time.monotonic() - start, localizer.about)
     return json.dumps(record | found_there, indent=2, allow_nan=False)
+
+
+def _print_about(localizer: Localizer) -> None:
+    for words in localizer.about.lines():
+        print(words)
 
 
 def _predict_into(
     folder: Path, localizer: Localizer, photos: dict[str, Path], options: dict[str, Any]
 ) -> list[Record]:
     """Analyse what is not done yet and return the records of all photos."""
-    made_by = {"model": localizer.name, "sha256": _hash(localizer), "tiles": options["tiles"]}
-    settle(folder, made_by | _rule(localizer, options["threshold"]))
+    made_by = {"sha256": localizer.sha256, "tiles": options["tiles"]}
+    image_threshold = {"image_threshold": localizer.image_threshold}
+    rule = _rule(localizer, options["threshold"])
+    settle(folder, made_by | image_threshold | rule, localizer.about)
     there = read_records(folder)
     wanted = still_to_do(folder, there, photos)
     records = {name: record for name, record in there.items() if name not in wanted}
@@ -229,14 +242,7 @@ def _rule(localizer: Localizer, threshold: float | None) -> dict[str, Any]:
     """Return what decides on the masks of all photos: a threshold, or a decision and its floor."""
     if threshold is None and localizer.floor is not None:
         return {"decision": "expected-iou", "floor": localizer.floor}
-    return {"threshold": THRESHOLD if threshold is None else threshold}
-
-
-def _hash(localizer: Localizer) -> str:
-    """Return a SHA-256 of the weights of encoder and decoder."""
-    state = localizer.network.decoder.state_dict()
-    weights = save({name: tensor.cpu().contiguous() for name, tensor in state.items()})
-    return hashlib.sha256(localizer.checkpoint.identity.sha256.encode() + weights).hexdigest()
+    return {"pixel_threshold": THRESHOLD if threshold is None else threshold}
 
 
 def _analyse(
@@ -250,7 +256,7 @@ def _analyse(
             found = iter(localizer(pixels, **options) if pixels else [])
             seconds = (time.monotonic() - start) / max(1, len(pixels))
             results = [(record, None if p is None else next(found)) for record, p in batch]
-            yield from pool.map(partial(_write, folder, seconds), results)
+            yield from pool.map(partial(_write, folder, localizer.about, seconds), results)
 
 
 def _read_ahead(pool: ThreadPoolExecutor, photos: dict[str, Path]) -> Iterator[Read]:
@@ -267,7 +273,7 @@ def _read_ahead(pool: ThreadPoolExecutor, photos: dict[str, Path]) -> Iterator[R
 def _read(name: str, path: Path) -> Read:
     record: Record = {"name": name, "path": str(path)}
     try:
-        return record | version(path), read_photo(path)
+        return record | version(path), read_picture(path)
     except (UserError, OSError) as error:
         return record | {"error": str(error)}, None
 
@@ -275,36 +281,46 @@ def _read(name: str, path: Path) -> Read:
 def _batches(photos: Iterable[Read]) -> Iterator[list[Read]]:
     batch: list[Read] = []
     total = 0
-    for record, pixels in photos:
-        size = 0 if pixels is None else pixels.shape[0] * pixels.shape[1]
+    for record, picture in photos:
+        size = 0 if picture is None else picture.pixels.shape[0] * picture.pixels.shape[1]
         if batch and (len(batch) == BATCH or total + size > BATCH_PIXELS):
             yield batch
             batch, total = [], 0
-        batch.append((record, pixels))
+        batch.append((record, picture))
         total += size
     if batch:
         yield batch
 
 
-def _write(folder: Path, seconds: float, result: tuple[Record, Localization | None]) -> Record:
+def _write(
+    folder: Path, about: About, seconds: float, result: tuple[Record, Localization | None]
+) -> Record:
     """Write a photo's pictures and return its record."""
     record, found = result
     if found is None:
         return record
-    pictures = {
-        "heatmap": (255 * found.heatmap).round().astype(np.uint8),
-        "mask": 255 * found.mask.astype(np.uint8),
-        "overlay": overlay(found.photo, found.heatmap, found.mask)[..., ::-1],
-    }
+    pictures = found.pictures()
     files = {kind: f"{kind}s/{record['name']}.png" for kind in pictures}
     try:
         for kind, pixels in pictures.items():
-            with atomic_path(folder / files[kind]) as temporary:
-                # OpenCV writes a PNG several times as fast as PIL.
-                temporary.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+            write_png(folder / files[kind], pixels)
     except OSError as error:  # its name may be too long; a full disk stops the next line as well
         return record | {"error": f"{record['path']}: can't write its pictures: {error}"}
-    return record | describe(found, seconds) | {"files": files}
+    return record | describe(found, seconds, about) | {"files": files}
+
+
+def _print_scores(records: Sequence[Record]) -> None:
+    """Print what the score of the only photo says, or how many of several are above the cut-off."""
+    if len(records) == 1:
+        print(records[0]["verdict"])
+        return
+    above = [record["above"] for record in records if record["above"] is not None]
+    if above:
+        cut = records[0]["image_threshold"]
+        print(f"scores:   {sum(above)} of {len(above)} above the model's cut-off of {cut:.2f}")
+    if unlike := sum(bool(record["unlike"]) for record in records):
+        print(f"          {unlike} of photos unlike those that the model was trained on (unlike)")
+    print(f"          {NO_PROOF}")
 
 
 def _report(folder: Path, records: Sequence[Record], rule: dict[str, Any]) -> None:
@@ -314,6 +330,8 @@ def _report(folder: Path, records: Sequence[Record], rule: dict[str, Any]) -> No
         UserError: If a photo failed; all of them are named.
     """
     failed = [record for record in records if "error" in record]
+    if len(records) > len(failed):
+        _print_scores([record for record in records if "error" not in record])
     found = sum(record.get("area", 0) > 0 for record in records)
     none = len(records) - found - len(failed)
     print(f"{len(records)} photos: a region found in {found}, none in {none}, {len(failed)} failed")
@@ -321,7 +339,7 @@ def _report(folder: Path, records: Sequence[Record], rule: dict[str, Any]) -> No
         own = "each photo cut where its expected IoU is highest"
         print(f"masks:    {own}, none where its peak is below {rule['floor']:g}")
     else:
-        print(f"masks:    every photo cut at {rule['threshold']:g}")
+        print(f"masks:    every photo cut at {rule['pixel_threshold']:g}")
     print(f"pictures: {folder}/heatmaps, masks, overlays")
     print(f"table:    {folder / TABLE} (regions in {RECORDS})")
     if failed:

@@ -13,19 +13,21 @@ from typing import Any
 from declip_pl.csv_files import write_csv
 from declip_pl.errors import UserError
 from declip_pl.files import write_text
-from declip_pl.inference.localizer import Localization
+from declip_pl.inference.about import About
+from declip_pl.inference.localization import Localization
 
 RECORDS, TABLE, SETTINGS = "predictions.jsonl", "predictions.csv", "settings.json"
-COLUMNS = ("name", "path", "width", "height", "score", "threshold", "decision", "area", "share",
-           "regions", "seconds", "heatmap", "mask", "overlay", "error")  # fmt: skip
+COLUMNS = ("name", "path", "width", "height", "score", "image_threshold", "above",
+           "untouched_photos", "untouched_higher", "unlike", "pixel_threshold", "decision", "area",
+           "share", "regions", "seconds", "heatmap", "mask", "overlay", "model", "trained_on",
+           "tested_on", "notice", "error")  # fmt: skip
 """Of the table, whose ``regions`` is their number."""
 
 Record = dict[str, Any]
 """A photo's line: ``name`` (what its pictures are named after), absolute ``path``, ``bytes`` and
-``modified_ns`` of the file; ``width`` and ``height`` in px, ``score`` and ``threshold`` in [0, 1],
-``decision`` (how the threshold came about, as in a :class:`Localization`),
-``area`` of the mask in px and its ``share`` of the photo, ``regions`` (``box``, ``area``,
-``probability``), ``seconds``, ``files``. Or, in place of all from ``width`` on, an ``error``."""
+``modified_ns`` of the file; what :meth:`Localization.to_dict` returns; ``seconds``; what the model
+is, as of :class:`declip_pl.inference.about.About`; ``files``. Or, in place of all from ``width``
+on, an ``error``."""
 
 
 def check_folder(folder: Path, resume: bool) -> None:
@@ -44,23 +46,26 @@ def check_folder(folder: Path, resume: bool) -> None:
         raise UserError(f"{folder} holds other files: name a new or empty folder with --output")
 
 
-def settle(folder: Path, settings: dict[str, Any]) -> None:
+def settle(folder: Path, settings: dict[str, Any], about: About) -> None:
     """Note how a folder's predictions are made, or check that they were made in this way.
 
     Args:
         folder: The predictions.
-        settings: The model's name under ``model``, and everything that decides on the result.
+        settings: Everything that decides on the result.
+        about: What the model is.
 
     Raises:
         UserError: If they were made otherwise.
     """
     path = folder / SETTINGS
     if not path.exists():
-        write_text(path, json.dumps(settings, indent=2) + "\n")
+        write_text(path, json.dumps(settings | about._asdict(), indent=2) + "\n")
         return
     try:
         theirs = json.loads(path.read_text(encoding="utf-8"))
-        same = theirs | {"model": settings["model"]} == settings  # a run may have moved
+        # A run may have moved; what is said of it decides on nothing.
+        theirs = {name: said for name, said in theirs.items() if name not in About._fields}
+        same = theirs == settings
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}): name another --output") from error
     if not same:
@@ -124,21 +129,9 @@ def line(record: Record) -> str:
     return json.dumps(record, allow_nan=False) + "\n"
 
 
-def describe(found: Localization, seconds: float) -> Record:
-    """Return what a record says of what was found in a photo, in so many seconds."""
-    height, width = found.mask.shape
-    area = int(found.mask.sum())
-    return {
-        "width": width,
-        "height": height,
-        "score": found.score,
-        "threshold": found.threshold,
-        "decision": found.decision,
-        "area": area,
-        "share": area / found.mask.size,
-        "regions": [region._asdict() for region in found.regions],
-        "seconds": seconds,
-    }
+def describe(found: Localization, seconds: float, about: About) -> Record:
+    """Return what a record says of what a model found in a photo, in so many seconds."""
+    return found.to_dict() | {"seconds": seconds} | about._asdict()
 
 
 def write_table(folder: Path, records: Iterable[Record]) -> None:
@@ -146,7 +139,8 @@ def write_table(folder: Path, records: Iterable[Record]) -> None:
     lines = []
     for record in records:
         regions = len(record["regions"]) if "regions" in record else None
-        cells = record | record.get("files", {}) | {"regions": regions}
+        unlike = "; ".join(record.get("unlike", []))
+        cells = record | record.get("files", {}) | {"regions": regions, "unlike": unlike}
         lines.append([cells.get(name) for name in COLUMNS])
     write_csv(folder / TABLE, COLUMNS, lines)
 

@@ -1,6 +1,7 @@
-"""How Lightning's checkpoints are written: whole, or not at all."""
+"""How checkpoints of runs are written: whole, or not at all."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from declip_pl.files import atomic_path
+from declip_pl.model.checkpoint import KEY, describe_lightning, load_lightning
+from declip_pl.model.description import TestedOn
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -29,6 +32,17 @@ class WholeCheckpoints(TorchCheckpointIO):
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())  # the name must not reach the disk before the content
+
+
+def note_test(path: Path, tested_on: TestedOn) -> None:
+    """Write what a checkpoint was tested on into it.
+
+    Raises:
+        UserError: If it can't be read.
+    """
+    content = load_lightning(path)
+    said = replace(describe_lightning(content, path), tested_on=tested_on)
+    WholeCheckpoints().save_checkpoint(content | {KEY: said.as_dict()}, path)
 
 
 def write_whole_checkpoints(trainer: L.Trainer) -> None:

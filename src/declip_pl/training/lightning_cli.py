@@ -32,6 +32,7 @@ from declip_pl.training import kept_epochs
 from declip_pl.training.arguments import with_read_recipes
 from declip_pl.training.bounds import check_lightning
 from declip_pl.training.callbacks import PANELS, History, MovedRun, Panels, is_trial
+from declip_pl.training.checkpoint_io import note_test
 from declip_pl.training.continuation import check_continuation
 from declip_pl.training.kept_epochs import KeptEpoch, check_options
 from declip_pl.training.recipe_file import parse_yaml, read_recipe
@@ -199,6 +200,8 @@ class DeclipCLI(LightningCLI):
                 self.model, datamodule=self.datamodule, ckpt_path=str(best), verbose=False,
                 weights_only=True,
             )  # fmt: skip
+            if self.model.tested_on and self.trainer.is_global_zero:
+                note_test(best, self.model.tested_on)
         self._report(best, self.run.folder / RESULTS)
 
     def validate(self, model: LocalizationTask, ckpt_path: str, **kwargs: Any) -> None:

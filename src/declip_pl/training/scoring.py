@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torchmetrics import CatMetric
 
 from declip_pl.data.dataset import Batch
 from declip_pl.data.layout import REAL
@@ -14,6 +15,7 @@ from declip_pl.metrics.accumulate import (
     ThresholdChoice,
     UntouchedMetrics,
 )
+from declip_pl.model.description import MAX_SCORES
 from declip_pl.model.network import POOLINGS, Pooling, image_score
 
 NO_THRESHOLDS = Thresholds(None, {})
@@ -53,6 +55,11 @@ class Scoring:
             for name in names
             if name.endswith(f"/{REAL}")
         }
+        self.real_scores = {
+            # NaN are refused where they are scored.
+            split: CatMetric(nan_strategy="disable").to(device)
+            for split in self.untouched
+        }
         self.choice = ThresholdChoice(POOLINGS).to(device) if choose else None
 
     def add(self, index: int, logits: Tensor, batch: Batch) -> Tensor:
@@ -69,6 +76,7 @@ class Scoring:
         if name == REAL:
             pools = [i for i, other in enumerate(self.names) if other.startswith(f"{split}/")]
             self.untouched[split].update(probabilities, batch["mask"])
+            self.real_scores[split].update(image_score(logits, self.pooling))
         else:
             self.localization[index].update(probabilities, batch["mask"])
         poolings = POOLINGS if self.choice else (self.pooling,)
@@ -90,6 +98,17 @@ class Scoring:
         untouched = self.untouched.get(self.names[index].split("/")[0])
         scores |= untouched.compute() if untouched else {}
         return {key: float(value) for key, value in scores.items()}
+
+    def untouched_scores(self) -> tuple[float, ...]:
+        """Return the scores of the untouched photos, the lowest first: at most MAX_SCORES.
+
+        Of more photos as many are taken, evenly spread over the sorted scores.
+        """
+        found = sorted(
+            float(score) for metric in self.real_scores.values() for score in metric.compute()
+        )
+        places = torch.linspace(0, max(0, len(found) - 1), min(len(found), MAX_SCORES))
+        return tuple(round(found[int(place)], 6) for place in places)
 
     def thresholds(self) -> Thresholds | None:
         """Return the thresholds that suit the photos best; None if they were not to be chosen."""

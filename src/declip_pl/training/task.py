@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from statistics import fmean
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import lightning as L
 import torch
@@ -12,12 +12,13 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.dataset import Batch
 from declip_pl.data.layout import FORGERIES, REAL
 from declip_pl.errors import UserError
 from declip_pl.metrics import Thresholds
 from declip_pl.model.checkpoint import ENCODER_PREFIX, KEY, Checkpoint, describe_lightning
-from declip_pl.model.description import Description, ForgedPhotos, Seed, Supervision, TrainedOn
+from declip_pl.model.description import Description, Seed, Supervision, TestedOn, TrainedOn
 from declip_pl.model.features import MAX_SIDE, Features
 from declip_pl.model.find_encoder import find_encoder
 from declip_pl.model.network import DeCLIP, Pooling, image_logit, image_score
@@ -26,6 +27,7 @@ from declip_pl.training.checkpoint_io import write_whole_checkpoints
 from declip_pl.training.draws import drawing
 from declip_pl.training.encoding import EncodePhotos
 from declip_pl.training.loss import build_loss
+from declip_pl.training.same_data import check_same_data
 from declip_pl.training.scoring import NO_THRESHOLDS, Scoring
 
 REAL_TEST, FORGED_VALID = f"test/{REAL}", f"valid/{FORGERIES}"
@@ -104,6 +106,8 @@ class LocalizationTask(L.LightningModule):
         self.pooling = pooling
         self.thresholds: Thresholds | None = None
         """Chosen by the last validation of training, or read from a checkpoint."""
+        self.tested_on: TestedOn | None = None
+        """What it was tested on last, or validated on in training, or read from a checkpoint."""
         self.results: dict[str, dict[str, float]] = {}
         """Scores of the last test, by generator."""
         self.scoring: Scoring
@@ -140,8 +144,8 @@ class LocalizationTask(L.LightningModule):
             self.logger.experiment.define_metric(SCORE, summary="max")
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Forget thresholds: they belong to the weights that are about to change."""
-        self.thresholds = None
+        """Forget thresholds and scores: they belong to the weights that are about to change."""
+        self.thresholds = self.tested_on = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch; what a decoder draws depends on seed and batch alone."""
@@ -207,6 +211,8 @@ class LocalizationTask(L.LightningModule):
         where generators' photos and forgeries are trained on.
         """
         self.thresholds = self.scoring.thresholds() or self.thresholds
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self.tested_on = self._tested("valid")
         decisive = "image_ap" if self.supervision == "weak" else "iou"
         found = {"val/": self.scoring.scores(0)}
         if FORGED_VALID in self.scoring.names[1:]:
@@ -221,6 +227,7 @@ class LocalizationTask(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Collect the scores of every test set in :attr:`results` and log them."""
         self.results = {}
+        self.tested_on = self._tested("test")
         chosen = self.thresholds or NO_THRESHOLDS
         known = {
             "pixel_threshold": chosen.pixel,
@@ -236,7 +243,8 @@ class LocalizationTask(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Describe the localizer beside its weights."""
-        said = replace(self.description, trained_on=self._data(), thresholds=self.thresholds)
+        said = replace(self.description, trained_on=self._data())
+        said = replace(said, thresholds=self.thresholds, tested_on=self.tested_on)
         checkpoint[KEY] = said.as_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -249,8 +257,8 @@ class LocalizationTask(L.LightningModule):
         theirs = describe_lightning(checkpoint, "the checkpoint")
         self._check(theirs)
         if self._trainer and self.trainer.state.fn == TrainerFn.FITTING:
-            _check_data(theirs.trained_on, self._data())
-        self.thresholds = theirs.thresholds
+            check_same_data(theirs.trained_on, self._data())
+        self.thresholds, self.tested_on = theirs.thresholds, theirs.tested_on
 
     def load_weights(self, checkpoint: Checkpoint) -> None:
         """Take a trained decoder's weights and thresholds.
@@ -264,7 +272,7 @@ class LocalizationTask(L.LightningModule):
             self.network.decoder.load_state_dict(dict(checkpoint.weights))
         except RuntimeError as error:
             raise UserError(f"{checkpoint.path}: {' '.join(str(error).split())}") from error
-        self.thresholds = checkpoint.thresholds
+        self.thresholds, self.tested_on = checkpoint.thresholds, checkpoint.tested_on
 
     def take_encoder(self, theirs: Description) -> None:
         """Take the encoder that a checkpoint was trained on, from wherever its weights are found.
@@ -290,6 +298,17 @@ class LocalizationTask(L.LightningModule):
     def _data(self) -> TrainedOn | None:
         """Return what this is trained on; None for loaders of a user's own."""
         return getattr(self._datamodule, "trained_on", None)
+
+    def _tested(self, split: Literal["valid", "test"]) -> TestedOn | None:
+        """Return what this was tested on just now; None for loaders of a user's own.
+
+        Scores of photos that were changed before say nothing about others.
+        """
+        if not isinstance(self._datamodule, LocalizationDataModule):
+            return None
+        if self._datamodule.perturbation != "none":
+            return None
+        return self._datamodule.tested_on(split, self.scoring.untouched_scores())
 
     @property
     def _datamodule(self) -> Any:
@@ -326,22 +345,3 @@ def _put_encoder_back(task: Any, state: dict[str, Any], prefix: str, *rest: Any)
 def _as_maps(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``[B]`` numbers as maps of one pixel, which every loss takes."""
     return logits[:, None, None, None], labels[:, None, None, None].to(logits.dtype)
-
-
-def _check_data(theirs: TrainedOn | None, ours: TrainedOn | None) -> None:
-    """Refuse to resume a run on other data."""
-    if theirs is None or ours is None:
-        return
-    for name in ("generators", "supervision", "files_sha256", "forgeries"):
-        there, here = getattr(theirs, name), getattr(ours, name)
-        if there != here:
-            raise UserError(
-                f"this run was trained on other data: its {name} are {_words(there)}, here they "
-                f"are {_words(here)}; give the new run a name of its own (RUN=..., --run.name)"
-            )
-
-
-def _words(value: str | tuple[str, ...] | ForgedPhotos | None) -> str:
-    if isinstance(value, ForgedPhotos):
-        return f"those of manifest {value.sha256[:8]}"
-    return value if isinstance(value, str) else ", ".join(value or ("none",))

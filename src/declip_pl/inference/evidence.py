@@ -1,0 +1,138 @@
+"""What a photo's score says: what it is held against, in figures and in words."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from declip_pl.data.file_kinds import Picture
+from declip_pl.model.checkpoint import Checkpoint
+from declip_pl.model.description import SeenPhotos
+
+NO_PROOF = (
+    "No proof: a high score does not show that a photo was manipulated, and a low one does not "
+    "show that it was not."
+)
+
+_TILED = (
+    "With tiles it is the highest of theirs, so neither the model's cut-off nor the scores of "
+    "untouched photos, which were looked at as a whole, say anything about it."
+)
+
+MOST_DIGITS = 6
+"""Decimals of two numbers that are shown side by side, where fewer don't tell them apart."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a photo's score is held against.
+
+    Attributes:
+        image_threshold: The cut-off for scores that validation photos chose, in [0, 1]; None where
+            there is none, or the photo was looked at in tiles.
+        photos: How many untouched photos were scored; None likewise.
+        higher: How many of these scored higher than the photo; None likewise.
+        where: What they are, in words: ``test photos of mini``.
+        unlike: In what the photo is unlike the training photos, as far as that was measured.
+        tiled: Whether the photo was looked at in tiles.
+    """
+
+    image_threshold: float | None = None
+    photos: int | None = None
+    higher: int | None = None
+    where: str = ""
+    unlike: tuple[str, ...] = ()
+    tiled: bool = False
+
+
+def weigh(checkpoint: Checkpoint, score: float, picture: Picture, tiled: bool) -> Evidence:
+    """Return what a score is held against.
+
+    Args:
+        checkpoint: The localizer.
+        score: Of the photo, in [0, 1].
+        picture: The photo.
+        tiled: Whether it was looked at in tiles: scores of whole photos are then no measure.
+    """
+    seen = checkpoint.trained_on.photos if checkpoint.trained_on else None
+    unlike = differences(seen, picture) if seen else ()
+    if tiled:
+        return Evidence(unlike=unlike, tiled=True)
+    chosen, tested = checkpoint.thresholds, checkpoint.tested_on
+    threshold = chosen.image.get(checkpoint.pooling) if chosen else None
+    if tested is None or not tested.untouched:
+        return Evidence(threshold, unlike=unlike)
+    higher = sum(other > score for other in tested.untouched)
+    kind = {"test": "test photos", "valid": "validation photos"}[tested.split]
+    where = f"{kind} of {tested.data}" if tested.data not in ("", "none") else kind
+    return Evidence(threshold, len(tested.untouched), higher, where, unlike)
+
+
+def differences(seen: SeenPhotos, picture: Picture) -> tuple[str, ...]:
+    """Return in words in what a photo is outside the training photos' ranges."""
+    found = []
+    side = max(picture.pixels.shape[:2])
+    if not seen.sides[0] <= side <= seen.sides[1]:
+        found.append(f"{side} px on its longer side (theirs {_range(seen.sides)})")
+    quality = picture.quality
+    if quality is not None and seen.qualities is None:
+        found.append(f"JPEG of quality {quality:.0f} (theirs were no JPEGs)")
+    elif quality is not None and seen.qualities and not _within(quality, seen.qualities):
+        found.append(f"JPEG of quality {quality:.0f} (theirs {_range(seen.qualities)})")
+    return tuple(found)
+
+
+def described(seen: SeenPhotos) -> str:
+    """Return in words of what kind the training photos were."""
+    kind = f"JPEG quality {_range(seen.qualities)}" if seen.qualities else "no JPEGs"
+    return f"{_range(seen.sides)} px on the longer side, {kind} (1st to 99th percentile)"
+
+
+def sentences(score: float, evidence: Evidence) -> list[str]:
+    """Return the verdict on a photo in sentences; the last says that it is no proof.
+
+    Args:
+        score: Of the photo, in [0, 1].
+        evidence: What it is held against.
+    """
+    lines = [_verdict(score, evidence)]
+    if evidence.photos is not None:
+        also = ", which also chose the cut-off" if evidence.where.startswith("valid") else ""
+        lines.append(
+            f"Of {evidence.photos} untouched {evidence.where}{also}, {evidence.higher} scored "
+            "higher."
+        )
+    elif not evidence.tiled:
+        lines.append("How untouched photos score with this model is not on record.")
+    if evidence.unlike:
+        lines.append(
+            f"Unlike the photos that the model was trained on, and so less reliable: "
+            f"{'; '.join(evidence.unlike)}."
+        )
+    return [*lines, NO_PROOF]
+
+
+def _verdict(score: float, evidence: Evidence) -> str:
+    threshold = evidence.image_threshold
+    if threshold is None:
+        why = _TILED if evidence.tiled else "This model has no cut-off for scores on record."
+        return f"Score {score:.2f}. {why}"
+    where = "above" if score > threshold else "not above"
+    ours, theirs = _apart(score, threshold)
+    return f"Score {ours}, {where} the model's cut-off of {theirs}, which validation photos chose."
+
+
+def _apart(one: float, other: float) -> tuple[str, str]:
+    """Return two numbers with as many decimals as it takes to tell them apart, two at least."""
+    for digits in range(2, MOST_DIGITS + 1):
+        if (texts := (f"{one:.{digits}f}", f"{other:.{digits}f}"))[0] != texts[1]:
+            break
+    return texts
+
+
+def _within(value: float, span: Sequence[float]) -> bool:
+    # Half a step: the tables of one quality differ a little from table to table.
+    return span[0] - 0.5 <= value <= span[1] + 0.5
+
+
+def _range(span: Sequence[float]) -> str:
+    low, high = (f"{end:.0f}" for end in span)
+    return low if low == high else f"{low} to {high}"
