@@ -42,7 +42,7 @@ predict: $(VENV)/.installed  ## where were these painted over? make predict PHOT
 	@$(BIN)/declip-pl predict $(PHOTOS) $(if $(MODEL),--model=$(call quoted,$(MODEL))) $(OPTIONS)
 
 demo: $(VENV)/.installed-extras  ## a page in the browser: what a trained localizer finds in your photo
-	@$(BIN)/declip-pl demo $(OPTIONS)
+	@$(BIN)/declip-pl demo $(if $(MODEL),--model=$(call quoted,$(MODEL))) $(OPTIONS)
 
 starter: $(VENV)/.installed  ## the localizer in the package, of forgeries alone: make starter PHOTOS="dir dir"
 	@$(BIN)/declip-pl train --generator=none --data=none --forgeries=$(call quoted,$(folders)) \

@@ -407,6 +407,6 @@ def test_other_contents_under_the_same_names_are_refused(tmp_path):
         check_contents(ours | {"content_sha256": "d"}, ours, tmp_path)
     assert str(raised.value) == (
         f"photos or masks in {tmp_path} are others than those that this run was trained on, under "
-        "the same names; bring those back, or give the new run a name of its own (RUN=..., "
-        "--run.name)"
+        "the same names; bring those back, or give the new run a name of its own (--name; "
+        "fit: --run.name; make: RUN=)"
     )

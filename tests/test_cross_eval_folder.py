@@ -81,12 +81,12 @@ def test_other_data_or_another_perturbation_is_refused(here):
         check_folder(folder, data("/other/objects", "jpeg"))
     assert str(raised.value) == (
         f"{folder} is of the data objects in another place than /other/objects; name another "
-        "folder (RUN=...)"
+        "folder (--name; make: RUN=)"
     )
     with pytest.raises(UserError) as raised:
         check_folder(folder, data())
     assert str(raised.value) == (
-        f"{folder} is of photos with the perturbation jpeg, not none; name another folder (RUN=...)"
+        f"{folder} is of photos with the perturbation jpeg, not none; name another folder (--name; make: RUN=)"
     )
     assert check_folder(folder, data(perturbation="jpeg"))
 

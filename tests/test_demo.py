@@ -312,7 +312,7 @@ def test_a_test_photo_is_looked_at_again_by_another_model_and_in_tiles(tab, site
 
 def test_ctrl_c_ends_it_with_one_line_and_leaves_nothing(chromium, models, photo, tmp_path):
     pytest.importorskip("gradio", reason="gradio is not installed (extra: demo)")
-    command = [sys.executable, "-m", "declip_pl", "demo", "--models", str(models), "--port", "0"]
+    command = [sys.executable, "-m", "declip_pl", "demo", "--model", str(models), "--port", "0"]
     environment = os.environ | {"TMPDIR": str(tmp_path), "DECLIP_DATA": str(tmp_path)}
     with subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=environment) as process:
         line = process.stdout.readline()
@@ -333,7 +333,7 @@ def test_ctrl_c_ends_it_with_one_line_and_leaves_nothing(chromium, models, photo
 def test_the_port_is_taken(models, error_of):
     with socket.create_server((LOOPBACK, 0)) as other:
         port = other.getsockname()[1]
-        message = error_of("demo", "--models", str(models), "--port", str(port))
+        message = error_of("demo", "--model", str(models), "--port", str(port))
     assert f"port {port} can't be used" in message and "choose another by --port" in message
 
 
@@ -346,7 +346,7 @@ def test_gradio_is_not_there(models, error_of, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED"):
         monkeypatch.setenv(name, "")
-    message = error_of("demo", "--models", str(models), "--port", "0")
+    message = error_of("demo", "--model", str(models), "--port", "0")
     assert "install it with pip install 'declip-pl[demo]'" in message
 
 
@@ -362,7 +362,7 @@ def test_models_are_runs_and_saved_folders(models, tmp_path):
 
 def test_without_a_model_it_says_how_to_get_one(tmp_path, error_of):
     for folder in (tmp_path, tmp_path / "nowhere"):
-        message = error_of("demo", "--models", str(folder))
+        message = error_of("demo", "--model", str(folder))
         assert f"no trained localizer in {folder}" in message
         assert "make train" in message and "declip-pl import" in message
 

@@ -243,7 +243,7 @@ def test_regions_are_connected_components():
     rng = np.random.default_rng(1)
     heatmap = rng.random((60, 80), np.float32)
     mask = heatmap > 0.7
-    found = localizer.find_regions(heatmap, mask)
+    found = find_regions(heatmap, mask)
     labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
     expected = []
     for index, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
@@ -256,7 +256,7 @@ def test_regions_are_connected_components():
         assert (region.box, region.area) == (box, area)
         assert region.probability == pytest.approx(probability, abs=1e-6)
     json.dumps(found)  # plain numbers
-    assert localizer.find_regions(heatmap, np.zeros_like(mask)) == []
+    assert find_regions(heatmap, np.zeros_like(mask)) == []
 
 
 def test_a_saved_localizer_is_bit_identical(model, tmp_path):

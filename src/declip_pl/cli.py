@@ -56,6 +56,7 @@ _PACKAGE = "declip_pl"
 COMMANDS: dict[str, Command] = {
     "train": Command(_TRAIN, "training.train:train", (), KEPT_RUN, further=True),
     "test": Command(_TRAIN, "training.train:test", ("model",), further=True),
+    "runs": Command(_TRAIN, "inference.runs:runs"),
     "cross-eval": Command(_TRAIN, "cross_eval.command:cross_eval", ("models*",), _CELLS),
     "compare": Command(_TRAIN, "cross_eval.compare:compare", ("a", "b")),
     "dashboard": Command(_TRAIN, "cross_eval.views.wandb_dashboard:dashboard"),

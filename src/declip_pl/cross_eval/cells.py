@@ -194,7 +194,7 @@ class Cells:
     ) -> Iterator[tuple[Tensor, list[Tensor], Batch]]:
         """Yield the photos in batches: ``[B, 1, 256, 256]`` logits, masks, and the batch itself."""
         loader = DataLoader(test.data, 32, collate_fn=collate)
-        for batch in tqdm(loader, f"scoring on {test.name}", leave=False):
+        for batch in tqdm(loader, f"scoring on {test.name}", leave=False, disable=None):
             assert isinstance(batch["image"], Features)
             logits = decoder(batch["image"].to(self.device).float())
             yield logits, [mask.to(self.device) for mask in batch["mask"]], batch

@@ -37,7 +37,14 @@ from declip_pl.cross_eval.models import (
     read_models,
     shared_pooling,
 )
-from declip_pl.cross_eval.plan import choose_recipe, choose_roots, read_data_sets, trained
+from declip_pl.cross_eval.plan import (
+    choose_recipe,
+    choose_roots,
+    read_changes,
+    read_data_sets,
+    trained,
+)
+from declip_pl.cross_eval.progress import Countdown
 from declip_pl.cross_eval.provenance import describe
 from declip_pl.cross_eval.summary import summary
 from declip_pl.cross_eval.views.domains_png import domains_png
@@ -48,15 +55,15 @@ from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.feature_cache import FeatureCache
 from declip_pl.data.layout import REAL, left_out_line
 from declip_pl.data.stamps import content_hash
-from declip_pl.data.transforms import Changes, key_of, make_changes
+from declip_pl.data.transforms import Changes, key_of
 from declip_pl.errors import UserError
 from declip_pl.model.checkpoint import load_decoder, load_encoder
+from declip_pl.model.devices import find_device
 from declip_pl.model.encoder import Encoder
 from declip_pl.model.network import Pooling
 from declip_pl.names import check_name
 from declip_pl.parts import Spec, as_text
 from declip_pl.training.recipe import Options
-from declip_pl.training.recipe_file import read_list
 from declip_pl.training.run_folder import claim
 
 
@@ -94,6 +101,7 @@ def cross_eval(
     start = time.monotonic()
     _check_given(name, models, seeds > 1 or loo or none or replace(options, encoder=None).trains())
     changes, roots = read_changes(perturbation), choose_roots(options, also)
+    device = find_device(options.device)
     recipe = None if models else choose_recipe(options, roots[0])
     data, *others = read_data_sets(options, recipe, roots, changes)
     paths, failures, label = (
@@ -103,7 +111,7 @@ def cross_eval(
     failures += unread
     if not described:
         raise UserError(_failed(failures))
-    evaluate = partial(_evaluated, named=options.encoder, pooling=pooling)
+    evaluate = partial(_evaluated, named=options.encoder, pooling=pooling, device=device)
     folder = choose_folder(data, label or name_of(described), name)
     matrix = evaluate(described, data, folder, failures, start)
     if others:
@@ -138,18 +146,6 @@ def _show(folder: Path, matrix: Matrix, models: Sequence[Model], warnings: Seque
         print(line)
 
 
-def read_changes(perturbation: Changes) -> Changes:
-    """Return a perturbation; a file's name stands for the list in it.
-
-    Raises:
-        UserError: If the file can't be read or holds no list, or a change is not known.
-    """
-    if isinstance(perturbation, str) and Path(perturbation).suffix in (".yaml", ".yml"):
-        perturbation = read_list(Path(perturbation).expanduser())
-    make_changes(perturbation)
-    return perturbation
-
-
 def _evaluated(
     models: Sequence[Model],
     data: LocalizationDataModule,
@@ -159,11 +155,12 @@ def _evaluated(
     *,
     named: Spec | None,
     pooling: Pooling | None,
+    device: torch.device,
 ) -> Matrix:
     """Score models on a data set, write and show what came out; add to the failures."""
     with claim(folder, "cross-evaluating into"):
         before = check_folder(folder, data)
-        results, failed = _score(models, data, folder, named)
+        results, failed = _score(models, data, folder, named, device)
         failures += failed
         about = describe(folder, data, results, failures, start)
         scored = (results["cells"], results["thresholds"], data.generators)
@@ -213,7 +210,11 @@ def _show_all(folder: Path, matrices: Sequence[Matrix]) -> None:
 
 
 def _score(
-    models: Sequence[Model], data: LocalizationDataModule, folder: Path, named: Spec | None
+    models: Sequence[Model],
+    data: LocalizationDataModule,
+    folder: Path,
+    named: Spec | None,
+    device: torch.device,
 ) -> tuple[dict[str, Any], list[Failure]]:
     """Score every model on every test set; photos pass each encoder once, whatever the models.
 
@@ -221,7 +222,6 @@ def _score(
         ``tests`` by name, ``thresholds`` by model, ``cells`` by model and test set, ``device``;
         and what went wrong.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     cells = Cells(folder, device)
     failures: list[Failure] = []
     names = [*data.generators, *([REAL] if data.has_reals else [])]
@@ -239,6 +239,7 @@ def _score(
     # Where nothing is left to score, no encoder is loaded. What fails here is tried again below.
     add = partial(_add_finished, cells, data, tests, results)
     left = [model for model in models if not attempt([], model.name, partial(add, model))]
+    countdown = Countdown(len(left))
     for sharing in by_encoder(left):
         names = [model.name for model in sharing]
         encoder = attempt(failures, ", ".join(names), partial(_shared_encoder, sharing, named))
@@ -252,6 +253,7 @@ def _score(
             if attempt(failures, f"test set {test.name}", partial(_encode, cache, test, device))
         ]
         for model in sharing:
+            print(countdown.next(f"scoring {model.name}"), flush=True)
             work = partial(_score_model, cells, model, data, encoder, clean, encoded, results)
             failures += attempt(failures, model.name, work) or []
     return results, failures

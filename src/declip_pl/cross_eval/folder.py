@@ -60,12 +60,12 @@ def check_folder(folder: Path, data: LocalizationDataModule) -> Matrix | None:
     if not _is_of(there, data):
         raise UserError(
             f"{folder} is of the data {there.data.name} in another place than {data.root}; name "
-            "another folder (RUN=...)"
+            "another folder (--name; make: RUN=)"
         )
     if there.perturbation != key_of(data.perturbation):
         raise UserError(
             f"{folder} is of photos with the perturbation {there.perturbation}, not "
-            f"{key_of(data.perturbation)}; name another folder (RUN=...)"
+            f"{key_of(data.perturbation)}; name another folder (--name; make: RUN=)"
         )
     return there
 

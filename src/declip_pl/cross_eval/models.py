@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from declip_pl import parts
 from declip_pl.cross_eval.matrix import Failure
+from declip_pl.cross_eval.progress import Countdown
 from declip_pl.data.layout import ALL, ALL_BUT, FORGERIES, NONE
 from declip_pl.errors import UserError
 from declip_pl.model.checkpoint import Checkpoint, read_checkpoint
@@ -101,10 +102,12 @@ def train_missing(
         run = recipe.run(choice, seed)
         if (run.folder / RESULTS).exists():
             recipe.check(run.folder, choice)
+    missing = [p for p in plan if not (recipe.run(*p).folder / RESULTS).exists()]
+    countdown = Countdown(len(missing))
     for choice, seed in plan:
         folder = recipe.run(choice, seed).folder
-        if not (folder / RESULTS).exists():
-            print(f"training {folder.name}", flush=True)
+        if (choice, seed) in missing:
+            print(countdown.next(f"training {folder.name}"), flush=True)
             status = _run(recipe.command(choice, seed))
             if status:
                 failures.append(Failure(f"training {folder.name}", f"exit status {status}"))

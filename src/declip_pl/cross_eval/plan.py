@@ -8,10 +8,11 @@ from declip_pl.cross_eval.models import choices, train_missing
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.layout import ALL, NONE
 from declip_pl.data.mini import MINI, build_mini
-from declip_pl.data.transforms import Changes
+from declip_pl.data.transforms import Changes, make_changes
 from declip_pl.errors import UserError
 from declip_pl.files import expanded
 from declip_pl.training.recipe import Options, Recipe, choose_config, choose_data
+from declip_pl.training.recipe_file import read_list
 
 
 def choose_roots(options: Options, also: str | None) -> list[Path]:
@@ -24,7 +25,7 @@ def choose_roots(options: Options, also: str | None) -> list[Path]:
     roots = [root, *(Path(expanded(part)) for part in (also or "").split(",") if part)]
     if Path(NONE) in roots:
         raise UserError(
-            f"{NONE} has no test photos to score on: name a data set (DATA=..., --data)"
+            f"{NONE} has no test photos to score on: name a data set (--data; make: DATA=)"
         )
     if MINI in roots:
         build_mini(MINI)
@@ -57,7 +58,7 @@ def read_data_sets(
         data = LocalizationDataModule(str(root), ALL, layout, polarity, perturbation=changes)
         if found.setdefault(place := data.root.resolve(), data) is not data:
             raise UserError(
-                f"{root} is {place}, which is scored on already; name it once (ALSO=...)"
+                f"{root} is {place}, which is scored on already; name it once (--also; make: ALSO=)"
             )
     return list(found.values())
 
@@ -71,3 +72,15 @@ def trained(
     folders, failures = train_missing(recipe, choices(data.generators, loo, none), seeds)
     label = recipe.kind + f"-{seeds}-seeds" * (seeds > 1) + "-leave-one-out" * loo + "-none" * none
     return folders, failures, label
+
+
+def read_changes(perturbation: Changes) -> Changes:
+    """Return a perturbation; a file's name stands for the list in it.
+
+    Raises:
+        UserError: If the file can't be read or holds no list, or a change is not known.
+    """
+    if isinstance(perturbation, str) and Path(perturbation).suffix in (".yaml", ".yml"):
+        perturbation = read_list(Path(perturbation).expanduser())
+    make_changes(perturbation)
+    return perturbation

@@ -119,7 +119,7 @@ def check_data(layout: Layout, wanted: Wanted, rule: MaskRule, progress: bool = 
     samples = [sample for _, sample in places]
     with ThreadPoolExecutor() as pool:  # PIL decodes outside the interpreter lock
         findings = pool.map(partial(_check_sample, rule), samples)
-        bar = tqdm(findings, "checking data", len(samples), disable=not progress)
+        bar = tqdm(findings, "checking data", len(samples), disable=None if progress else True)
         checked = [(*place, finding) for place, finding in zip(places, bar, strict=True)]
     report.images = len(samples) + sum(sample.mask is not None for sample in samples)
     named = list(dict.fromkeys(name for names in wanted.values() for name in names))

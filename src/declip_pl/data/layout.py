@@ -34,7 +34,8 @@ FORGERIES = "forgeries"
 ALL, ALL_BUT, NONE = "all", "all-but-", "none"
 """Words that choose generators."""
 
-SOURCES = ("celebahq", "ffhq")
+Source = Literal["celebahq", "ffhq"]
+SOURCES: tuple[Source, ...] = ("celebahq", "ffhq")
 """The parts of Dolos."""
 
 DOLOS_HELP = (
@@ -177,7 +178,7 @@ def build_layout(layout: Spec, root: Path) -> Layout:
     return made
 
 
-def source_root(root: Path, source: str | None = None) -> Path:
+def source_root(root: Path, source: Source | None = None) -> Path:
     """Return the folder that holds ``fake/``: ``root`` itself or ``root/source``.
 
     Args:

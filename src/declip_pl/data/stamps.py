@@ -79,8 +79,8 @@ def check_contents(theirs: Mapping[str, str], ours: Mapping[str, str], root: Pat
     if theirs["files_sha256"] == ours["files_sha256"] and theirs != ours:
         raise UserError(
             f"photos or masks in {root} are others than those that this run was trained on, under "
-            "the same names; bring those back, or give the new run a name of its own (RUN=..., "
-            "--run.name)"
+            "the same names; bring those back, or give the new run a name of its own (--name; "
+            "fit: --run.name; make: RUN=)"
         )
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from shlex import quote
 
 from declip_pl.errors import UserError
+from declip_pl.inference.runs import all_runs
 from declip_pl.inference.saved_folder import CARD_FILE
 from declip_pl.model.checkpoint import BEST, STARTER, find, has_starter
 from declip_pl.training.run_folder import RESULTS, Run
@@ -19,8 +20,9 @@ def default_model() -> str:
     runs = sorted(path.parent for path in root.glob(f"*/{RESULTS}"))
     runs = [run for run in runs if (run / BEST).is_file()]
     if len(runs) > 1:
-        named = [*map(str, runs), *([STARTER] if has_starter() else [])]
-        names = "".join(f"\n  --model {quote(name)}" for name in named)
+        named = {str(run.folder): run.in_words() for run in all_runs() if run.folder in runs}
+        named |= {STARTER: "comes with declip-pl"} if has_starter() else {}
+        names = "".join(f"\n  --model {quote(name)}  {words}" for name, words in named.items())
         raise UserError(f"{root} holds {len(runs)} finished runs, name a model:{names}")
     if runs:
         print(f"model: {runs[0]} (the only finished run)")

@@ -47,9 +47,10 @@ HEADERS = [
 
 
 def demo(
-    models: str | None = None,
+    model: str | None = None,
     port: Port = 7860,
     data: str | None = None,
+    device: str | None = None,
     encoder: str | None = None,
 ) -> None:
     """Show in the browser what a localizer finds in a photo (extra: demo).
@@ -57,18 +58,19 @@ def demo(
     The page is served on this machine alone and loads nothing from elsewhere. Ctrl-C ends it.
 
     Args:
-        models: A folder of runs and saved localizers to choose from, or one of them, or starter.
-            By default outputs/train, and where that holds none the starter.
+        model: One, named as everywhere, or a folder of runs and saved localizers to choose from. By
+            default outputs/train, and where that holds none the starter.
         port: Of the page's address; 0 takes any that is free.
         data: Data set in Dolos' layout whose test photos are offered to try the page with. By
             default the one that declip-pl train would take, if it is on this machine.
+        device: Where it runs, such as cpu, cuda or cuda:1; by default a GPU where there is one.
         encoder: The frozen encoder's folder or hub id, in place of those on record; its weights
             have to be the same.
 
     Raises:
         UserError: If there is no model, the port is taken, or Gradio is not installed.
     """
-    found, photos = find_models(models), find_samples(data)
+    found, photos = find_models(model), find_samples(data)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up then as well
     # The server ends on a signal by returning, or by KeyboardInterrupt, as its loop was caught.
     with (
@@ -76,7 +78,7 @@ def demo(
         listen(port) as listener,
         tempfile.TemporaryDirectory(prefix="declip-demo-") as folder,
     ):
-        server = build_server(found, photos, folder, encoder)
+        server = build_server(found, photos, folder, encoder, device)
         print(f"open http://{HOST}:{listener.getsockname()[1]} (Ctrl-C ends it)", flush=True)
         server.run(sockets=[listener])
     print("stopped; no photo is kept")
@@ -108,7 +110,7 @@ def find_models(models: str | None) -> dict[str, Path]:
     except UserError as error:
         raise UserError(
             f"there is no trained localizer in {given}: train one (make train GEN=ldm), import "
-            f"one (declip-pl import), or name one (--models). {error}"
+            f"one (declip-pl import), or name one (--model). {error}"
         ) from error
 
 
@@ -146,7 +148,11 @@ def listen(port: int) -> socket.socket:
 
 
 def build_server(
-    models: dict[str, Path], photos: Sequence[Sample], folder: str, encoder: str | None = None
+    models: dict[str, Path],
+    photos: Sequence[Sample],
+    folder: str,
+    encoder: str | None = None,
+    device: str | None = None,
 ) -> Any:
     """Return the ``uvicorn.Server`` of the page.
 
@@ -155,6 +161,7 @@ def build_server(
         photos: To try the page with.
         folder: Where uploads and pictures are while the page shows them.
         encoder: Where the user says that the frozen encoder is.
+        device: Where models run.
 
     Raises:
         UserError: If Gradio is not installed, or the model can't be loaded.
@@ -176,7 +183,7 @@ def build_server(
 
     body = (MAX_UPLOAD + 1) * 2**20  # a file, and what stands around it
     config = uvicorn.Config(
-        Guard(_as_app(build_page(models, photos, encoder)), Path(folder), body),
+        Guard(_as_app(build_page(models, photos, encoder, device)), Path(folder), body),
         headers=HEADERS,
         proxy_headers=False,
         server_header=False,

@@ -61,11 +61,15 @@ class _Events:
     """
 
     def __init__(
-        self, models: dict[str, Path], photos: Sequence[Sample], encoder: str | None
+        self,
+        models: dict[str, Path],
+        photos: Sequence[Sample],
+        encoder: str | None,
+        device: str | None,
     ) -> None:
         self.models = models
         self.photos = photos
-        load = partial(Localizer.from_pretrained, encoder=encoder)
+        load = partial(Localizer.from_pretrained, device=device, encoder=encoder)
         self.load = lru_cache(maxsize=1)(load)  # an encoder is large
 
     def about(self, name: str) -> str:
@@ -142,7 +146,10 @@ class _Results:
 
 
 def build_page(
-    models: dict[str, Path], photos: Sequence[Sample], encoder: str | None = None
+    models: dict[str, Path],
+    photos: Sequence[Sample],
+    encoder: str | None = None,
+    device: str | None = None,
 ) -> gradio.Blocks:
     """Return the page.
 
@@ -150,11 +157,12 @@ def build_page(
         models: To choose from, by name; the first one is loaded.
         photos: To try the page with.
         encoder: Where the user says that the frozen encoder is.
+        device: Where models run.
 
     Raises:
         UserError: If the first model can't be loaded.
     """
-    events, first = _Events(models, photos, encoder), next(iter(models))
+    events, first = _Events(models, photos, encoder, device), next(iter(models))
     events.load(models[first])  # what is wrong with it should not wait for a photo
     with gradio.Blocks(analytics_enabled=False, title="declip-pl", delete_cache=KEPT) as page:
         page.state_session_capacity = OPEN_PAGES

@@ -31,6 +31,7 @@ from declip_pl.inference.recorded_scores import recorded_scores
 from declip_pl.inference.tiles import Blend, windows
 from declip_pl.metrics import THRESHOLD, photo_thresholds, resize_to
 from declip_pl.model.checkpoint import Checkpoint, load_network, read_checkpoint
+from declip_pl.model.devices import find_device
 from declip_pl.model.network import DeCLIP, image_score
 from declip_pl.model.weights import upload
 from declip_pl.parts import Spec, read_spec
@@ -80,7 +81,7 @@ class Localizer:
         if encoder and not _is_local(encoder):  # a folder of this machine helps nobody else
             identity = replace(checkpoint.identity, source=network.encoder.source)
             checkpoint = replace(checkpoint, encoder=encoder, identity=identity)
-        return cls(checkpoint.name, checkpoint, _moved(network, device))
+        return cls(checkpoint.name, checkpoint, network.to(find_device(device)))
 
     def __repr__(self) -> str:
         """Say what it is: its name, what it was trained on, where it runs, its notice."""
@@ -261,13 +262,6 @@ class Localizer:
 def _cut(photo: Pixels) -> bool:
     """Whether a photo is larger than a tile."""
     return len(windows(*photo.shape[:2])) > 1
-
-
-def _moved(network: DeCLIP, device: str | None) -> DeCLIP:
-    try:
-        return network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except (RuntimeError, AssertionError) as error:  # the latter without CUDA
-        raise UserError(f"the device {device!r} can't be used: {error}") from error
 
 
 def _is_local(encoder: Spec) -> bool:

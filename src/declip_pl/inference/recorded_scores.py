@@ -19,6 +19,7 @@ from declip_pl.cross_eval.matrix import (
 from declip_pl.errors import UserError
 from declip_pl.model.checkpoint import CONFIG_FILE, SCORES, Checkpoint, run_of
 from declip_pl.records import from_json, to_json
+from declip_pl.training.results_file import read_results
 from declip_pl.training.run_folder import RESULTS
 
 Scores = dict[str, float]
@@ -109,8 +110,6 @@ def _of_run(checkpoint: Checkpoint) -> RecordedScores | None:
     run = run_of(checkpoint.path)
     if run is None or not (run / RESULTS).is_file():
         return None
-    from declip_pl.training.results import read_results  # imports Lightning
-
     results = read_results(run / RESULTS)
     if results.checkpoint["sha256"] != checkpoint.sha256:  # last.ckpt, say: it was not tested
         return None

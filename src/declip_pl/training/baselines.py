@@ -46,7 +46,7 @@ def baselines(
             for name in answers
         }
         test_masks = data.evaluation_set(generator, "test", generator).masks()
-        for mask in tqdm(test_masks, f"baselines on {generator}", leave=False):
+        for mask in tqdm(test_masks, f"baselines on {generator}", leave=False, disable=None):
             for metric, answer in zip(metrics.values(), answers.values(), strict=True):
                 metric.update(answer[None, None], [mask])
         found = {name: _floats(metric) for name, metric in metrics.items()}

@@ -7,8 +7,9 @@ from declip_pl.errors import UserError
 from declip_pl.model.checkpoint import BEST, load_lightning, run_of
 from declip_pl.training.recipe import compared, decisive
 from declip_pl.training.recipe_file import Sections, read_config
+from declip_pl.training.run_folder import NAME, OVERWRITE, RESUME
 
-ANEW = "start the run anew (OVERWRITE=1, --run.overwrite true)"
+ANEW = f"start the run anew ({OVERWRITE})"
 
 
 def check_continuation(checkpoint: Path, settings: Sections, may_grow: bool) -> None:
@@ -42,7 +43,7 @@ def check_continuation(checkpoint: Path, settings: Sections, may_grow: bool) -> 
         named = "; ".join(f"{name} is {there}, here {here}" for name, there, here in found)
         raise UserError(
             f"{run} was begun with other settings: {named}. Repeat the run's own, or give the new "
-            "run a name of its own (RUN=..., --run.name)"
+            f"run a name of its own ({NAME})"
         )
     done, wanted = content["epoch"] + 1, settings["trainer"]["max_epochs"]
     if wanted is not None and 0 <= wanted < done:
@@ -59,7 +60,7 @@ def _read(checkpoint: Path) -> dict[str, Any]:
     if "optimizer_states" not in content:
         raise UserError(
             f"{checkpoint} has no optimiser's state to go on with; last.ckpt beside it has "
-            "(RESUME=1, --run.resume true)"
+            f"({RESUME})"
         )
     return content
 

@@ -1,5 +1,6 @@
 """LightningCLI for this package: ``fit``, ``validate`` and ``test``."""
 
+import logging
 import warnings
 from importlib import import_module
 from pathlib import Path
@@ -35,8 +36,9 @@ from declip_pl.training.callbacks import PANELS, History, MovedRun, Panels, is_t
 from declip_pl.training.checkpoint_io import note_test
 from declip_pl.training.continuation import check_continuation
 from declip_pl.training.kept_epochs import KeptEpoch, check_options
+from declip_pl.training.progress import EpochLines, quiet
 from declip_pl.training.recipe_file import parse_yaml, read_recipe
-from declip_pl.training.results import describe_results, results_path, summary
+from declip_pl.training.results import describe_results, in_short, results_path, summary
 from declip_pl.training.run_folder import CONFIG, RESULTS, Run, run_name
 from declip_pl.training.schedules import Schedule
 from declip_pl.training.task import LocalizationTask
@@ -78,6 +80,8 @@ class DeclipCLI(LightningCLI):
         self.output, self._command = output, args[0]
         for message in MEANT:
             warnings.filterwarnings("ignore", message=message)
+        for library in ("pytorch", "fabric"):  # which devices there are not, and advertisements
+            logging.getLogger(f"lightning.{library}").setLevel(logging.WARNING)
         super().__init__(
             LocalizationTask,
             LocalizationDataModule,
@@ -102,6 +106,7 @@ class DeclipCLI(LightningCLI):
         parser.add_lightning_class_args(Schedule, "schedule", subclass_mode=True)
         parser.add_lightning_class_args(Panels, "panels")
         parser.add_lightning_class_args(History, "history")
+        parser.add_lightning_class_args(EpochLines, "lines")
         parser.add_lightning_class_args(MovedRun, "moved")
         parser.set_defaults(
             {
@@ -113,8 +118,9 @@ class DeclipCLI(LightningCLI):
             }
         )
         parser.link_arguments("model.supervision", "data.supervision")
-        parser.link_arguments("best.monitor", "panels.monitor")
-        parser.link_arguments("best.mode", "panels.mode")
+        for callback in ("panels", "lines"):
+            parser.link_arguments("best.monitor", f"{callback}.monitor")
+            parser.link_arguments("best.mode", f"{callback}.mode")
         parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.seed")
 
@@ -164,6 +170,7 @@ class DeclipCLI(LightningCLI):
         wanted = self.config[self.subcommand].trainer.logger
         if wanted is None or wanted is True:
             kwargs["logger"] = self._wandb_logger()
+        kwargs |= quiet(self.config_init[self.subcommand].trainer)
         try:
             return super().instantiate_trainer(**kwargs)
         except REFUSALS as error:
@@ -215,7 +222,7 @@ class DeclipCLI(LightningCLI):
             raise UserError("without a data set there is nothing to test on: name one (--data DIR)")
         target = results_path(self.run.folder, self.datamodule, self.checkpoint.trained_on)
         if target.exists() and not self.run.overwrite:
-            raise UserError(f"{target} exists; replace it with --overwrite (--run.overwrite true)")
+            raise UserError(f"{target} exists; replace it with --overwrite")
         model.load_weights(self.checkpoint)
         self.trainer.test(model, **kwargs)
         self._report(self.checkpoint.path, target)
@@ -226,6 +233,9 @@ class DeclipCLI(LightningCLI):
         results = describe_results(self.model, self.datamodule, checkpoint)
         results.write(target)
         wandb.finish()  # its farewell should not stand below the summary
+        if self.run.brief:
+            print(in_short(results, target))
+            return
         print(summary(results, target, relative(run_of(checkpoint) or checkpoint)))
         if (self.run.folder / PANELS).is_dir():
             print(f"pictures: {self.run.folder / PANELS}")
@@ -295,7 +305,8 @@ class _SaveConfig(SaveConfigCallback):
 
 def _repeatable(config: Namespace) -> Namespace:
     """Return a configuration without what was of this start alone."""
-    config.ckpt_path, config.run.resume, config.run.overwrite = None, False, False
+    config.ckpt_path, config.run.brief = None, False
+    config.run.resume, config.run.overwrite = False, False
     config.trainer.default_root_dir = config.best.dirpath = config.last.dirpath = None
     return config
 

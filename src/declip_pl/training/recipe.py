@@ -12,7 +12,7 @@ from lightning import Trainer
 
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.forgeries.sources import Forgeries, as_forgeries, split_folders
-from declip_pl.data.layout import SOURCES, source_root
+from declip_pl.data.layout import SOURCES, Source, source_root
 from declip_pl.data.masks import Polarity
 from declip_pl.data.mini import MINI
 from declip_pl.data.transforms import Changes
@@ -74,11 +74,13 @@ class Options:
         supervision: full (masks) or weak (image labels), in place of the recipe's.
         forgeries: Train on forgeries of untouched photos as well: folders of photos, joined by
             commas, beside the recipe's; own for the data set's own photos alone.
+        device: Where it runs, such as cpu, cuda, cuda:1 or mps; by default a GPU where there is
+            one.
     """
 
     data: str | None = None
     config: str | None = None
-    source: str | None = None
+    source: Source | None = None
     layout: Spec | None = None
     polarity: Polarity | None = None
     augmentation: Changes | None = None
@@ -88,6 +90,7 @@ class Options:
     loss: Spec | None = None
     supervision: Supervision | None = None
     forgeries: str | None = None
+    device: str | None = None
 
     def given(self, sections: Sections) -> dict[str, Any]:
         """Return the options that take the place of a recipe's, as ``section.name``."""
@@ -108,7 +111,7 @@ class Options:
         return getattr(self, name) is not None
 
 
-def choose_data(data: str | None, source: str | None = None) -> tuple[Path, str]:
+def choose_data(data: str | None, source: Source | None = None) -> tuple[Path, str]:
     """Return the data set to use and why.
 
     The first of: ``data``, ``$DECLIP_DATA``, ``data/dolos_data`` if it exists, ``data/mini``.
@@ -202,7 +205,7 @@ class Recipe:
         Raises:
             UserError: If it was trained on other data or with other options.
         """
-        advice = f"move that run elsewhere, or score it as it is (MODELS={folder})"
+        advice = f"move that run elsewhere, or score it as it is (declip-pl cross-eval {folder}; make: MODELS={folder})"
         trained_on, data = read_checkpoint(folder).trained_on, self.data_module(choice)
         if not trained_on or trained_on.files_sha256 != data.fingerprint:
             raise UserError(f"{folder} was trained on other data than {self.root}; {advice}")
@@ -227,8 +230,9 @@ class Recipe:
         named = {f.name: getattr(self.options, f.name) for f in fields(Options)}
         named |= {"data": str(self.root), "config": str(self.config), "source": None}
         named |= {"generator": choice, "seed": seed}
+        program = [sys.executable, "-m", "declip_pl"]
         words = [f"--{k}={as_argument(v)}" for k, v in named.items() if v is not None]
-        return [sys.executable, "-m", "declip_pl", "train", *words, "--resume"]
+        return [*program, "train", *words, "--resume", "--run.brief=true"]
 
 
 def decisive(sections: Sections) -> dict[str, Any]:

@@ -1,11 +1,10 @@
 """What a test leaves behind: ``test_metrics.json`` and the closing summary."""
 
-import json
 import platform
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,63 +14,13 @@ from typing import Any
 from declip_pl import __version__, parts
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.errors import UserError
-from declip_pl.files import file_name, relative, sha256, short_hash, write_text
+from declip_pl.files import file_name, relative, sha256, short_hash
 from declip_pl.metrics import map_metrics
 from declip_pl.model.checkpoint import WEIGHTS_FILE, read_checkpoint
 from declip_pl.model.description import TrainedOn
 from declip_pl.training.baselines import baselines
+from declip_pl.training.results_file import Results, read_results
 from declip_pl.training.task import LocalizationTask
-
-FORMAT = 2
-"""Raise it with any change to what ``test_metrics.json`` holds."""
-
-
-@dataclass(frozen=True)
-class Results:
-    """What a test found.
-
-    Attributes:
-        notice: What everybody who sees the scores has to know, or None.
-        scores: Of the model, by generator and metric, in percent.
-        baselines: Of constant answers, by generator, baseline and metric.
-        data: ``root``, ``generators``, ``files_sha256`` and ``perturbation`` of the test photos.
-        checkpoint: ``path`` and ``sha256`` of the file that was tested.
-        model: The options it was built and trained by, and ``forgeries`` that it was trained on.
-        encoder: Identity of its frozen encoder.
-        made: When and by which versions.
-    """
-
-    notice: str | None
-    scores: dict[str, dict[str, float]]
-    baselines: dict[str, dict[str, dict[str, float]]]
-    data: dict[str, Any]
-    checkpoint: dict[str, str]
-    model: dict[str, Any]
-    encoder: dict[str, Any]
-    made: dict[str, Any]
-
-    def write(self, path: Path) -> None:
-        """Write them as JSON, atomically."""
-        content = {"format": FORMAT, **asdict(self)}
-        write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def read_results(path: Path) -> Results:
-    """Read what :meth:`Results.write` wrote.
-
-    Raises:
-        UserError: If there is none, or it is damaged or of a newer version.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.get("format", 1) > FORMAT:
-            raise UserError(f"{path} was written by a newer declip-pl; update this one")
-        if "made" not in content:  # version 0.1
-            names = ("git_commit", "date", "versions")
-            content["made"] = {name: content.pop(name) for name in names}
-        return Results(**{f.name: content[f.name] for f in fields(Results)})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} holds no results of a test ({error!r})") from error
 
 
 def results_path(folder: Path, data: LocalizationDataModule, trained_on: TrainedOn | None) -> Path:
@@ -177,6 +126,12 @@ def summary(results: Results, target: Path, model: Path) -> str:
         f"  {command('declip-pl')} predict PHOTO --model {quote(str(model))}",
     ]
     return "\n".join(lines)
+
+
+def in_short(results: Results, target: Path) -> str:
+    """Return one line: the IoU on each generator, and where the rest stands."""
+    found = ", ".join(f"IoU {s['iou']:.1f} on {name}" for name, s in results.scores.items())
+    return f"tested: {found or 'on nothing'} ({target})"
 
 
 def _detection(scores: dict[str, float]) -> str:

@@ -30,6 +30,11 @@ MOST = 200
 
 LAST = "checkpoints/last.ckpt"
 
+NAME = "--name; fit: --run.name; make: RUN="
+RESUME = "--resume; fit: --run.resume true; make: RESUME=1"
+OVERWRITE = "--overwrite; fit: --run.overwrite true; make: OVERWRITE=1"
+"""What to type, for errors: an option of train, of fit, of make."""
+
 
 @dataclass
 class Run:
@@ -41,12 +46,14 @@ class Run:
             supervision, the augmentation, forgeries and the seed where they are not the default.
         resume: Continue an interrupted run from its last epoch.
         overwrite: Delete what stands in the folder and start anew.
+        brief: Close with one line in place of the summary.
     """
 
     root: str = "outputs/train"
     name: str | None = None
     resume: bool = False
     overwrite: bool = False
+    brief: bool = False
 
     @property
     def folder(self) -> Path:
@@ -74,8 +81,8 @@ class Run:
             self._check_damaged_results()
         if self.last and not self.resume:
             raise UserError(
-                f"an unfinished run stands in {self.folder}; continue it (RESUME=1, --run.resume "
-                "true) or replace it (OVERWRITE=1, --run.overwrite true)"
+                f"an unfinished run stands in {self.folder}; continue it ({RESUME}) or replace it "
+                f"({OVERWRITE})"
             )
         return self.last
 
@@ -85,17 +92,16 @@ class Run:
         Raises:
             UserError: If they are whole, or that was not asked for.
         """
-        again = "test its best epoch again (RESUME=1, --run.resume true) or " if self.last else ""
+        again = f"test its best epoch again ({RESUME}) or " if self.last else ""
         if not _is_json(self.folder / RESULTS):
             if self.last and self.resume:
                 return
             raise UserError(
-                f"{self.folder / RESULTS} is damaged; {again}replace the run (OVERWRITE=1, "
-                "--run.overwrite true)"
+                f"{self.folder / RESULTS} is damaged; {again}replace the run ({OVERWRITE})"
             )
         raise UserError(
-            f"a finished run stands in {self.folder}; name another (RUN=..., --run.name) or "
-            "replace it (OVERWRITE=1, --run.overwrite true)"
+            f"a finished run stands in {self.folder}; name another ({NAME}) or replace it "
+            f"({OVERWRITE})"
         )
 
     def begin(self, resumed: str | Path | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from declip_pl.errors import UserError
 from declip_pl.model.description import ForgedPhotos, TrainedOn
+from declip_pl.training.run_folder import NAME
 
 
 def check_same_data(theirs: TrainedOn | None, ours: TrainedOn | None) -> None:
@@ -21,7 +22,7 @@ def check_same_data(theirs: TrainedOn | None, ours: TrainedOn | None) -> None:
         if there != here:
             raise UserError(
                 f"this run was trained on other data: its {name} are {_words(there)}, here they "
-                f"are {_words(here)}; give the new run a name of its own (RUN=..., --run.name)"
+                f"are {_words(here)}; give the new run a name of its own ({NAME})"
             )
 
 

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from declip_pl.data.layout import ALL, FORGERIES
+from declip_pl.data.layout import ALL, FORGERIES, Source
 from declip_pl.data.mini import MINI, build_mini
 from declip_pl.files import relative
 from declip_pl.model.checkpoint import CONFIG_FILE, Checkpoint, read_checkpoint, run_of
 from declip_pl.model.description import Seed, TrainedOn
+from declip_pl.model.devices import find_device
 from declip_pl.training.lightning_cli import DeclipCLI
 from declip_pl.training.recipe import Options, choose_config, choose_data
 from declip_pl.training.recipe_file import as_argument, read_recipe
@@ -51,6 +52,7 @@ def fit_arguments(
     overwrite: bool = False,
 ) -> list[str]:
     """Choose data and recipe; return the arguments of ``declip-pl fit`` for :func:`train`."""
+    device = on_device(options.device)
     root, why_data = choose_data(options.data, options.source)
     if root == MINI:
         build_mini(MINI)
@@ -59,6 +61,7 @@ def fit_arguments(
     given: dict[str, Any] = {"config": chosen, "data.root": root, "data.generator": generator}
     given |= options.given(read_recipe(chosen)) | {"seed_everything": seed, "run.name": name}
     given |= {"run.resume": str(resume).lower(), "run.overwrite": str(overwrite).lower()}
+    given |= device
     return ["fit", *_as_arguments(given)]
 
 
@@ -66,11 +69,12 @@ def test(
     model: str,
     data: str | None = None,
     generator: str | None = None,
-    source: str | None = None,
+    source: Source | None = None,
     polarity: str | None = None,
     perturbation: str | None = None,
     output: Path | None = None,
     overwrite: bool = False,
+    device: str | None = None,
     encoder: str | None = None,
     further: tuple[str, ...] = (),
 ) -> None:
@@ -89,6 +93,8 @@ def test(
         output: Folder for the results; by default the run's own, or outputs/test/NAME for a model
             that lies in no run.
         overwrite: Replace the results of an earlier test.
+        device: Where it runs, such as cpu, cuda, cuda:1 or mps; by default a GPU where there is
+            one.
         encoder: The frozen encoder's folder or hub id, in place of the one on record; its weights
             have to be the same.
         further: Options of Lightning.
@@ -104,10 +110,24 @@ def test(
     if generator or not given["config"]:
         given["data.generator"] = generator or _own_test(trained_on)
     given |= {"data.polarity": polarity, "data.perturbation": perturbation}
+    given |= on_device(device)
     given |= {"ckpt_path": checkpoint.path, "run.overwrite": str(overwrite).lower()}
     if (checkpoint.path / CONFIG_FILE).is_file():
         given["run.name"] = Path(checkpoint.name).name
     DeclipCLI(["test", *_as_arguments(given), *further], output and output.expanduser())
+
+
+def on_device(device: str | None) -> dict[str, Any]:
+    """Return the options of Lightning's trainer for a device as torch calls it.
+
+    Raises:
+        UserError: If this machine has no such device.
+    """
+    if device is None:
+        return {}
+    found = find_device(device)
+    devices = "1" if found.index is None else f"[{found.index}]"
+    return {"trainer.accelerator": found.type, "trainer.devices": devices}
 
 
 def _own_test(trained_on: TrainedOn | None) -> str:

@@ -86,7 +86,7 @@ def sampled(
 
     with one_thread():
         whole = scores(np.ones(photos), np.arange(seeds))
-        draws = tqdm(_resamples(photos, seeds), "intervals", leave=False)
+        draws = tqdm(_resamples(photos, seeds), "intervals", leave=False, disable=None)
         batches = [scores(*drawn) for drawn in draws]
     return [
         [

@@ -195,7 +195,9 @@ class ForgeryFolder:
         for item in left:
             versions.setdefault(item.source.sha256, []).append(item)
         found: dict[str, Forged] = {}
-        bar = tqdm(total=len(left), desc="forging photos", unit="photo", disable=not left)
+        bar = tqdm(
+            total=len(left), desc="forging photos", unit="photo", disable=None if left else True
+        )
         # Threads, as the work is done by libraries that let go of Python's lock.
         with bar, ThreadPoolExecutor(workers or os.cpu_count()) as pool:
             try:

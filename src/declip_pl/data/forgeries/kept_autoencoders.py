@@ -45,7 +45,7 @@ def autoencoders_of(sources: Sequence[Source], seed: int, folder: Path) -> dict[
     found = {kind: _read(kind, path) for kind, path in paths.items()}
     if not all(found.values()):
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / LOCK, "training autoencoders"):
+        with locked(folder / LOCK, "training autoencoders", disable=None):
             remove_leftovers(folder)
             _train_missing(paths, seen, seed)
         found = {kind: _read(kind, path) for kind, path in paths.items()}
@@ -56,7 +56,7 @@ def _train_missing(paths: dict[Kind, Path], seen: Sequence[Source], seed: int) -
     missing = [kind for kind, path in paths.items() if not _read(kind, path)]
     if missing:
         views = [_view(source, index) for index, source in enumerate(seen)]
-        for kind in tqdm(missing, "training autoencoders"):
+        for kind in tqdm(missing, "training autoencoders", disable=None):
             save_autoencoder(train_autoencoder(kind, views, seed), paths[kind])
 
 
