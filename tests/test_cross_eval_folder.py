@@ -86,7 +86,8 @@ def test_other_data_or_another_perturbation_is_refused(here):
     with pytest.raises(UserError) as raised:
         check_folder(folder, data())
     assert str(raised.value) == (
-        f"{folder} is of photos with the perturbation jpeg, not none; name another folder (--name; make: RUN=)"
+        f"{folder} is of photos with the perturbation jpeg, not none; name another folder (--name; "
+        "make: RUN=)"
     )
     assert check_folder(folder, data(perturbation="jpeg"))
 

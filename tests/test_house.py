@@ -114,7 +114,9 @@ def test_files_and_functions_are_short(path):
 
 
 def private(name: str) -> bool:
-    return name.startswith("_") and name.strip("_") != "" and not name.startswith("__")
+    """Whether a name is a file's own; one like ``_repr_html_`` is another program's protocol."""
+    own = name.startswith("_") and not name.endswith("_")
+    return own and name.strip("_") != "" and not name.startswith("__")
 
 
 def defined(tree: ast.AST) -> set[str]:

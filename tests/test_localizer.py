@@ -26,6 +26,7 @@ from declip_pl.data.transforms import build_transform
 from declip_pl.errors import UserError
 from declip_pl.files import sha256
 from declip_pl.inference import localizer
+from declip_pl.inference.localization import find_regions
 from declip_pl.inference.recorded_scores import recorded_scores
 from declip_pl.metrics import Thresholds
 from declip_pl.model import weights

@@ -24,6 +24,10 @@ from declip_pl.model.checkpoint import load_network, read_checkpoint, save
 from declip_pl.model.resnet import load_resnet
 from declip_pl.training.task import LocalizationTask
 
+TRAINED = {"generators": ["ldm"], "supervision": "full", "files_sha256": ""}
+TESTED = {"split": "test", "data": "dolos", "generators": ["ldm"]}
+"""Entries that are as they should be."""
+
 
 @pytest.fixture(scope="module")
 def task(clip) -> LocalizationTask:
@@ -74,6 +78,15 @@ def refusal(folder: Path) -> str:
         ("identity", None, "identity"),
         ("trained_on", {"generators": "ldm", "supervision": "full", "files_sha256": ""}, "list"),
         ("trained_on", {"generators": []}, "supervision"),
+        ("trained_on", {**TRAINED, "photos": {"sides": None}}, "sides is None; expected two sides"),
+        ("trained_on", {**TRAINED, "photos": {"sides": [9, 8]}}, "expected two sides in px"),
+        ("trained_on", {**TRAINED, "photos": {"sides": [8, 9], "qualities": [1]}}, "two qualities"),
+        ("tested_on", {"split": "train", "data": "", "generators": []}, "test or valid"),
+        ("tested_on", {**TESTED, "untouched": [0.2, 0.1]}, "the lowest first"),
+        ("tested_on", {**TESTED, "untouched": [0.5, 1.5]}, "numbers from 0 to 1"),
+        ("tested_on", {**TESTED, "untouched": [0.5] * 1001}, "up to 1000 numbers"),
+        ("tested_on", {**TESTED, "untouched": ["0.5"]}, "numbers from 0 to 1"),
+        ("tested_on", {**TESTED, "notice": "a\x1b[2J"}, "words"),
         ("poolling", "mean", "unknown entry"),
         ("format", "2", "describes no localizer"),
         ("format", 99, "newer declip-pl"),

@@ -222,7 +222,7 @@ class FeatureCache:
         encoder = self.encoder
         home = _device_of(encoder)
         encoder.to(device)
-        bar = tqdm(total=len(photos), desc="encoding photos", unit="photo", disable=None)
+        bar = tqdm(total=len(photos), desc="encoding photos", unit="photo")
         try:
             for keys, pixels in zip(batches, self._decoded(photos, batches), strict=True):
                 tokens = _tokens(encoder(pixels.to(device)))

@@ -91,6 +91,8 @@ def decoding(name: object) -> Iterator[None]:
         yield
     except UserError:
         raise
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {name}") from error
     except MemoryError as error:
         raise UserError(f"{name}: there is not enough memory to decode it") from error
     except Image.DecompressionBombError as error:
