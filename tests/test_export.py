@@ -192,6 +192,9 @@ def test_the_file_says_what_it_is(exported, model):
         "image_size": "64",
         "threshold": "0.5",
         "floor": str(FLOOR),
+        "pooling": "top",
+        "trained_on": "not on record",
+        "tested_on": "not on record",
     }
     assert "uint8 RGB [B, H, W, 3]" in graph.doc_string
     assert "nothing where under 2% of the photo reach 0.5" in graph.doc_string

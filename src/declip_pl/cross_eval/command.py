@@ -100,10 +100,9 @@ def cross_eval(
     """
     start = time.monotonic()
     _check_given(name, models, seeds > 1 or loo or none or replace(options, encoder=None).trains())
-    changes, roots = read_changes(perturbation), choose_roots(options, also)
-    device = find_device(options.device)
+    roots, device = choose_roots(options, also), find_device(options.device)
     recipe = None if models else choose_recipe(options, roots[0])
-    data, *others = read_data_sets(options, recipe, roots, changes)
+    data, *others = read_data_sets(options, recipe, roots, read_changes(perturbation))
     paths, failures, label = (
         trained(recipe, data, seeds, loo, none) if recipe else (models, [], None)
     )

@@ -242,10 +242,11 @@ def _describe(graph: onnx.ModelProto, localizer: Localizer) -> None:
         "pooling": checkpoint.pooling,
         "trained_on": localizer.about.trained_on,
         "tested_on": localizer.about.tested_on,
-        "notice": localizer.about.notice,
         "licence": "weights: those of the encoder and of whoever trained the decoder; "
         "graph: Apache-2.0 (declip-pl)",
     }
+    if notice := localizer.about.notice:
+        facts["notice"] = notice
     if (cut := localizer.image_threshold) is not None:
         facts["image_threshold"] = str(cut)
     fake = f"fake above {THRESHOLD}"

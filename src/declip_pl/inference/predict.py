@@ -87,8 +87,6 @@ def predict(
     Raises:
         UserError: If there is no photo, no model or no folder to use; at the end, if one failed.
     """
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise UserError(f"a threshold is a probability, from 0 to 1; found {threshold}")
     options = {"threshold": threshold, "tiles": tiles}
     if json:
         if output or resume:
@@ -98,8 +96,7 @@ def predict(
     folder = output or OUTPUT
     photos = find_photos(paths, leave_out=folder)
     check_folder(folder, resume)
-    localizer = Localizer.from_pretrained(model or default_model(), device, encoder)
-    _print_about(localizer)
+    localizer = _load(model, device, encoder)
     try:
         with claim(folder, "predicting into"):
             records = _predict_into(folder, localizer, photos, options)
@@ -201,8 +198,7 @@ def _as_json(
         record, pixels = _read(*next(iter(photos.items())))
         if pixels is None:
             raise UserError(record["error"])
-        localizer = Localizer.from_pretrained(model or default_model(), device, encoder)
-        _print_about(localizer)
+        localizer = _load(model, device, encoder)
         start = time.monotonic()
         (found,) = localizer([pixels], **options)
     record |= {"model_sha256": localizer.sha256}
@@ -210,9 +206,12 @@ def _as_json(
     return json.dumps(record | found_there, indent=2, allow_nan=False)
 
 
-def _print_about(localizer: Localizer) -> None:
+def _load(model: str | None, device: str | None, encoder: str | None) -> Localizer:
+    """Return the model that was named, or the default, and print what it is."""
+    localizer = Localizer.from_pretrained(model or default_model(), device, encoder)
     for words in localizer.about.lines():
         print(words)
+    return localizer
 
 
 def _predict_into(
