@@ -58,7 +58,7 @@ def jpeg_quality(image: Image.Image) -> float | None:
     """Return the quality from 1 to 100 of a JPEG's quantisation tables, or None if it is none.
 
     It is the number that libjpeg's users choose; tables of a camera's own get that of the standard
-    tables that are as coarse.
+    tables that are as coarse. Below 20, where tables end at 255, it comes out higher.
     """
     tables: dict[int, Sequence[int]] = getattr(image, "quantization", None) or {}
     if 0 not in tables:
