@@ -11,6 +11,7 @@ from declip_pl.data.layout import (
     ALL,
     REAL,
     SPLITS,
+    Source,
     build_layout,
     has_reals,
     mask_rule,
@@ -28,7 +29,7 @@ from declip_pl.parts import Spec
 
 def check(
     root: Path,
-    source: str | None = None,
+    source: Source | None = None,
     layout: Spec = "dolos",
     polarity: Polarity | None = None,
     generator: str = ALL,
@@ -71,7 +72,7 @@ def forgeries(
     photos: str | None = None,
     versions: Versions = 4,
     seed: Seed = 0,
-    source: str | None = None,
+    source: Source | None = None,
     layout: Spec = "dolos",
     output: Path = Path("forgeries.png"),
 ) -> None:

@@ -45,7 +45,7 @@ def autoencoders_of(sources: Sequence[Source], seed: int, folder: Path) -> dict[
     found = {kind: _read(kind, path) for kind, path in paths.items()}
     if not all(found.values()):
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / LOCK, "training autoencoders", disable=None):
+        with locked(folder / LOCK, "training autoencoders"):
             remove_leftovers(folder)
             _train_missing(paths, seen, seed)
         found = {kind: _read(kind, path) for kind, path in paths.items()}
