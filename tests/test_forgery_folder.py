@@ -219,12 +219,14 @@ def test_further_versions_and_photos_leave_the_others_as_they_are(root, cache, t
     assert len(list(first.folder.glob("manifest-*.json"))) == 3
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"recipe": 99}])
-def test_another_seed_or_recipe_is_another_folder(root, cache, monkeypatch, change):
+@pytest.mark.parametrize("change", [{"seed": 1}, {"recipe": 99}, {"without": ["other"]}])
+def test_another_seed_recipe_or_choice_of_operations_is_another_folder(
+    root, cache, monkeypatch, change
+):
     before = forged(root, versions=1)
     if "recipe" in change:
         monkeypatch.setattr(folder_module, "RECIPE", change["recipe"])
-    after = forged(root, versions=1, seed=change.get("seed", 0))
+    after = forged(root, versions=1, **{k: v for k, v in change.items() if k != "recipe"})
     assert after.folder != before.folder
     pairs = zip(before.manifest.forgeries, after.manifest.forgeries, strict=True)
     assert all(first.sha256 != second.sha256 for first, second in pairs)

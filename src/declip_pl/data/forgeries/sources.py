@@ -42,11 +42,14 @@ class Forgeries:
         photos: Folders of further untouched photos. Of those an eighth is for validation.
         versions: Forgeries of each photo; each epoch sees the next.
         seed: Decides on the forgeries; that of the training does not.
+        without: What they are made without: operations, autoencoders, places that pixels come from
+            (``near``, ``far``, ``other``), ``everywhere``; or patterns such as ``autoencoder-*``.
     """
 
     photos: list[str] = field(default_factory=list)
     versions: Versions = 4
     seed: Seed = 0
+    without: list[str] = field(default_factory=list)
 
 
 def as_forgeries(said: Any) -> Forgeries | None:
@@ -63,7 +66,9 @@ def as_forgeries(said: Any) -> Forgeries | None:
     try:
         return Forgeries(**said)
     except TypeError as error:
-        raise UserError(f"forgeries: {error}; expected photos, versions and seed") from error
+        raise UserError(
+            f"forgeries: {error}; expected photos, versions, seed and without"
+        ) from error
 
 
 def split_folders(text: str) -> list[str]:
