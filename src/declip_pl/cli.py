@@ -76,6 +76,9 @@ COMMANDS: dict[str, Command] = {
     "validate": Command(_LIGHTNING, "training.lightning_cli:DeclipCLI.validate"),
 }
 
+OTHER_WORDS = {"evaluate": ["test"], "list": ["runs"]}
+"""What people type who look for a command."""
+
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; what the user can fix ends in one line.
@@ -187,7 +190,7 @@ def _command_name(args: list[str]) -> tuple[str, list[str]]:
         if name in COMMANDS:
             return name, args[count:]
     known = [name for name in COMMANDS if name.startswith(f"{args[0]} ")]
-    near = known or get_close_matches(args[0], COMMANDS, n=1)
+    near = known or OTHER_WORDS.get(args[0]) or get_close_matches(args[0], COMMANDS, n=1)
     meant = f"; did you mean {' or '.join(near)}?" if near else ""
     raise UserError(f"there is no command {' '.join(args[:2])!r}{meant} (declip-pl --help)")
 

@@ -311,7 +311,7 @@ def _write(
 def _print_scores(records: Sequence[Record]) -> None:
     """Print what the score of the only photo says, or how many of several are above the cut-off."""
     if len(records) == 1:
-        print(records[0]["verdict"])
+        print(records[0]["verdict"].replace(". ", ".\n"))  # a line for each sentence
         return
     above = [record["above"] for record in records if record["above"] is not None]
     if above:
