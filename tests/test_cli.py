@@ -567,7 +567,7 @@ def test_train_hands_on_what_it_does_not_know(monkeypatch, tree):
         ("cross_eval", "cross-eval"),
         ("cache", "cache ls"),
         ("evaluate", "test"),
-    ],  # fmt: skip
+    ],
 )
 def test_a_mistyped_command_is_told_what_was_meant(error_of, typed, meant):
     message = error_of(typed)
