@@ -65,6 +65,8 @@ COMMANDS: dict[str, Command] = {
     "export": Command(_USE, "inference.export:export", ("model",)),
     "import": Command(_USE, "inference.import_published:import_published", ("checkpoint",)),
     "data check": Command(_DATA, "data.commands:check", ("root",)),
+    "data info": Command(_DATA, "data.info:info", ("names*",)),
+    "data convert": Command(_DATA, "data.convert:convert", ("name", "source", "dest")),
     "data forgeries": Command(_DATA, "data.commands:forgeries", ("root",)),
     "data mini": Command(_DATA, "data.commands:mini"),
     "cache ls": Command(_DATA, "data.commands:cache_ls"),

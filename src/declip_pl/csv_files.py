@@ -31,9 +31,19 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
         temporary.write_bytes("".join(lines).encode("utf-8", "surrogateescape"))
 
 
+def read_cell(text: str) -> str:
+    """Return what :func:`write_csv` wrote as the text of a cell; other text stays as it is."""
+    marked = text.removeprefix(MARK)
+    return marked if marked != text and _is_risky(marked) else text
+
+
+def _is_risky(text: str) -> bool:
+    return text.lstrip(" ").startswith((*RISKY, MARK))
+
+
 def _cell(value: Any) -> str:
     if not isinstance(value, str):
         return "" if value is None else str(value)
-    text = MARK + value if value.lstrip(" ").startswith((*RISKY, MARK)) else value
+    text = MARK + value if _is_risky(value) else value
     # The csv module leaves a lone carriage return bare, where readers begin a new row.
     return '"' + text.replace('"', '""') + '"' if set(',"\r\n') & set(text) else text
