@@ -17,7 +17,8 @@ from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.dataset import LocalizationDataset, collate
 from declip_pl.data.folders import walk
 from declip_pl.data.images import read_photo
-from declip_pl.data.layout import SPLITS, build_layout, select_generators, source_root
+from declip_pl.data.layout import SPLITS, build_layout, select_generators
+from declip_pl.data.layouts.dolos import source_root
 from declip_pl.data.masks import read_mask
 from declip_pl.data.transforms import AntialiasedResize, build_transform, make_changes, resize_mask
 from declip_pl.errors import UserError
