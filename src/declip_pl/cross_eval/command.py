@@ -79,9 +79,8 @@ def cross_eval(
         options: What to test on, and how missing models are trained.
         models: Runs' folders, checkpoints, saved folders, hub ids or starter to score, no others.
             By default one model for each generator of the data set, trained first where missing.
-        also: Further data sets to score the same models on, folders, files or LAYOUT:PATH joined
-            by commas; each is a cross-evaluation of its own, and the first shows all of them
-            together. They may also stand behind the first one (--data), separated by blanks.
+        also: Further data sets to score the same models on, joined by commas; each is a
+            cross-evaluation of its own, and the first shows all of them together.
         seeds: Models for each generator, with the seeds 0, 1, ...
         loo: Also train on all generators but one, for each (leave one out).
         pooling: From a map to an image's score; by default what all models say, or else top.
@@ -94,8 +93,7 @@ def cross_eval(
     """
     start = time.monotonic()
     _check_given(name, models, seeds > 1 or loo or none or replace(options, encoder=None).trains())
-    changes = read_changes(perturbation)
-    options, places = choose_data_sets(options, also)
+    changes, (options, places) = read_changes(perturbation), choose_data_sets(options, also)
     recipe = None if models else choose_recipe(options, places[0].root)
     data, *others = read_data_sets(options, recipe, places, changes)
     paths, failures, label = (

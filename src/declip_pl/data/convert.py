@@ -105,7 +105,7 @@ def convert(
         about = {"layout": as_text(name), "photos": dict(sorted(counts.items()))}
         if any(made.iterdir()):
             write_text(made / ABOUT, json.dumps(about, indent=1) + "\n")
-            _replace(made, files, work)
+            _put_in_place(made, files, work)
         if listed:
             write_manifest(dest, rows)
     _report(dest, counts, problems, "manifest:" * listed)
@@ -121,7 +121,7 @@ def _check_free(path: Path, overwrite: bool, listed: bool) -> None:
         raise UserError(f"{path} was not made by this command, so it is not replaced; move it away")
 
 
-def _replace(made: Path, target: Path, work: Path) -> None:
+def _put_in_place(made: Path, target: Path, work: Path) -> None:
     if target.exists():
         target.rename(work / "before")
     made.rename(target)

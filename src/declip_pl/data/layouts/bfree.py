@@ -1,9 +1,9 @@
 """B-Free's training set: COCO photos, regenerated and inpainted by Stable Diffusion 2.1."""
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
+from declip_pl.csv_files import read_csv
 from declip_pl.data.facts import DataSetFacts
 from declip_pl.data.folders import Stems, subfolders
 from declip_pl.data.layout import LAYOUTS, REAL, Sample, Split, expected
@@ -53,10 +53,18 @@ class BFreeLayout(ListedLayout):
             yield from self.unusable(REAL, listed)
         masks = {kind: there.get(kind, Stems({}, [], [])) for kind in ("mask", "bbox")}
         for split, file in LISTS.items():
-            for number in read_ids(self.root / file, expected(self)):
+            for number in self._numbers(self.root / file):
                 for name, listed in there.items():
                     if name not in masks:
                         yield split, self._sample(name, number, listed, masks)
+
+    def _numbers(self, path: Path) -> Iterator[str]:
+        if not path.is_file():
+            raise UserError(f"there is no file {path}{expected(self)}")
+        for number, row in read_csv(path):
+            if "id" not in row:
+                raise UserError(f"{path}, line {number}: there is no column id{expected(self)}")
+            yield row["id"]
 
     def _sample(self, folder: str, number: str, listed: Stems, masks: dict[str, Stems]) -> Sample:
         made = folder.removeprefix(PREFIX) if folder.startswith(PREFIX) else REAL
@@ -72,19 +80,3 @@ class BFreeLayout(ListedLayout):
         mask = masks[kind].photos.get(number)
         problem = None if mask else f"{image}: there is no mask {self.root / kind / number}.*"
         return Sample(number, image, mask, made, problem, source=number)
-
-
-def read_ids(path: Path, help_: str) -> list[str]:
-    """Return the column ``id`` of a list.
-
-    Raises:
-        UserError: If there is no such file or column.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} can't be read ({error}){help_}") from error
-    reader = csv.DictReader(text.splitlines())
-    if "id" not in (reader.fieldnames or ()):
-        raise UserError(f"{path} has no column id{help_}")
-    return [row["id"] for row in reader if row["id"]]

@@ -1,6 +1,5 @@
 """``manifest``: any data set, listed in a CSV, JSON lines or parquet file."""
 
-import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -8,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from declip_pl.csv_files import read_cell, write_csv
+from declip_pl.csv_files import read_csv, write_csv
 from declip_pl.data.facts import DataSetFacts
 from declip_pl.data.layout import LAYOUTS, REAL, Sample, Split, expected
 from declip_pl.data.layouts.listed import BY_HASH, ListedLayout, Placed, Sharing
@@ -190,20 +189,8 @@ def _fault(row: Mapping[str, Any]) -> str:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = [read_cell(name).strip() for name in next(reader, [])]
-            if twice := {name for name in header if header.count(name) > 1}:
-                raise UserError(f"{path}, line 1: there are two columns {min(twice)!r}")
-            for cells in reader:
-                place = f"{path}, line {reader.line_num}"
-                if cells and len(cells) != len(header):
-                    raise UserError(f"{place}: {len(cells)} cells under {len(header)} columns")
-                if cells:
-                    yield place, dict(zip(header, map(read_cell, cells), strict=True))
-    except (OSError, csv.Error) as error:
-        raise UserError(f"{path} can't be read as CSV ({error})") from error
+    for number, row in read_csv(path):
+        yield f"{path}, line {number}", dict(row)
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,12 +1,12 @@
 """NIST16, the Nimble Challenge 2016 of NIST's Media Forensics programme."""
 
-import csv
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from declip_pl.csv_files import read_csv
 from declip_pl.data.facts import DataSetFacts
 from declip_pl.data.images import read_photo
 from declip_pl.data.layout import LAYOUTS, REAL, Sample, expected
@@ -42,8 +42,13 @@ class Nist16Layout(ListedLayout):
     def listed(self) -> Iterator[Placed]:
         """Yield the photos of the table."""
         table = self.root / REFERENCE
-        for number, row in read_table(table, expected(self)):
-            yield None, self._sample(row, f"{table}, line {number}")
+        if not table.is_file():
+            raise UserError(f"there is no file {table}{expected(self)}")
+        for number, row in read_csv(table, delimiter="|"):
+            place = f"{table}, line {number}"
+            if missing := [name for name in COLUMNS if name not in row]:
+                raise UserError(f"{place}: there is no column {missing[0]}{expected(self)}")
+            yield None, self._sample(row, place)
 
     def _sample(self, row: Mapping[str, str], where: str) -> Sample:
         image = self.root / row["ProbeFileName"]
@@ -62,21 +67,3 @@ class Nist16Layout(ListedLayout):
     def read_mask(self, path: Path) -> NDArray[np.bool_]:
         """Return what is darker than :data:`LEVEL`, ``[H, W]``."""
         return np.asarray(read_photo(path).mean(axis=-1) < LEVEL)
-
-
-def read_table(path: Path, help_: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the rows of NIST's table with their line numbers.
-
-    Raises:
-        UserError: If there is none, or it has not the columns.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} can't be read ({error}){help_}") from error
-    reader = csv.DictReader(text.splitlines(), delimiter="|")
-    missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-    if missing:
-        raise UserError(f"{path} has no column {missing[0]}{help_}")
-    for row in reader:
-        yield reader.line_num, {key: value or "" for key, value in row.items() if key}
