@@ -23,7 +23,7 @@ PARTS: dict[str, Split] = {"train": "train", "valid": "valid", "val": "valid", "
 """What folders and files of splits are called."""
 NEGATIVE = "Negative"
 DOCUMENTATION = "https://scu-zjz.github.io/IMDLBenCo-doc/"
-OWN_SPLITS = "ROOT may hold train, valid (val) and test; else "
+OWN_SPLITS = "its own, or "
 
 
 class ImdlLayout(ListedLayout):
@@ -124,7 +124,7 @@ class JsonLayout(ImdlLayout):
         "{train,valid,test}.json",
         masks="white: mean of the channels over 127.5",
         link=DOCUMENTATION,
-        splits="those of the files train.json, valid.json (val.json), test.json; else " + BY_HASH,
+        splits=OWN_SPLITS + BY_HASH,
         traps=(
             "Negative is an untouched photo",
             "paths are relative to the file here, to the current folder in the public loader",

@@ -21,8 +21,8 @@ Placed = tuple[Split | None, Sample]
 
 TEST, HASHED = "test", "hashed"
 
-WHOLE = "all photos are test photos, as in the field's protocols; splits: hashed splits them"
-BY_HASH = "80 % train, 10 % valid, 10 % test, by a hash of the source photo; or splits: test"
+WHOLE = "none: all photos are test photos (or splits: hashed)"
+BY_HASH = "80 : 10 : 10 by a hash of the source photo (or splits: test)"
 
 
 class ListedLayout:

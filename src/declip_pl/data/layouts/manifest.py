@@ -68,8 +68,8 @@ class ManifestLayout(ListedLayout):
         layout="a file .csv, .jsonl (an object a line) or .parquet with the columns image and mask "
         "(empty: untouched; all: fake as a whole) and, if wanted, generator, split, source and "
         "polarity; paths are relative to the file",
-        masks="white, unless the column polarity or the option says black",
-        splits="the column split; without it " + BY_HASH,
+        masks="white, or as the column polarity says",
+        splits="the column split, or " + BY_HASH,
         traps=(
             "the column source names the photo that others were made of, and keeps them together "
             "when the set is split",

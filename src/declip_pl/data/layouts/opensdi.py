@@ -54,8 +54,7 @@ class OpenSdiLayout:
         masks="white",
         link="https://huggingface.co/datasets/nebula/OpenSDI_test (and nebula/OpenSDI_train)",
         licence="CC BY-SA 4.0",
-        splits="train and test are two sets of that name; 10 % of train is valid, by a hash of the "
-        "photo's number",
+        splits="train, test; 10 % of train is valid, by a hash of the photo's number",
         traps=(
             "it is unpacked first: declip-pl data convert opensdi ROOT FOLDER (extra parquet)",
             "a fake without mask is fake as a whole (key entire/...); these are generators of "
