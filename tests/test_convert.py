@@ -90,10 +90,15 @@ def test_nothing_is_overwritten_unasked(tmp_path, error_of):
     assert len(sorted(dest.rglob("*"))) == len(before) - 1
     (dest / "converted.json").unlink()
     assert "was not made by this command" in error_of(*command, "--overwrite")
-    assert "is there already" in error_of(*command[:-1], str(source))
     (tmp_path / "own.csv").write_text("mine")
     assert "is there already" in error_of(*command[:-1], str(tmp_path / "own.csv"))
+    assert "not replaced" in error_of(*command[:-1], str(tmp_path / "own.csv"), "--overwrite")
     assert (tmp_path / "own.csv").read_text() == "mine"
+    listed = ["data", "convert", "casia1", str(source), str(tmp_path / "list.csv")]
+    cli.main(listed)
+    cli.main([*listed, "--overwrite"])
+    again = ["data", "convert", "manifest", str(tmp_path / "list.csv"), str(tmp_path / "list.csv")]
+    assert "is the data set" in error_of(*again, "--overwrite")
 
 
 def test_a_conversion_that_fails_leaves_nothing(tmp_path, error_of):
@@ -133,6 +138,20 @@ def test_names_lead_nowhere_else(tmp_path):
     assert outside and all(path.is_relative_to(dest) for path in outside)
 
 
+def test_a_folder_inside_the_data_set_is_refused(tmp_path, error_of):
+    source = casia1(tmp_path / "casia")
+    said = error_of("data", "convert", "casia1", str(source), str(source / "made"))
+    assert "is the data set or inside of it" in said and not (source / "made").exists()
+
+
+def test_photos_of_any_name_are_photos_afterwards(tmp_path):
+    photo(tmp_path / "a.jpg").rename(tmp_path / "a")
+    write_manifest(tmp_path / "list.csv", [Row("a", "", "", "test")])
+    cli.main(["data", "convert", "manifest", str(tmp_path / "list.csv"), str(tmp_path / "made")])
+    (sample,) = find_samples(build_layout("dolos", tmp_path / "made"), "test", REAL)[0]
+    assert (read_photo(sample.image) == read_photo(tmp_path / "a")).all()
+
+
 def test_the_polarity_may_be_said(tmp_path):
     source, dest = TREES["imd2020"](tmp_path / "imd"), tmp_path / "made"
     cli.main(["data", "convert", "imd2020", str(source), str(dest), "--polarity=black"])
@@ -149,7 +168,7 @@ def packed(path: Path, rows) -> None:
             return None
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, format_)
-        return {"bytes": buffer.getvalue(), "path": None}
+        return {"bytes": buffer.getvalue(), "path": "x"}
 
     path.parent.mkdir(parents=True, exist_ok=True)
     table = [
@@ -192,7 +211,9 @@ def test_opensdi_errors(tmp_path, error_of):
     convert = ["data", "convert", "opensdi", str(tmp_path), str(tmp_path / "made")]
     assert "holds no parquet file" in error_of(*convert)
     pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra: parquet)")
-    packed(tmp_path / "data/sd15-00000-of-00001.parquet", [("a", None, None, 1)])
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    rows = [("a", pixels, pixels[..., 0], 7)]
+    packed(tmp_path / "data/sd15-00000-of-00001.parquet", rows)
     assert "OpenSDI_train or OpenSDI_test" in error_of(*convert)
     (tmp_path / "data").rename(tmp_path / "test")
     assert "row 1: expected key, image, mask, label" in error_of(*convert)

@@ -349,9 +349,9 @@ def test_hashed_splits_are_of_the_promised_sizes():
 def test_the_check_counts(make):
     layout = make("casia1")
     assert counted(layout) == [
-        "CASIA v1.0: 1 usable photos of splicing, expected 461",
-        "CASIA v1.0: 1 usable photos of copy-move, expected 459",
-        "CASIA v1.0: 2 usable photos of real, expected 800",
+        "CASIA v1.0: photos of splicing: 1 can be used, 461 are expected",
+        "CASIA v1.0: photos of copy-move: 1 can be used, 459 are expected",
+        "CASIA v1.0: photos of real: 2 can be used, 800 are expected",
     ]
     assert counted(make("manifest")) == []
     autosplice = make("autosplice")
@@ -376,7 +376,7 @@ def test_data_check_reads_layout_and_path(make, capsys):
     layout = make("coverage")
     cli.main(["data", "check", f"coverage:{layout.root}"])
     printed = capsys.readouterr().out
-    assert "6 files decoded" in printed and "expected 100" in printed
+    assert "6 files decoded" in printed and "2 can be used, 100 are expected" in printed
     assert "41forged.tif" in printed
 
 

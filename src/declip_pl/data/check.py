@@ -124,7 +124,7 @@ def counted(layout: Layout) -> list[str]:
         s.generator for split in SPLITS for s in layout.samples(split) if s.problem is None
     )
     lines = [
-        f"{facts.title}: {found[name]:,} usable photos of {name}, expected {count:,}"
+        f"{facts.title}: photos of {name}: {found[name]:,} can be used, {count:,} are expected"
         for name, count in facts.counts.items()
         if found[name] and found[name] != count
     ]

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from declip_pl.data.folders import is_hidden
 from declip_pl.data.images import SUFFIXES, decoding, read_photo
 from declip_pl.data.layout import REAL, SPLITS, Sample, Split, build_layout, mask_rule
-from declip_pl.data.layouts.manifest import WHOLLY, Row, write_manifest
+from declip_pl.data.layouts.manifest import WHOLLY, Row, read_manifest, write_manifest
 from declip_pl.data.layouts.opensdi import OPENSDI, Packed, packed
 from declip_pl.data.masks import MaskRule, Polarity, read_mask, wholly_fake
 from declip_pl.errors import UserError
@@ -83,7 +83,7 @@ def convert(
         source: Its folder or file.
         dest: A folder to make, or a manifest: a file .csv or .jsonl.
         copy: Copy photos and masks in place of links and paths.
-        overwrite: Replace what this command made there before.
+        overwrite: Replace a folder that this command made before, or a manifest.
         polarity: Which grey value of the masks means fake, in place of the layout's.
 
     Raises:
@@ -91,8 +91,11 @@ def convert(
     """
     listed = dest.suffix.lower() in MANIFESTS
     files = dest.with_name(f"{dest.stem}_files") if listed else dest
-    for path in {dest, files}:
-        _check_free(path, overwrite, listed)
+    inside = dest.resolve().is_relative_to(source.resolve())
+    if inside and not (listed and source.is_dir()):
+        raise UserError(f"{dest} is the data set or inside of it; name another place")
+    for path in (dest, files):
+        _check_free(path, overwrite)
     photos, problems, total = _photos(name, source, polarity)
     with work_folder(files, f"converting into {dest}") as work:
         made = work / "made"
@@ -111,13 +114,14 @@ def convert(
     _report(dest, counts, problems, "manifest:" * listed)
 
 
-def _check_free(path: Path, overwrite: bool, listed: bool) -> None:
+def _check_free(path: Path, overwrite: bool) -> None:
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
-    ours = path.is_file() if path.suffix.lower() in MANIFESTS else (path / ABOUT).is_file()
     if not overwrite:
         raise UserError(f"{path} is there already; name another, or say --overwrite")
-    if not ours:
+    if path.is_file() and path.suffix.lower() in MANIFESTS:
+        read_manifest(path, "; what is none is not replaced")
+    elif not (path / ABOUT).is_file():
         raise UserError(f"{path} was not made by this command, so it is not replaced; move it away")
 
 
@@ -149,7 +153,7 @@ def _photo(split: Split, sample: Sample, rule: MaskRule) -> Photo:
         split,
         sample.generator,
         sample.name,
-        sample.image.suffix,
+        _suffix(sample.image.suffix),
         sample.source,
         sample.image,
         mask,
@@ -165,12 +169,17 @@ def _unpacked(root: Path) -> Iterator[Photo]:
             photo.split,
             photo.generator,
             photo.source,
-            photo.suffix if photo.suffix in SUFFIXES else ".png",
+            _suffix(photo.suffix),
             photo.source,
             photo.image,
             mask,
             whole=photo.mask is None and mask is not None,
         )
+
+
+def _suffix(suffix: str) -> str:
+    """Return a suffix by which a file is known as a photo; what it holds is read by its content."""
+    return suffix if suffix.lower() in SUFFIXES else ".png"
 
 
 def _packed_mask(photo: Packed) -> NDArray[np.bool_]:
@@ -211,11 +220,11 @@ def _add_to_tree(made: Path, photo: Photo, name: str, copy: bool) -> Row:
     """Add a photo to a tree in Dolos' layout."""
     if photo.mask is None:
         _place(photo.content, made / REAL / photo.split / f"{name}{photo.suffix}", copy)
-        return Row(name)
+        return Row(name, generator=REAL)
     folder = made / "fake" / photo.generator
     _place(photo.content, folder / "images" / photo.split / f"{name}{photo.suffix}", copy)
     _save(~photo.mask(), folder / "masks" / photo.split / f"{name}.png")
-    return Row(name, WHOLLY, photo.generator)
+    return Row(name, generator=photo.generator)
 
 
 def _add_to_list(made: Path, files: Path, dest: Path, photo: Photo, name: str, copy: bool) -> Row:
