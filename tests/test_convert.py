@@ -146,9 +146,9 @@ def test_a_folder_inside_the_data_set_is_refused(tmp_path, error_of):
 
 def test_photos_of_any_name_are_photos_afterwards(tmp_path):
     photo(tmp_path / "a.jpg").rename(tmp_path / "a")
-    write_manifest(tmp_path / "list.csv", [Row("a", "", "", "test")])
+    write_manifest(tmp_path / "list.csv", [Row("a", "all", "x", "test")])
     cli.main(["data", "convert", "manifest", str(tmp_path / "list.csv"), str(tmp_path / "made")])
-    (sample,) = find_samples(build_layout("dolos", tmp_path / "made"), "test", REAL)[0]
+    (sample,) = find_samples(build_layout("dolos", tmp_path / "made"), "test", "x")[0]
     assert (read_photo(sample.image) == read_photo(tmp_path / "a")).all()
 
 
@@ -189,11 +189,11 @@ def test_opensdi_is_unpacked(tmp_path, target):
         ("partial/sd15/real/000651821.jpg", pixels, None, 0),
         ("entire/sd15/fake/000000005.jpg", pixels, None, 1),
     ]
-    packed(tmp_path / "OpenSDI_test/data/sd15-00000-of-00001.parquet", rows)
+    packed(tmp_path / "opensdi/OpenSDI_test/data/sd15-00000-of-00001.parquet", rows)
     train = [(f"partial/sd15/fake/{n:09}.jpg", pixels, mask, 1) for n in range(30)]
-    packed(tmp_path / "OpenSDI_train/data/sd15-00000-of-00070.parquet", train)
+    packed(tmp_path / "opensdi/OpenSDI_train/data/sd15-00000-of-00070.parquet", train)
     dest = tmp_path / target
-    cli.main(["data", "convert", "opensdi", str(tmp_path), str(dest)])
+    cli.main(["data", "convert", "opensdi", str(tmp_path / "opensdi"), str(dest)])
     layout = build_layout("dolos" if target == "made" else "manifest", dest)
     assert layout.generators() == ["sd15", "sd15-entire"]
     (partial,), (whole,), (real,) = (
@@ -208,14 +208,15 @@ def test_opensdi_is_unpacked(tmp_path, target):
 
 
 def test_opensdi_errors(tmp_path, error_of):
-    convert = ["data", "convert", "opensdi", str(tmp_path), str(tmp_path / "made")]
+    source = tmp_path / "packed"
+    convert = ["data", "convert", "opensdi", str(source), str(tmp_path / "made")]
     assert "holds no parquet file" in error_of(*convert)
     pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra: parquet)")
     pixels = np.zeros((8, 8, 3), np.uint8)
     rows = [("a", pixels, pixels[..., 0], 7)]
-    packed(tmp_path / "data/sd15-00000-of-00001.parquet", rows)
+    packed(source / "data/sd15-00000-of-00001.parquet", rows)
     assert "OpenSDI_train or OpenSDI_test" in error_of(*convert)
-    (tmp_path / "data").rename(tmp_path / "test")
+    (source / "data").rename(source / "test")
     assert "row 1: expected key, image, mask, label" in error_of(*convert)
 
 
