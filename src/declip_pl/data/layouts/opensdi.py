@@ -84,19 +84,19 @@ def packed(root: Path) -> Iterator[Packed]:
     if not files:
         raise UserError(f"{root} holds no parquet file; expected {OpenSdiLayout.facts.layout}")
     for path in files:
-        split, generator = split_of(path), FILE.match(path.name)[1]  # type: ignore[index]
+        split, generator = split_of(path, root), FILE.match(path.name)[1]  # type: ignore[index]
         for number, row in enumerate(read_rows(path, COLUMNS), 1):
             yield _photo(f"{path}, row {number}", row, split, generator)
 
 
-def split_of(path: Path) -> Split:
-    """Return the split that the folders above a file tell.
+def split_of(path: Path, root: Path) -> Split:
+    """Return the split that the folders between a file and the data set's, itself included, tell.
 
     Raises:
         UserError: If they tell none.
     """
-    above = [part.lower() for part in path.absolute().parts[:-1]]
-    for name in reversed(above):  # the nearest one tells
+    above = [root.absolute().name, *path.relative_to(root).parts[:-1]]
+    for name in map(str.lower, reversed(above)):  # the nearest one tells
         if ("train" in name) != ("test" in name):
             return "train" if "train" in name else "test"
     raise UserError(
