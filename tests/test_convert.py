@@ -103,9 +103,24 @@ def test_nothing_is_overwritten_unasked(tmp_path, error_of):
 
 def test_a_conversion_that_fails_leaves_nothing(tmp_path, error_of):
     source = casia1(tmp_path / "casia")
-    next((source / "CASIA 1.0 groundtruth").rglob("*.png")).write_bytes(b"x")
+    for path in source.rglob("*.png"):
+        path.write_bytes(b"x")
+    for path in (source / "Au").iterdir():
+        path.unlink()
     said = error_of("data", "convert", "casia1", str(source), str(tmp_path / "made"))
-    assert "is no photo" in said and left(tmp_path) == ["casia"]
+    assert "no photo can be used" in said and said.count("is no photo: expected") == 2
+    assert left(tmp_path) == ["casia"]
+
+
+@pytest.mark.parametrize("target", ["made", "made.csv"])
+def test_a_photo_with_a_damaged_mask_is_left_out_with_it(tmp_path, capsys, target):
+    source, dest = casia1(tmp_path / "casia"), tmp_path / target
+    damaged = next((source / "CASIA 1.0 groundtruth").rglob("Sp_D*.png"))
+    damaged.write_bytes(b"x")
+    cli.main(["data", "convert", "casia1", str(source), str(dest)])
+    assert f"left out: {damaged} is no photo" in capsys.readouterr().out
+    layout = build_layout("dolos" if target == "made" else "manifest", dest)
+    assert layout.generators() == ["copy-move"] and len(layout.samples("test")) == 3
 
 
 def test_what_cannot_be_used_is_named_and_left_out(tmp_path, capsys, error_of):

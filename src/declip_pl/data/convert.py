@@ -37,6 +37,10 @@ AT_ONCE = 256
 Mask = Callable[[], NDArray[np.bool_]]
 
 
+class UnusableMaskError(UserError):
+    """A mask that can't be read; its photo is left out."""
+
+
 @dataclass(frozen=True)
 class Photo:
     """A photo of any data set.
@@ -101,7 +105,7 @@ def convert(
         made = work / "made"
         made.mkdir()
         add = partial(_add_to_list, made, files, dest) if listed else partial(_add_to_tree, made)
-        rows = _add_all(partial(add, copy=copy), photos, total)
+        rows = _add_all(partial(add, copy=copy), photos, total, problems)
         counts = Counter(row.generator or REAL for row in rows)
         if not rows:
             raise UserError("\n".join([f"{source}: no photo can be used", *problems[:SHOWN]]))
@@ -190,15 +194,32 @@ def _packed_mask(photo: Packed) -> NDArray[np.bool_]:
 
 
 def _add_all(
-    add: Callable[[Photo, str], Row], photos: Iterator[Photo], total: int | None
+    add: Callable[[Photo, str], Row],
+    photos: Iterator[Photo],
+    total: int | None,
+    problems: list[str],
 ) -> list[Row]:
-    """Add photos, several at a time and few of them in memory; return their rows."""
+    """Add photos, several at a time and few of them in memory; return their rows.
+
+    Of those whose masks can't be read a line is added to the problems.
+    """
     rows: list[Row] = []
     taken: set[str] = set()
+
+    def attempt(photo: Photo, name: str) -> Row | str:
+        try:
+            return add(photo, name)
+        except UnusableMaskError as error:
+            return str(error)
+
     bar = tqdm(total=total, desc="converting", unit="photo", disable=None)
     with bar, ThreadPoolExecutor() as pool:
         while part := list(islice(photos, AT_ONCE)):
-            rows += pool.map(add, part, [_path_of(photo, taken) for photo in part])
+            for made in pool.map(attempt, part, [_path_of(photo, taken) for photo in part]):
+                if isinstance(made, str):
+                    problems.append(made)
+                else:
+                    rows.append(made)
             bar.update(len(part))
     return rows
 
@@ -221,30 +242,37 @@ def _add_to_tree(made: Path, photo: Photo, name: str, copy: bool) -> Row:
     if photo.mask is None:
         _place(photo.content, made / REAL / photo.split / f"{name}{photo.suffix}", copy)
         return Row(name, generator=REAL)
-    folder = made / "fake" / photo.generator
+    folder, bits = made / "fake" / photo.generator, _bits(photo.mask)
     _place(photo.content, folder / "images" / photo.split / f"{name}{photo.suffix}", copy)
-    _save(~photo.mask(), folder / "masks" / photo.split / f"{name}.png")
+    _save(~bits, folder / "masks" / photo.split / f"{name}.png")
     return Row(name, generator=photo.generator)
 
 
 def _add_to_list(made: Path, files: Path, dest: Path, photo: Photo, name: str, copy: bool) -> Row:
     """Add a photo to a manifest; what is no file yet becomes one."""
     place = f"{photo.generator}/{photo.split}/{name}"
-    image = photo.content
-    if copy or isinstance(image, bytes):
-        _place(image, made / "images" / f"{place}{photo.suffix}", copy=True)
-        image = files / "images" / f"{place}{photo.suffix}"
     mask, polarity = "", ""
     if photo.whole:
         mask = WHOLLY
     elif photo.mask and photo.plain and not copy:
         mask, polarity = _relative(photo.plain[0], dest), photo.plain[1]
     elif photo.mask:
-        _save(photo.mask(), made / "masks" / f"{place}.png")
+        _save(_bits(photo.mask), made / "masks" / f"{place}.png")
         mask, polarity = _relative(files / "masks" / f"{place}.png", dest), "white"
+    image = photo.content
+    if copy or isinstance(image, bytes):
+        _place(image, made / "images" / f"{place}{photo.suffix}", copy=True)
+        image = files / "images" / f"{place}{photo.suffix}"
     generator = "" if photo.mask is None else photo.generator
     source = photo.source or photo.name
     return Row(_relative(image, dest), mask, generator, photo.split, source, polarity)
+
+
+def _bits(mask: Mask) -> NDArray[np.bool_]:
+    try:
+        return mask()
+    except UserError as error:
+        raise UnusableMaskError(str(error)) from error
 
 
 def _relative(path: Path, dest: Path) -> str:

@@ -70,20 +70,19 @@ def walk(folder: Path, skip: Path | None = None) -> Walk:
     return Walk(sorted(found.photos), sorted(found.to_nothing), sorted(found.left_out))
 
 
-def by_stem(folder: Path, flat: bool = False, skip: Path | None = None) -> Stems:
+def by_stem(folder: Path, flat: bool = False) -> Stems:
     """Return the photos below a folder by their names without suffix, sorted.
 
     Args:
         folder: Where to look; there is nothing in a folder that does not exist.
         flat: Take the name alone, whatever folder below it a photo lies in.
-        skip: A folder that is not looked into.
 
     Raises:
         UserError: If a folder can't be listed.
     """
-    below = walk(folder, skip)
-    found = Stems({}, [(path, f"{path}: a link to nothing") for path in below.to_nothing], [])
-    found.left_out = below.left_out
+    below = walk(folder)
+    problems = [(path, f"{path}: a link to nothing") for path in below.to_nothing]
+    found = Stems({}, problems, below.left_out)
     for path in below.photos:
         relative = Path(path.name) if flat else path.relative_to(folder)
         stem = relative.with_suffix("").as_posix()

@@ -100,9 +100,9 @@ class ListedLayout:
         known = [there[name.lower()] for name in names if name.lower() in there]
         return above / known[0] if known else None
 
-    def photos(self, folder: Path, flat: bool = False, skip: Path | None = None) -> Stems:
+    def photos(self, folder: Path, flat: bool = False) -> Stems:
         """Return what :func:`declip_pl.data.folders.by_stem` finds, and note what is left out."""
-        found = by_stem(folder, flat, skip)
+        found = by_stem(folder, flat)
         self._ignored += found.left_out
         return found
 
