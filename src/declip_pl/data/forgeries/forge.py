@@ -67,7 +67,7 @@ def forge(
     mask: NDArray[np.bool_] | None = None
     used: list[str] = []
     if rng.random() >= UNTOUCHED:
-        mask = random_region(photo.shape[:2], rng)
+        mask, _ = random_region(photo.shape[:2], rng)
         inside, used = _inside(photo, other, mask, rng, ways)
         photo = _mixed(photo, inside, _weight(mask, rng))
     if rng.random() < EVERYWHERE:
