@@ -52,8 +52,8 @@ class OnnxInpainter:
 
     Args:
         file: The graph.
-        hole: Which grey value of its mask input means hole. By default it is found out: what is in
-            the photo inside the hole must not matter.
+        hole: Which grey value of its mask input means hole. By default it is found out: what the
+            photo shows in the middle of the hole must not matter.
         levels: Range of a float32 image input.
         result: Range of a float32 result; by default that of the image input.
     """
@@ -102,14 +102,14 @@ class OnnxInpainter:
         Raises:
             UserError: If it can't be found out, or the picture outside the hole is another one.
         """
-        photo, other, mask = _probe()
+        photo, other, mask, core = _probe()
         candidates: tuple[Polarity, ...] = (self._said,) if self._said else ("white", "black")
         found = {hole: self._run(photo, mask, hole) for hole in candidates}
         if not self._said:
             found = {
                 hole: picture
                 for hole, picture in found.items()
-                if _difference(picture, self._run(other, mask, hole), mask) < SAME
+                if _difference(picture, self._run(other, mask, hole), core) < SAME
             }
         if len(found) != 1:
             raise UserError(
@@ -216,16 +216,20 @@ class OnnxInpainter:
         )
 
 
-def _probe() -> tuple[Pixels, Pixels, Mask]:
-    """Return two pictures that differ inside a box only, and the box."""
+def _probe() -> tuple[Pixels, Pixels, Mask, Mask]:
+    """Return two pictures that differ in the core of a hole only, the hole and its core.
+
+    Near its border a hole is often blended with the photo.
+    """
     rng = np.random.default_rng(0)
     photo, other = (
         np.asarray(cv2.resize(small, (PROBE, PROBE), interpolation=cv2.INTER_CUBIC), np.uint8)
         for small in rng.integers(0, 256, (2, 6, 6, 3), dtype=np.uint8)
     )
-    mask = np.zeros((PROBE, PROBE), bool)
-    mask[PROBE // 4 : PROBE // 2, PROBE // 3 : 2 * PROBE // 3] = True
-    return photo, np.where(mask[..., None], other, photo), mask
+    mask, core = np.zeros((2, PROBE, PROBE), bool)
+    mask[PROBE // 4 : 3 * PROBE // 4, PROBE // 4 : 3 * PROBE // 4] = True
+    core[3 * PROBE // 8 : 5 * PROBE // 8, 3 * PROBE // 8 : 5 * PROBE // 8] = True
+    return photo, np.where(core[..., None], other, photo), mask, core
 
 
 def _difference(first: Pixels, second: Pixels, where: Mask) -> float:

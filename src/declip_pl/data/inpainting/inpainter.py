@@ -10,6 +10,7 @@ from declip_pl.data.inpainting import classical, graph, pipeline
 from declip_pl.data.inpainting.doors import INPAINTERS, Mask, Pixels
 from declip_pl.errors import UserError
 from declip_pl.parts import Spec, as_text, code_of, read_spec, short
+from declip_pl.privacy import all_without_folders
 
 SHORT = {"onnx": "file", "diffusers": "model"}
 """What follows the colon in ``onnx:FILE`` and ``diffusers:MODEL``."""
@@ -48,8 +49,12 @@ class Inpainter:
         self._built: Any = None
 
     def __str__(self) -> str:
-        """Return the spec as one line."""
-        return as_text(self.spec)
+        """Return the spec as one line, files without their folders."""
+        name, init_args = read_spec(self.spec)
+        said = all_without_folders(init_args)
+        if name in SHORT and said.keys() == {SHORT[name]}:
+            return f"{name}:{said[SHORT[name]]}"
+        return as_text({"class_path": name, "init_args": said} if said else name)
 
     @property
     def name(self) -> str:

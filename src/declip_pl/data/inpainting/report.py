@@ -1,7 +1,6 @@
 """What was made, in words and as a contact sheet to look at."""
 
 from collections import Counter
-from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -9,15 +8,12 @@ from PIL import Image, ImageDraw
 from declip_pl.data.forgeries.sheet import TILE, tile
 from declip_pl.data.images import read_photo
 from declip_pl.data.inpainting.picture import Plan
-from declip_pl.data.inpainting.record import Forged, Made, Manifest
+from declip_pl.data.inpainting.record import Made, Manifest
 from declip_pl.data.layout import SPLITS
 from declip_pl.data.masks import mostly_fake, read_mask
 
 ROWS, PAIRS = 8, 3
 """Rows of the sheet, and photos in each."""
-
-KINDS = 12
-"""Sources of masks that are counted one by one."""
 
 _BAR = 16
 
@@ -27,14 +23,13 @@ def in_words(plan: Plan, manifest: Manifest) -> str:
     lines = []
     for generator in plan.generators.values():
         made = manifest.generators[generator]
-        fakes = list(made.fakes.values())
         splits = Counter(key.partition("/")[0] for key in made.fakes)
         counts = ", ".join(f"{split} {splits[split]}" for split in SPLITS)
-        lines.append(f"{generator}: {len(fakes)} fakes ({counts}) by {made.about.inpainter}")
+        lines.append(f"{generator}: {len(made.fakes)} fakes ({counts}) by {made.about.inpainter}")
         for why, count in Counter(made.left_out.values()).most_common():
             lines.append(f"  left out: {count} photos ({why})")
-        if fakes:
-            lines += [f"  {line}" for line in (*_masks(fakes), _changes(made, fakes))]
+        if made.fakes:
+            lines += [f"  {line}" for line in (*_masks(made), _changes(made))]
         lines += [
             f"  there is no {split} photo: add photos, or sort them into "
             f"{'/, '.join(SPLITS)}/ yourself"
@@ -77,27 +72,36 @@ def contact_sheet(plan: Plan, manifest: Manifest) -> Image.Image:
     return sheet
 
 
-def _masks(fakes: Sequence[Forged]) -> list[str]:
+def _masks(made: Made) -> list[str]:
+    fakes = list(made.fakes.values())
     areas = np.array([forged.area for forged in fakes])
     found = 100 * np.quantile(areas, [0, 0.25, 0.5, 0.75, 1])
     least, *quartiles, most = [f"{value:.1f}" for value in found]
     pieces = np.array([forged.pieces for forged in fakes])
-    kinds = Counter(forged.drawn for forged in fakes)
-    said = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    if len(kinds) > KINDS:
-        said = f"{len(kinds)} different ones"
     lines = [
         f"masks: {least} to {most} % of the photo, quartiles {', '.join(quartiles)} %",
-        f"  in {pieces.mean():.1f} pieces on average, at most {pieces.max()}; {said}",
+        f"  {_kinds(made)}; {pieces.mean():.1f} pieces on average, at most {pieces.max()}",
     ]
     if finding := mostly_fake("masks", float(areas.mean()), "black"):
         lines.append(f"  {finding.partition(' if ')[0]}: look whether they are inverted")
     return lines
 
 
-def _changes(made: Made, fakes: Sequence[Forged]) -> str:
+def _kinds(made: Made) -> str:
+    """Return in words what the masks are of."""
+    drawn = [forged.drawn for forged in made.fakes.values()]
+    if "shapes" in made.about.masks:
+        counts = Counter(kind for kinds in drawn for kind in kinds.split("+"))
+        shares = [f"{kind} in {100 * n / len(drawn):.0f} %" for kind, n in counts.most_common()]
+        return ", ".join(shares)
+    if "own" in made.about.masks:
+        return f"by {made.about.masks['own']}"
+    return f"{len(set(drawn))} different names of files"
+
+
+def _changes(made: Made) -> str:
     inside, outside = (
-        float(np.mean([getattr(forged, where) for forged in fakes]))
+        float(np.mean([getattr(forged, where) for forged in made.fakes.values()]))
         for where in ("inside", "outside")
     )
     kept = "the photo's are pasted over it" if made.about.outside == "paste" else "it stays"
