@@ -15,8 +15,11 @@ SHARE = (0.03, 0.45)
 SHAPES = ("ellipse", "box", "polygon", "stroke")
 """What a region is drawn of."""
 
-TRIES = 10_000
+TRIES = 1000
 """Regions that are drawn before none of the wanted share is expected any more."""
+
+_USUAL = 50
+"""Regions after which shapes become larger or smaller, for shares that are hard to meet."""
 
 _SIZE = (0.08, 0.75)
 """Bounds on the sides of a shape, as shares of the photo's, for regions within SHARE."""
@@ -43,12 +46,14 @@ def random_region(
         UserError: If none of :data:`TRIES` regions is within the bounds.
     """
     scale = math.sqrt(sum(share) / sum(SHARE))
-    for _ in range(TRIES):
+    for tries in range(TRIES):
         canvas = np.zeros(shape, np.uint8)
         drawn = tuple(_draw(canvas, rng, kinds, scale) for _ in range(rng.integers(1, 4)))
         region = canvas > 0
         if share[0] <= region.mean() <= share[1]:
             return region, drawn
+        if tries >= _USUAL:
+            scale *= 1.05 if region.mean() < share[0] else 1 / 1.05
     raise UserError(
         f"no {' or '.join(kinds)} covers {share[0]:g} to {share[1]:g} of a photo of "
         f"{shape[1]} x {shape[0]} px; widen the range"

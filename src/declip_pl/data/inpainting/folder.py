@@ -16,7 +16,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from declip_pl.data.inpainting.photos import Photo
-from declip_pl.data.inpainting.picture import Plan, Result
+from declip_pl.data.inpainting.picture import UNCHANGED, Plan, Result
 from declip_pl.data.inpainting.record import (
     FILE,
     FORMAT,
@@ -196,18 +196,16 @@ class ForgedFolder:
         fakes = [forged for result in made for forged in result.fakes.values()]
         name = next(iter(self.abouts.values())).inpainter
         fault = ""
-        if not fakes:
-            return
-        if not any(forged.inside for forged in fakes):
+        if all(result.left_out == UNCHANGED for result in made):
             fault = f"{name} changed no pixel inside the masks of the first {len(made)} photos"
-        elif "regenerated" in self.plan.generators and not any(f.outside for f in fakes):
+        elif fakes and "regenerated" in self.plan.generators and not any(f.outside for f in fakes):
             fault = (
                 f"{name} changed no pixel outside the masks of the first {len(made)} photos, so "
                 "that a regenerated picture is the pasted one; say --outside paste"
             )
         if fault:
             for generator in self.abouts:
-                shutil.rmtree(self.plan.root / "fake" / generator)
+                shutil.rmtree(self.plan.root / "fake" / generator, ignore_errors=True)
             raise UserError(fault)
 
     def _merged(

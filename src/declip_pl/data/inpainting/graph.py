@@ -104,26 +104,29 @@ class OnnxInpainter:
         """
         photo, other, mask, core = _probe()
         candidates: tuple[Polarity, ...] = (self._said,) if self._said else ("white", "black")
-        found = {hole: self._run(photo, mask, hole) for hole in candidates}
-        if not self._said:
-            found = {
-                hole: picture
-                for hole, picture in found.items()
-                if _difference(picture, self._run(other, mask, hole), core) < SAME
-            }
+        made = {hole: self._run(photo, mask, hole) for hole in candidates}
+        far = {hole: _difference(picture, photo, ~mask) for hole, picture in made.items()}
+        if min(far.values()) > FAR:
+            raise UserError(
+                f"{self.file}: outside the hole its picture differs from the photo by "
+                f"{min(far.values()):.0f} levels on average: the range of its values is another "
+                "one (or the polarity of its mask); say "
+                f"{self._advice('levels: 0..1, result: 0..255, hole: white')}"
+            )
+        if self._said:
+            return self._said
+        found = [
+            hole
+            for hole in candidates
+            if far[hole] <= FAR
+            and _difference(made[hole], self._run(other, mask, hole), core) < SAME
+        ]
         if len(found) != 1:
             raise UserError(
                 f"{self.file}: can't tell whether black or white means hole in its mask input; say "
                 f"{self._advice('hole: black')}"
             )
-        ((hole, picture),) = found.items()
-        if (far := _difference(picture, photo, ~mask)) > FAR:
-            raise UserError(
-                f"{self.file}: outside the hole its picture differs from the photo by {far:.0f} "
-                "levels on average: the range of its values is another one (or the polarity of its "
-                f"mask); say {self._advice('levels: 0..1, result: 0..255, hole: white')}"
-            )
-        return hole
+        return found[0]
 
     @cached_property
     def _session(self) -> Any:

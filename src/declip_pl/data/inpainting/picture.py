@@ -20,6 +20,9 @@ from declip_pl.parts import Spec
 from declip_pl.records import json_hash
 
 
+UNCHANGED = "the inpainter changed nothing inside its mask"
+
+
 @dataclass(frozen=True)
 class Plan:
     """How data are made.
@@ -98,6 +101,8 @@ def forge_photo(plan: Plan, inpainter: Inpainter, item: Photo, other: Photo | No
     picture = inpainter.fill(photo, mask, _rng(plan, item, "fill"), another, prompt)
     if picture is None:
         return Result(item.key, original, {}, "the inpainter gave no picture")
+    if (picture == photo)[mask].all():  # a black sky, filled with black: a fake without a trace
+        return Result(item.key, original, {}, UNCHANGED)
     pasted = np.where(mask[..., None], picture, photo)
     fakes = {}
     for kind, generator in plan.generators.items():

@@ -108,7 +108,7 @@ class DiffusersInpainter:
         diffusers = _diffusers()
         try:
             made = diffusers.AutoPipelineForInpainting.from_pretrained(
-                self._folder, torch_dtype=getattr(torch, self._dtype), use_safetensors=True
+                self._folder, dtype=getattr(torch, self._dtype), use_safetensors=True
             )
         except Exception as error:  # whatever its many parts raise
             raise UserError(f"diffusers: can't load {self.model} to inpaint ({error})") from error
