@@ -1,4 +1,4 @@
-"""What fills holes, and what chooses them: those of the package, graphs, pipelines, a user's own."""
+"""What fills holes, and what chooses them: the package's own, graphs, pipelines, a user's."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import make_photo
+from forge_example import own_registries
 from onnx import TensorProto, helper
 from PIL import Image
 
@@ -44,7 +45,9 @@ def test_these_are_the_inpainters():
     assert INPAINTERS.names() == [*CLASSICAL, "onnx", "diffusers"]
 
 
-@pytest.mark.parametrize("mask", [hole(), hole(0, 0), hole(50, 70), hole(0, 0, 75, 40)], ids=range(4))
+@pytest.mark.parametrize(
+    "mask", [hole(), hole(0, 0), hole(50, 70), hole(0, 0, 75, 40)], ids=range(4)
+)
 @pytest.mark.parametrize("name", CLASSICAL)
 def test_a_fill_changes_the_hole_and_repeats_itself(name, mask):
     inpainter = Inpainter(name)
@@ -68,6 +71,12 @@ def test_copy_move_copies_pixels_of_the_photo():
     moved = Inpainter("copy-move").fill(photo(), hole(), rng())[hole()]
     known = {tuple(pixel) for pixel in photo().reshape(-1, 3)}
     assert {tuple(pixel) for pixel in moved} <= known
+
+
+def test_poisson_blends_all_of_a_thin_hole():
+    mask = hole(height=30, width=3)
+    filled = Inpainter("poisson").fill(photo(), mask, rng(), photo(1))
+    assert (filled != photo()).any(2)[mask].mean() > 0.95
 
 
 def test_poisson_takes_the_other_photo_s_gradients_and_this_one_s_colours():
@@ -135,7 +144,9 @@ def test_a_float_graph_of_a_fixed_size_says_its_range(tmp_path):
     file = graph(tmp_path / "g.onnx", "white", TensorProto.FLOAT, 64)
     unusable("onnx", "say of which range: --with .*levels: 0..1", file=file)
     unusable("onnx", "expected one of 0..1, -1..1, 0..255", file=file, levels="0..2")
-    unusable("onnx", "the range of its values is another", file=file, levels="0..1", result="0..255")
+    unusable(
+        "onnx", "the range of its values is another", file=file, levels="0..1", result="0..255"
+    )
     inpainter = Inpainter({"class_path": "onnx", "init_args": {"file": file, "levels": "0..1"}})
     filled = inpainter.fill(photo(), hole(), rng())
     assert filled.shape == photo().shape
@@ -274,13 +285,8 @@ def mine(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def own_registries(monkeypatch):
-    from declip_pl.data.inpainting import doors
-
-    for registry in (doors.INPAINTERS, doors.MASKS):
-        for name, value in vars(registry).items():
-            if isinstance(value, dict):
-                monkeypatch.setattr(registry, name, dict(value))
+def registries(monkeypatch):
+    own_registries(monkeypatch)
 
 
 def test_a_user_s_function_and_class_fill(mine):
@@ -328,7 +334,7 @@ def test_drawn_shapes_keep_to_the_range(photos, area):
 
 
 def test_a_range_that_nothing_fits_is_told(photos):
-    with pytest.raises(UserError, match="no box covers .* of a photo of 90 x 75 px"):
+    with pytest.raises(UserError, match=r"no box covers .* of a photo of 90 x 75 px"):
         masks_of(photos, "box", "0.00001")
     for wrong in ("0.3-0.2", "x", "1.2.3", "0.2-2"):
         with pytest.raises(UserError, match=f"--area {wrong}: expected a number or two"):

@@ -11,6 +11,9 @@ from declip_pl.data.inpainting.doors import INPAINTERS, Mask, Pixels
 RADIUS = 3
 """Px around a pixel that Telea's and the Navier-Stokes fill look at."""
 
+ERODED = 3
+"""Px that OpenCV takes off a hole's edge before it blends."""
+
 TRIES = 32
 """Places of the photo that copy-move draws, to take the one that overlaps the hole least."""
 
@@ -57,13 +60,14 @@ def poisson(photo: Pixels, mask: Mask, rng: np.random.Generator, other: Pixels) 
     top = int(rng.integers(other.shape[0] - height + 1))
     left = int(rng.integers(other.shape[1] - width + 1))
     piece = other[top : top + height, left : left + width]
-    border = ((2, 2), (2, 2), (0, 0))  # as OpenCV takes no hole that touches it
+    more = ERODED + 2  # as OpenCV takes no hole that touches the border
+    border = ((more, more), (more, more), (0, 0))
     photo, piece = np.pad(photo, border, mode="edge"), np.pad(piece, border, mode="edge")
-    hole = _byte(np.pad(mask, 2))
+    hole = cv2.dilate(_byte(np.pad(mask, more)), np.ones((3, 3)), iterations=ERODED)
     x, y, across, down = cv2.boundingRect(hole)
     centre = (x + across // 2, y + down // 2)  # where OpenCV puts the middle of the hole's box
     blended = cv2.seamlessClone(piece, photo, hole, centre, cv2.NORMAL_CLONE)
-    return np.asarray(blended, np.uint8)[2:-2, 2:-2]
+    return np.asarray(blended, np.uint8)[more:-more, more:-more]
 
 
 @INPAINTERS.register("copy-move")

@@ -89,6 +89,8 @@ def forge(
         UserError: If real and fake would differ beside the fill, something can't be read, or the
             inpainter fails.
     """
+    if photos.resolve().is_relative_to(output.resolve()):
+        raise UserError(f"--output {output} holds the photos: name another folder")
     inpainter = Inpainter(with_)
     found = find_photos(photos, skip=output)
     plan = _plan(output, inpainter, options, found)
