@@ -11,7 +11,8 @@ import numpy as np
 import psutil
 import pytest
 from conftest import check_all, make_photo, wait_until
-from forge_example import own_registries
+from forge_example import own_registries, write_graph
+from onnx import TensorProto
 from PIL import Image
 
 from declip_pl import cli
@@ -190,6 +191,9 @@ def test_what_is_damaged_or_deleted_is_made_again(photos):
     Path("made/real/test/more/1.jpg").unlink()
     assert content(forge(photos, "telea")) == before
     shutil.rmtree("made/fake/telea")
+    again = content(forge(photos, "telea", "--masks=box"))
+    assert again.keys() == before.keys() and again["forge.json"] != before["forge.json"]
+    shutil.rmtree("made/fake/telea")
     assert content(forge(photos, "telea")) == before
 
 
@@ -306,6 +310,9 @@ def test_an_inpainter_that_changes_nothing_is_refused(photos, error_of):
     message = refused("--with=telea", "--outside=regenerated")
     assert "telea changed no pixel outside" in message and "say --outside paste" in message
     forge(photos, "telea")  # nothing is left of what was refused
+    before = content(Path("made"))
+    assert "changed no pixel outside" in refused("--with=telea", "--outside=both")
+    assert content(Path("made")) == before
 
 
 def test_what_is_typed_wrongly_is_told(photos, error_of, tmp_path):
@@ -323,6 +330,31 @@ def test_what_is_typed_wrongly_is_told(photos, error_of, tmp_path):
     assert not Path("made").exists()
 
 
+def test_the_inpainter_of_the_documentation_fills_its_own_masks(photos, monkeypatch, capsys):
+    part = Path(__file__).parents[1] / "docs/parts/my_inpainter.py"
+    monkeypatch.setenv("DECLIP_PARTS", str(part))
+    black = photos / "train/black.png"
+    Image.new("RGB", (70, 70)).save(black)
+    root = forge(photos, "mean", "--masks=dark")
+    printed = capsys.readouterr().out
+    assert "mean: 8 fakes" in printed and "by dark" in printed
+    assert "left out: 1 photos (there is no mask)" in printed
+    made = said(root)["generators"]["mean"]
+    assert made["left_out"] == {"train/black": "there is no mask"}
+    assert len(made["about"]["identity"]["code"]) == len(made["about"]["masks"]["code"]) == 16
+
+
+def test_a_graph_is_named_by_a_mapping_too(photos, error_of):
+    pytest.importorskip("onnxruntime")
+    write_graph(Path("grey.onnx"), "black", TensorProto.FLOAT)
+    root = forge(photos, "{class_path: onnx, init_args: {file: grey.onnx, levels: 0..1}}")
+    about = said(root)["generators"]["grey"]["about"]
+    assert about["identity"]["hole"] == "black" and about["identity"]["levels"] == "0..1"
+    message = error_of("forge", str(photos), "--with=onnx:grey.onnx", "--output=made")
+    assert "its image input is float32; say of which range" in message
+
+
+@pytest.mark.slow
 def test_forged_data_train(photos, fit_arguments, tmp_path):
     root = forge(photos, "telea")
     cli.main(fit_arguments(data__root=root.resolve(), data__generator="telea"))

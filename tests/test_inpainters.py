@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import make_photo
-from forge_example import own_registries
+from forge_example import own_registries, write_graph
 from onnx import TensorProto, helper
 from PIL import Image
 
@@ -107,31 +107,10 @@ def test_what_is_no_inpainter_is_told():
 # Graphs: the hole in grey, whatever was there.
 
 
-def graph(path: Path, hole: str, kind=TensorProto.UINT8, side: int | None = None, grey=50) -> str:
-    """Write a graph that paints holes grey, in the range of its inputs."""
-    sides = [side, side] if side else ["h", "w"]
-    is_float = kind == TensorProto.FLOAT
-    image = helper.make_tensor_value_info("image", kind, [1, 3, *sides])
-    mask = helper.make_tensor_value_info("mask", kind, [1, 1, *sides])
-    result = helper.make_tensor_value_info("result", kind, [1, 3, *sides])
-    zero = helper.make_tensor("zero", kind, [], [0.0 if is_float else 0])
-    level = helper.make_tensor("level", kind, [], [grey / 255 if is_float else grey])
-    order = ["level", "image"] if hole == "white" else ["image", "level"]
-    nodes = [
-        helper.make_node("Equal", ["mask", "zero"], ["black"]),
-        helper.make_node("Not", ["black"], ["white"]),
-        helper.make_node("Where", ["white", *order], ["result"]),
-    ]
-    made = helper.make_graph(nodes, "grey", [image, mask], [result], [zero, level])
-    opset = [helper.make_opsetid("", 17)]
-    onnx.save(helper.make_model(made, opset_imports=opset, ir_version=8), path)
-    return str(path)
-
-
 @pytest.mark.parametrize("colour", ["black", "white"])
 def test_a_graph_fills_whichever_polarity_it_has(tmp_path, colour):
     pytest.importorskip("onnxruntime")
-    inpainter = Inpainter(f"onnx:{graph(tmp_path / 'my graph.onnx', colour)}")
+    inpainter = Inpainter(f"onnx:{write_graph(tmp_path / 'my graph.onnx', colour)}")
     filled = inpainter.fill(photo(), hole(), rng())
     assert (filled == np.where(hole()[..., None], 50, photo())).all()
     assert inpainter.name == "my graph"
@@ -141,7 +120,7 @@ def test_a_graph_fills_whichever_polarity_it_has(tmp_path, colour):
 
 def test_a_float_graph_of_a_fixed_size_says_its_range(tmp_path):
     pytest.importorskip("onnxruntime")
-    file = graph(tmp_path / "g.onnx", "white", TensorProto.FLOAT, 64)
+    file = write_graph(tmp_path / "g.onnx", "white", TensorProto.FLOAT, 64)
     unusable("onnx", "say of which range: --with .*levels: 0..1", file=file)
     unusable("onnx", "expected one of 0..1, -1..1, 0..255", file=file, levels="0..2")
     unusable(

@@ -108,7 +108,9 @@ def forge(
     sheet = output / f"forge-{stem}.png"
     if any(manifest.generators[name].fakes for name in abouts):
         with atomic_path(sheet) as temporary:
-            contact_sheet(plan, manifest).save(temporary, "PNG")
+            contact_sheet(plan, manifest).save(
+                temporary, "PNG", compress_level=1
+            )  # a third of the time
     print(f"{said}\ndata: {output} (look at {sheet.name})")
 
 

@@ -78,7 +78,7 @@ class ForgedFolder:
             found = self._whole(known, tasks)
             left = [task for task in tasks if task[0].key not in found]
             if left:
-                found |= self._make(left, workers, found)
+                found |= self._make(left, workers, found, fresh=not known)
             manifest = self._merged(manifest, found, {photo.key for photo, _ in tasks})
             write_json(root / FILE, manifest, indent=1)
             self._journal.unlink(missing_ok=True)
@@ -162,12 +162,10 @@ class ForgedFolder:
             return False
 
     def _make(
-        self, tasks: Sequence[Task], workers: int, found: Mapping[str, Result]
+        self, tasks: Sequence[Task], workers: int, found: Mapping[str, Result], fresh: bool
     ) -> dict[str, Result]:
         """Make pictures, with a line in the journal for each photo."""
-        fresh = not found
-        if found or not self._journal.is_file():
-            self._write_journal(found)
+        self._write_journal(found)
         made: dict[str, Result] = {}
         bar = tqdm(
             results(self.plan, tasks, workers),
@@ -206,16 +204,18 @@ class ForgedFolder:
         if fault:
             for generator in self.abouts:
                 shutil.rmtree(self.plan.root / "fake" / generator, ignore_errors=True)
+            self._journal.unlink()
             raise UserError(fault)
 
     def _merged(
         self, manifest: Manifest, found: Mapping[str, Result], wanted: set[str]
     ) -> Manifest:
-        photos, generators = dict(manifest.photos), dict(manifest.generators)
-        photos |= {key: result.original for key, result in found.items()}
+        there = self.plan.root / "fake"
+        photos = manifest.photos | {key: result.original for key, result in found.items()}
+        generators = {n: made for n, made in manifest.generators.items() if (there / n).is_dir()}
         for generator, about in self.abouts.items():
             made = generators.get(generator)
-            kept = made.fakes if made and (self.plan.root / "fake" / generator).is_dir() else {}
+            kept = made.fakes if made else {}
             fakes = {key: forged for key, forged in kept.items() if key not in wanted}
             fakes |= {key: r.fakes[generator] for key, r in found.items() if r.fakes}
             left = {key: r.left_out for key, r in found.items() if r.left_out}

@@ -19,7 +19,6 @@ from declip_pl.files import atomic_path, sha256
 from declip_pl.parts import Spec
 from declip_pl.records import json_hash
 
-
 UNCHANGED = "the inpainter changed nothing inside its mask"
 
 

@@ -68,7 +68,8 @@ def contact_sheet(plan: Plan, manifest: Manifest) -> Image.Image:
         pictures += [tile(read_photo(plan.image(name, key))) for name in names]
         for place, (picture, title) in enumerate(zip(pictures, (key, *names), strict=True)):
             sheet.paste(picture, (left + place * TILE, top + _BAR))
-            draw.text((left + place * TILE + 4, top + 2), title[:40], fill="black")
+            shown = title[:40].encode("utf-8", "replace").decode()  # names need not be UTF-8
+            draw.text((left + place * TILE + 4, top + 2), shown, fill="black")
     return sheet
 
 
