@@ -52,6 +52,8 @@ class Inpainter:
         """Return the spec as one line, files without their folders."""
         name, init_args = read_spec(self.spec)
         said = all_without_folders(init_args)
+        if name == "onnx" and "file" in said:  # its hash is on record, wherever it lies
+            said["file"] = PurePath(said["file"]).name
         if name in SHORT and said.keys() == {SHORT[name]}:
             return f"{name}:{said[SHORT[name]]}"
         return as_text({"class_path": name, "init_args": said} if said else name)
