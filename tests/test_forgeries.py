@@ -21,9 +21,10 @@ from declip_pl.data.forgeries.autoencoders import (
     save_autoencoder,
     train_autoencoder,
 )
-from declip_pl.data.forgeries.forge import forge
+from declip_pl.data.forgeries.forge import CONTENT, forge, left_out
 from declip_pl.data.forgeries.operations import OPERATIONS, compress
 from declip_pl.data.forgeries.regions import SHARE, random_region
+from declip_pl.errors import UserError
 
 SIDES = st.integers(24, 160)
 
@@ -215,6 +216,38 @@ FILLS = ("inpaint", "seamlessclone", "texture", "patchmatch", "diffus", "poisson
 def sources() -> list[Path]:
     """Return the files of the package."""
     return sorted(Path(package.__file__).parent.glob("*.py"))
+
+
+WAYS = [*OPERATIONS.names(), "autoencoder-shuffle-4"]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "names"),
+    [
+        (["blur"], {"blur"}),
+        (["autoencoder-*", "median"], {"autoencoder-shuffle-4", "median"}),
+        (["other", "near", "far", "everywhere"], {"other", "near", "far", "everywhere"}),
+        ([name for name in WAYS if name != "tone"], {*WAYS} - {"tone"}),
+        ([], set()),
+    ],
+)
+def test_what_is_left_out_is_in_no_forgery(autoencoder, patterns, names):
+    without = left_out(patterns, WAYS[-1:])
+    assert set(without) == names
+    used = set()
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        made = forge(photo_of(40, 40), photo_of(44, 48, 1), rng, {WAYS[-1]: autoencoder}, without)
+        used |= {name.replace("everywhere:", "") for name in made.operations}
+        whole = [name for name in made.operations if name.startswith("everywhere:")]
+        assert "everywhere" not in names or whole in ([], ["everywhere:compressed"])
+    assert used == {*WAYS, *CONTENT, "compressed"} - names
+
+
+@pytest.mark.parametrize("patterns", [["blurr"], ["own"], ["blur", "gan-*"], ["*"], WAYS])
+def test_what_is_not_known_or_all_there_is_is_not_left_out(patterns):
+    with pytest.raises(UserError, match=r"expected one of .*autoencoder-shuffle-4|is left"):
+        left_out(patterns, WAYS[-1:])
 
 
 def test_nothing_fills_a_hole_or_blends_gradients():

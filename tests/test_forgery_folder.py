@@ -71,6 +71,20 @@ def test_of_further_photos_an_eighth_is_for_validation(root, tmp_path):
     assert found == expected and set(found.values()) == {"train", "valid"}
 
 
+def test_folders_are_told_apart_by_the_ends_of_their_paths(root, tmp_path):
+    for number, folder in enumerate(["a/x", "b/x", "real"]):
+        write_photos(tmp_path / folder, 1, seed=number)
+
+    def names(*folders: str) -> set[str]:
+        sources = find_sources(build_layout("dolos", root), [str(tmp_path / f) for f in folders])
+        return {source.folder for source in sources if source.further}
+
+    assert names("a/x") == names("a/x", "a/x") == {"x"}
+    assert names("a/x", "b/x") == {"a/x", "b/x"}
+    assert names("a", "b") == {"a", "b"}
+    assert names("real") == {f"{tmp_path.name}/real"}  # `real` are the data set's own
+
+
 def test_copies_of_test_and_validation_photos_are_not_trained_on(root, tmp_path):
     further = write_photos(tmp_path / "further", 1)
     for split in ("train", "valid", "test"):
@@ -219,12 +233,14 @@ def test_further_versions_and_photos_leave_the_others_as_they_are(root, cache, t
     assert len(list(first.folder.glob("manifest-*.json"))) == 3
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"recipe": 99}])
-def test_another_seed_or_recipe_is_another_folder(root, cache, monkeypatch, change):
+@pytest.mark.parametrize("change", [{"seed": 1}, {"recipe": 99}, {"without": ["other"]}])
+def test_another_seed_recipe_or_choice_of_operations_is_another_folder(
+    root, cache, monkeypatch, change
+):
     before = forged(root, versions=1)
     if "recipe" in change:
         monkeypatch.setattr(folder_module, "RECIPE", change["recipe"])
-    after = forged(root, versions=1, seed=change.get("seed", 0))
+    after = forged(root, versions=1, **{k: v for k, v in change.items() if k != "recipe"})
     assert after.folder != before.folder
     pairs = zip(before.manifest.forgeries, after.manifest.forgeries, strict=True)
     assert all(first.sha256 != second.sha256 for first, second in pairs)

@@ -183,6 +183,20 @@ def test_metric_means_do_not_depend_on_batches():
         assert whole.compute()[name] == pytest.approx(float(parts.compute()[name]), rel=1e-5)
 
 
+@pytest.mark.parametrize("floor", [None, 0.2])
+@pytest.mark.parametrize("tuned", [None, 0.3])
+def test_means_are_those_of_the_photos_scores_with_or_without_thresholds(case, tuned, floor):
+    maps, masks = case
+    metric = LocalizationMetrics(tuned, floor, sync_on_compute=False)
+    metric.update(maps[:, None], list(masks))
+    found = metric.compute()
+    expected = m.localization_scores(maps, masks, tuned, floor)
+    assert {name for name in found if not name.endswith("_n")} == expected.keys()
+    for name, scores in expected.items():
+        assert found[name] == pytest.approx(float(scores.double().nanmean()))
+    assert metric.sync_on_compute is False  # an option of torchmetrics
+
+
 def test_metric_without_a_defined_image_reports_zero_and_no_mean():
     metric = LocalizationMetrics()
     metric.update(torch.zeros(1, 1, 8, 8), [torch.zeros(8, 8, dtype=torch.bool)])

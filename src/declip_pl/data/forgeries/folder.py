@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from declip_pl.data.cache_folders import writing
-from declip_pl.data.forgeries.forge import RECIPE, forge
+from declip_pl.data.forgeries.forge import RECIPE, forge, left_out
 from declip_pl.data.forgeries.kept_autoencoders import autoencoders_of
 from declip_pl.data.forgeries.manifest import (
     FORMAT,
@@ -65,7 +65,8 @@ class ForgeryFolder:
         options: Which photos are forged, and how often.
 
     Raises:
-        UserError: If a photo or folder can't be read, or none is left for a split.
+        UserError: If a photo or folder can't be read, none is left for a split, or what is to be
+            left out is not known.
     """
 
     def __init__(self, layout: Layout, options: Forgeries) -> None:
@@ -75,8 +76,10 @@ class ForgeryFolder:
         with _writing(home):
             self.autoencoders = autoencoders_of(self.sources, options.seed, home / "autoencoders")
         self._hashes = {name: model.sha256 for name, model in self.autoencoders.items()}
+        self._without = left_out(options.without, list(self.autoencoders))
         named = {name: code_of(OPERATIONS.find(name)) for name in OPERATIONS.names()}
-        key = json_hash([FORMAT, RECIPE, options.seed, self._hashes, named])
+        parts = [FORMAT, RECIPE, options.seed, self._hashes, named]
+        key = json_hash(parts + ([self._without] if self._without else []))
         place = shortened(layout.root.absolute().name, NAME_BYTES - 17)
         self.folder = home / f"{place}-{key[:16]}"
         self._key = key
@@ -220,7 +223,7 @@ class ForgeryFolder:
     def _make_version(self, item: Wanted, photo: Pixels, other: Pixels) -> Forged:
         rng = np.random.default_rng(int(item.name, 16))
         views = [draw_view(pixels, rng, native=item.version % 2 == 0) for pixels in (photo, other)]
-        made = forge(views[0], views[1], rng, self.autoencoders)
+        made = forge(views[0], views[1], rng, self.autoencoders, self._without)
         files = self.image(item.name), self.mask(item.name)
         return _forged(item, *write_forgery(made, *files))
 

@@ -1,6 +1,7 @@
 """One forgery: a photo, a region, and what the region went through."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatch
 from functools import partial
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from declip_pl.data.forgeries.autoencoders import Autoencoder
 from declip_pl.data.forgeries.operations import OPERATIONS, Operation, Pixels, compress
 from declip_pl.data.forgeries.regions import random_region
+from declip_pl.errors import UserError
 from declip_pl.model.description import OF_WHOLE
 
 RECIPE = 2
@@ -31,6 +33,8 @@ FEATHERED = 0.5
 """Share of regions with a soft edge."""
 EVERYWHERE = 0.6
 """Share of photos that are re-processed as a whole afterwards: what is everywhere says nothing."""
+WHOLE = "everywhere"
+"""Names that re-processing in what may be left out."""
 COMPRESSED = 0.5
 """Share of photos that are compressed at the end, as published photos are."""
 
@@ -54,6 +58,7 @@ def forge(
     other: Pixels,
     rng: np.random.Generator,
     autoencoders: Mapping[str, Autoencoder],
+    without: Sequence[str] = (),
 ) -> Forgery:
     """Forge a photo.
 
@@ -62,15 +67,17 @@ def forge(
         other: Another photo of any size, pixels of which may be put into the first.
         rng: Decides on everything.
         autoencoders: By name.
+        without: What is left out (:func:`left_out`).
     """
-    ways = _ways(autoencoders)
+    ways = {name: way for name, way in _ways(autoencoders).items() if name not in without}
     mask: NDArray[np.bool_] | None = None
     used: list[str] = []
     if rng.random() >= UNTOUCHED:
         mask, _ = random_region(photo.shape[:2], rng)
-        inside, used = _inside(photo, other, mask, rng, ways)
+        contents = {name: share for name, share in CONTENT.items() if name not in without}
+        inside, used = _inside(photo, other, mask, rng, ways, contents)
         photo = _mixed(photo, inside, _weight(mask, rng))
-    if rng.random() < EVERYWHERE:
+    if rng.random() < EVERYWHERE and WHOLE not in without:
         name = _pick(ways, rng)
         photo = _mixed(photo, ways[name](photo, rng), rng.uniform(0.4, 1.0))
         used.append(f"{OF_WHOLE}{name}")
@@ -78,6 +85,29 @@ def forge(
         photo = compress(photo, int(rng.integers(88, 101)), rng)
         used.append(f"{OF_WHOLE}compressed")
     return Forgery(photo, mask, tuple(used))
+
+
+def left_out(patterns: Sequence[str], autoencoders: Sequence[str]) -> list[str]:
+    """Return the names that patterns stand for: what forgeries are to be made without.
+
+    Args:
+        patterns: Names of operations, autoencoders or :data:`CONTENT`, ``everywhere``, or patterns
+            of them such as ``autoencoder-*``.
+        autoencoders: Names of all.
+
+    Raises:
+        UserError: If a pattern fits no name, or no operation is left.
+    """
+    ways = [*OPERATIONS.names(), *autoencoders]
+    names = [*ways, *(name for name in CONTENT if name != "own"), WHOLE]
+    for pattern in patterns:
+        if not any(fnmatch(name, pattern) for name in names):
+            known = ", ".join(names)
+            raise UserError(f"forgeries without {pattern!r}: expected one of {known}, or a pattern")
+    found = [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
+    if set(ways) <= set(found):
+        raise UserError(f"forgeries without {', '.join(patterns)}: no operation is left")
+    return found
 
 
 def _ways(autoencoders: Mapping[str, Autoencoder]) -> dict[str, Operation]:
@@ -97,9 +127,11 @@ def _inside(
     mask: NDArray[np.bool_],
     rng: np.random.Generator,
     ways: Mapping[str, Operation],
+    contents: Mapping[str, float],
 ) -> tuple[Pixels, list[str]]:
     """Return the pixels that the region is filled with, ``[H, W, 3]``, and how they came about."""
-    content = str(rng.choice(list(CONTENT), p=list(CONTENT.values())))
+    shares = np.array(list(contents.values()))
+    content = str(rng.choice(list(contents), p=shares / shares.sum()))
     pixels = _CONTENTS[content](photo, other, rng)
     used = [content]
     if content != "own" and rng.random() < TONED:
@@ -122,7 +154,7 @@ def _pick(
     if autoencoded is not None:
         learned = [name for name in names if name.startswith("autoencoder-")]
         others = [name for name in names if name not in learned]
-        names = learned if learned and rng.random() < autoencoded else others
+        names = learned if learned and rng.random() < autoencoded else others or learned
     return names[rng.integers(len(names))]
 
 

@@ -42,11 +42,14 @@ class Forgeries:
         photos: Folders of further untouched photos. Of those an eighth is for validation.
         versions: Forgeries of each photo; each epoch sees the next.
         seed: Decides on the forgeries; that of the training does not.
+        without: What they are made without: operations, autoencoders, places that pixels come from
+            (``near``, ``far``, ``other``), ``everywhere``; or patterns such as ``autoencoder-*``.
     """
 
     photos: list[str] = field(default_factory=list)
     versions: Versions = 4
     seed: Seed = 0
+    without: list[str] = field(default_factory=list)
 
 
 def as_forgeries(said: Any) -> Forgeries | None:
@@ -63,7 +66,9 @@ def as_forgeries(said: Any) -> Forgeries | None:
     try:
         return Forgeries(**said)
     except TypeError as error:
-        raise UserError(f"forgeries: {error}; expected photos, versions and seed") from error
+        raise UserError(
+            f"forgeries: {error}; expected photos, versions, seed and without"
+        ) from error
 
 
 def split_folders(text: str) -> list[str]:
@@ -78,7 +83,8 @@ class Source(NamedTuple):
         sha256: Of its file.
         photo: The file.
         split: Which forgeries it is for.
-        folder: Name of the folder of photos that it is from; ``real`` for the data set's own.
+        folder: The folder of photos that it is from, by as much of the end of its path as tells it
+            from the others; ``real`` for the data set's own.
         further: Whether it is none of the layout's photos.
     """
 
@@ -106,7 +112,7 @@ class PhotoFolders:
 
     def __init__(self, folders: Sequence[str]) -> None:
         self.root = Path(NONE)
-        self._photos = [pair for folder in folders for pair in _further(folder)]
+        self._photos = list(_further(folders))
 
     @cached_property
     def sources(self) -> list[Source]:
@@ -168,7 +174,7 @@ def find_sources(layout: Layout, folders: Sequence[str]) -> list[Source]:
     if isinstance(layout, PhotoFolders):
         return layout.sources
     own = {split: _own(layout, split) for split in ("test", "valid", "train")}
-    further = [pair for folder in folders for pair in _further(folder, layout.root)]
+    further = list(_further(folders, layout.root))
     files = [path for paths in own.values() for path in paths] + [path for path, _ in further]
     hash_of = _hashes(files)
     tested = {hash_of[path] for path in own["test"]}
@@ -211,16 +217,28 @@ def _hashes(files: Sequence[Path]) -> dict[Path, str]:
         return dict(zip(files, pool.map(sha256, files), strict=True))
 
 
-def _further(folder: str, skip: Path | None = None) -> Iterator[tuple[Path, str]]:
-    """Yield the photos of a folder, but for those of a data set, and the folder's name."""
-    path = Path(expanded(folder))
-    if not path.is_dir():
-        raise UserError(f"there is no folder {path} of photos to forge")
-    photos = walk(path, skip).photos
-    if not photos:
-        beside = f" beside those of {skip}" if skip else ""
-        raise UserError(f"{path} holds no photo to forge{beside}")
-    return ((photo, path.absolute().name or "photos") for photo in photos)
+def _further(folders: Sequence[str], skip: Path | None = None) -> Iterator[tuple[Path, str]]:
+    """Yield the photos of folders, but for those of a data set, and what the folder is called."""
+    paths = [Path(expanded(folder)) for folder in folders]
+    for path, name in zip(paths, _names(paths), strict=True):
+        if not path.is_dir():
+            raise UserError(f"there is no folder {path} of photos to forge")
+        photos = walk(path, skip).photos
+        if not photos:
+            beside = f" beside those of {skip}" if skip else ""
+            raise UserError(f"{path} holds no photo to forge{beside}")
+        yield from ((photo, name) for photo in photos)
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Return as much of the end of each path as tells all of them apart, and from the data set."""
+    parts = [folder.absolute().parts[1:] or ("photos",) for folder in folders]
+    names: list[str] = []
+    for depth in range(1, 1 + max(map(len, parts), default=0)):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(set(parts)) and REAL not in names:
+            break
+    return names
 
 
 def _sources(
