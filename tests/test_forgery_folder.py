@@ -82,6 +82,10 @@ def test_folders_are_told_apart_by_the_ends_of_their_paths(root, tmp_path):
     assert names("a/x") == names("a/x", "a/x") == {"x"}
     assert names("a/x", "b/x") == {"a/x", "b/x"}
     assert names("a", "b") == {"a", "b"}
+    assert names("a/x", "b/x", "a") == {"a/x", "b/x"}  # the third has no photo of its own
+    assert names("a/x", "b/x", "real") == {"a/x", "b/x", f"{tmp_path.name}/real"}
+    write_photos(tmp_path / "c", 1, seed=3)
+    assert names("a/x", "b/x", "c") == {"a/x", "b/x", "c"}
     assert names("real") == {f"{tmp_path.name}/real"}  # `real` are the data set's own
 
 

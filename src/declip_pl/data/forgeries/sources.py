@@ -231,14 +231,15 @@ def _further(folders: Sequence[str], skip: Path | None = None) -> Iterator[tuple
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Return as much of the end of each path as tells all of them apart, and from the data set."""
+    """Return as much of the end of each path as tells it from the others and the data set."""
     parts = [folder.absolute().parts[1:] or ("photos",) for folder in folders]
-    names: list[str] = []
-    for depth in range(1, 1 + max(map(len, parts), default=0)):
-        names = ["/".join(part[-depth:]) for part in parts]
-        if len(set(names)) == len(set(parts)) and REAL not in names:
-            break
-    return names
+    return [_name(part, [other for other in parts if other != part]) for part in parts]
+
+
+def _name(path: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> str:
+    ends = (path[-depth:] for depth in range(1, len(path) + 1))
+    own = (e for e in ends if e != (REAL,) and all(other[-len(e) :] != e for other in others))
+    return "/".join(next(own, path))
 
 
 def _sources(
