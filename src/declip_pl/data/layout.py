@@ -101,9 +101,7 @@ def build_layout(layout: Spec, root: Path) -> Layout:
         raise UserError(f"there is no {kind} {root}{help_}")
     made: Layout = LAYOUTS.make(layout, root.expanduser())
     for name in made.generators():
-        check_name(name, f"a generator's name (in {root})")
-        if name in (REAL, FORGERIES, ALL, NONE) or name.startswith(ALL_BUT) or "+" in name:
-            raise UserError(f"{root}: {name!r} is no generator's name; rename it")
+        check_generator(name, str(root))
     return made
 
 
@@ -111,6 +109,18 @@ def expected(layout: Any) -> str:
     """Return the end of a message: how a data set of this layout looks, where that is known."""
     facts = facts_of(layout)
     return f"; expected {facts.layout}" if facts else ""
+
+
+def check_generator(name: str, where: str) -> str:
+    """Return a name that can be a generator's.
+
+    Raises:
+        UserError: If it can't, for it means something else; ``where`` begins the error.
+    """
+    check_name(name, f"a generator's name (in {where})")
+    if name in (REAL, FORGERIES, ALL, NONE) or name.startswith(ALL_BUT) or "+" in name:
+        raise UserError(f"{where}: {name!r} is no generator's name; rename it")
+    return name
 
 
 def facts_of(layout: Any) -> DataSetFacts | None:
