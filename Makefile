@@ -25,7 +25,7 @@ empty :=
 folders = $(subst $(empty) ,$(comma),$(strip $(PHOTOS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help train cross-eval predict demo starter dashboard bench data weights test test-slow docs lint clean
+.PHONY: help train cross-eval predict demo starter forge dashboard bench data weights test test-slow docs lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ starter: $(VENV)/.installed  ## the localizer in the package, of forgeries alone
 	@$(BIN)/declip-pl train --generator=none --data=none --forgeries=$(call quoted,$(folders)) \
 		--config=experiments/general.yaml --name=starter $(OPTIONS)
 	@$(BIN)/declip-pl save outputs/train/starter $(STARTER) $(ABOUT:%=--about=%) --overwrite
+
+forge: $(VENV)/.installed  ## a generator's data of any photos: make forge PHOTOS=dir WITH=telea OUTPUT=data/mine
+	@$(BIN)/declip-pl forge $(call quoted,$(PHOTOS)) $(OPTIONS)
 
 dashboard: $(VENV)/.installed  ## build the W&B workspace and report, or say what they would be
 	@$(BIN)/declip-pl dashboard $(OPTIONS)

@@ -1,5 +1,6 @@
 """What README and pages say can be done: every command exists, every link leads somewhere."""
 
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from declip_pl import cli
+from declip_pl.data.info import all_facts
 from declip_pl.training.lightning_cli import DeclipCLI
 
 ROOT = Path(__file__).parents[1]
@@ -167,6 +169,32 @@ def test_links_and_pictures_are_there(path):
 def test_python_compiles(path):
     for block in blocks(path.read_text(encoding="utf-8"), "python"):
         compile(block, name(path), "exec")
+
+
+@cache
+def hooks() -> Any:
+    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs/hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("page", "table"), [("metrics.md", "metrics"), ("data.md", "layouts")])
+def test_table_of_the_package_stands_on_its_page(page, table):
+    """It is filled in again where the site is built; the page is also read as it is."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    rows = hooks().TABLES[table]()
+    assert len(rows) > 10
+    assert f"<!-- {table} -->\n" + "\n".join([*rows, ""]) in text
+    built = hooks().on_page_markdown(text)
+    assert "\n".join(rows) in built and "<!--" not in built
+
+
+def test_every_layout_has_an_example():
+    text = (ROOT / "docs/data.md").read_text(encoding="utf-8")
+    shown = "\n".join(blocks(text, "bash"))
+    for name in all_facts():
+        assert f"DATA={name}:" in shown or f"convert {name} " in shown, name
 
 
 def test_readme_is_short():

@@ -208,7 +208,7 @@ def test_the_samples_are_the_same_photos_in_each_version(root, cache):
             assert first.name.removesuffix("-0") == second.name.removesuffix("-1")
             assert first.image != second.image
             assert first.generator == second.generator == "forgeries"
-            assert first.mask is None or first.polarity == "white"
+            assert first.mask is None or first.mask_rule == "white"
     assert found.samples("test") == [[], []]
 
 

@@ -211,7 +211,7 @@ import csv
 import numpy as np
 
 from declip_pl.data.images import read_photo
-from declip_pl.data.layout import DolosLayout
+from declip_pl.data.layouts.dolos import DolosLayout
 
 class Green(DolosLayout):
     def __init__(self, root, cut=120):

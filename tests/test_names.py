@@ -137,11 +137,11 @@ def test_no_cell_is_a_formula_and_every_cell_can_be_read_back(tmp_path_factory, 
         assert numbers == [repr(number), str(n)]
 
 
-def test_there_is_no_other_writer_of_csv():
+def test_there_is_no_other_writer_and_reader_of_csv():
     sources = Path(declip_pl.__file__).parent.rglob("*.py")
     assert [
-        path for path in sources if re.search(r"^import csv|to_csv", path.read_text(), re.M)
-    ] == []
+        path.name for path in sources if re.search(r"^import csv|to_csv", path.read_text(), re.M)
+    ] == ["csv_files.py"]
 
 
 @pytest.mark.parametrize("cell", FORMULAS)

@@ -51,6 +51,7 @@ _TRAIN, _USE, _DATA = "Train and evaluate", "Use a trained localizer", "Data and
 _LIGHTNING = "Lightning's own, every option in YAML or on the command line"
 _CELLS = "finished models and cells are kept: the same command goes on from there"
 _PHOTOS = "finished photos are kept: the same command with --resume goes on from there"
+_PHOTOS_MADE = "finished photos are kept: the same command goes on from there"
 _PACKAGE = "declip_pl"
 
 COMMANDS: dict[str, Command] = {
@@ -65,7 +66,10 @@ COMMANDS: dict[str, Command] = {
     "save": Command(_USE, "inference.save:save", ("model", "folder")),
     "export": Command(_USE, "inference.export:export", ("model",)),
     "import": Command(_USE, "inference.import_published:import_published", ("checkpoint",)),
+    "forge": Command(_DATA, "data.inpainting.command:forge", ("photos",), _PHOTOS_MADE),
     "data check": Command(_DATA, "data.commands:check", ("root",)),
+    "data info": Command(_DATA, "data.info:info", ("names*",)),
+    "data convert": Command(_DATA, "data.convert:convert", ("name", "source", "dest")),
     "data forgeries": Command(_DATA, "data.commands:forgeries", ("root",)),
     "data mini": Command(_DATA, "data.commands:mini"),
     "cache ls": Command(_DATA, "data.commands:cache_ls"),
@@ -149,6 +153,10 @@ def parser_of(name: str) -> Any:
         elif hint is bool and parameter not in skipped:
             parser.add_argument(f"--{parameter}", action="store_true", help=help_of[parameter])
             skipped.add(parameter)
+        elif parameter.endswith("_"):  # the option's name is a word of Python's own
+            option = f"--{parameter.removesuffix('_')}"
+            parser.add_argument(option, type=hint, required=True, help=help_of[parameter])
+            skipped.add(parameter)
     parser.add_function_arguments(function, skip=skipped, as_group=False)
     return parser
 
@@ -203,6 +211,8 @@ def _call(name: str, args: list[str]) -> None:
     given = expanded(parser.parse_args(args).as_dict())
     function = _function(command)
     for parameter, hint in get_type_hints(function).items():
+        if parameter.endswith("_"):
+            given[parameter] = given.pop(parameter.removesuffix("_"))
         if is_dataclass(hint):
             made: Any = hint
             given[parameter] = made(**{field.name: given.pop(field.name) for field in fields(hint)})

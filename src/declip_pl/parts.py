@@ -81,11 +81,13 @@ class Registry(Generic[T]):
     Args:
         kind: What they are, for messages: ``decoder``.
         trusted: Packages whose classes need not be named by the user.
+        home: Package that registers the parts that ship, imported when one is first asked for.
     """
 
-    def __init__(self, kind: str, trusted: tuple[str, ...] = ()) -> None:
+    def __init__(self, kind: str, trusted: tuple[str, ...] = (), home: str = "") -> None:
         self.kind = kind
         self.trusted = trusted
+        self.home = home
         self._parts: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
@@ -101,6 +103,8 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """Return the registered words."""
+        if self.home:
+            importlib.import_module(self.home)
         load_named()
         return list(self._parts)
 

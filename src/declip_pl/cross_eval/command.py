@@ -38,8 +38,8 @@ from declip_pl.cross_eval.models import (
     shared_pooling,
 )
 from declip_pl.cross_eval.plan import (
+    choose_data_sets,
     choose_recipe,
-    choose_roots,
     read_changes,
     read_data_sets,
     trained,
@@ -53,7 +53,7 @@ from declip_pl.cross_eval.views.report import write_report
 from declip_pl.cross_eval.views.wandb_run import track
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.feature_cache import FeatureCache
-from declip_pl.data.layout import REAL, left_out_line
+from declip_pl.data.layout import REAL, left_out_line, notices
 from declip_pl.data.stamps import content_hash
 from declip_pl.data.transforms import Changes, key_of
 from declip_pl.errors import UserError
@@ -86,7 +86,7 @@ def cross_eval(
         options: What to test on, and how missing models are trained.
         models: Runs' folders, checkpoints, saved folders, hub ids or starter to score, no others.
             By default one model for each generator of the data set, trained first where missing.
-        also: Further data sets to score the same models on, folders joined by commas; each is a
+        also: Further data sets to score the same models on, joined by commas; each is a
             cross-evaluation of its own, and the first shows all of them together.
         seeds: Models for each generator, with the seeds 0, 1, ...
         loo: Also train on all generators but one, for each (leave one out).
@@ -100,9 +100,9 @@ def cross_eval(
     """
     start = time.monotonic()
     _check_given(name, models, seeds > 1 or loo or none or replace(options, encoder=None).trains())
-    roots, device = choose_roots(options, also), find_device(options.device)
-    recipe = None if models else choose_recipe(options, roots[0])
-    data, *others = read_data_sets(options, recipe, roots, read_changes(perturbation))
+    (options, places), device = choose_data_sets(options, also), find_device(options.device)
+    recipe = None if models else choose_recipe(options, places[0].root)
+    data, *others = read_data_sets(options, recipe, places, read_changes(perturbation))
     paths, failures, label = (
         trained(recipe, data, seeds, loo, none) if recipe else (models, [], None)
     )
@@ -129,7 +129,8 @@ def _check_given(name: str | None, models: Sequence[str], trains: bool) -> None:
 def _warnings(data: LocalizationDataModule, cells: Iterable[Cell]) -> list[str]:
     """Return what deserves a look in the data that were scored, one line each."""
     left_out = left_out_line(data.layout, [*data.generators, REAL])
-    return polarity_warnings(cells, data.mask_rule) + [f"warning: {left_out}"] * bool(left_out)
+    lines = [*notices(data.layout), *([left_out] if left_out else [])]
+    return polarity_warnings(cells, data.mask_rule) + [f"warning: {line}" for line in lines]
 
 
 def _show(folder: Path, matrix: Matrix, models: Sequence[Model], warnings: Sequence[str]) -> None:

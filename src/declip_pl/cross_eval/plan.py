@@ -1,6 +1,7 @@
 """What a cross-evaluation scores on, and with which recipe its missing models are trained."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from declip_pl.cross_eval.matrix import Failure
@@ -8,31 +9,34 @@ from declip_pl.cross_eval.models import choices, train_missing
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.layout import ALL, NONE
 from declip_pl.data.mini import MINI, build_mini
+from declip_pl.data.place import Place, read_place, read_places
 from declip_pl.data.transforms import Changes, make_changes
 from declip_pl.errors import UserError
-from declip_pl.files import expanded
 from declip_pl.training.recipe import Options, Recipe, choose_config, choose_data
 from declip_pl.training.recipe_file import read_list
 
 
-def choose_roots(options: Options, also: str | None) -> list[Path]:
-    """Return the folders of the data set and of the further ones.
+def choose_data_sets(options: Options, also: str | None) -> tuple[Options, list[Place]]:
+    """Return the data set and the further ones, and options that say how the first is laid out.
 
     Raises:
-        UserError: If ``none`` is among them, where there is nothing to score on.
+        UserError: If ``none`` is among them, where there is nothing to score on, or a name begins
+            with no layout's.
     """
-    root, why = choose_data(options.data, options.source)
-    roots = [root, *(Path(expanded(part)) for part in (also or "").split(",") if part)]
+    first, *more = read_places(options.data) if options.data else [None]
+    place, why = choose_data(first, options.source)
+    places = [place, *map(read_place, [*more, *filter(None, (also or "").split(","))])]
+    roots = [place.root for place in places]
     if Path(NONE) in roots:
         raise UserError(
             f"{NONE} has no test photos to score on: name a data set (--data; make: DATA=)"
         )
     if MINI in roots:
         build_mini(MINI)
-    print(f"data: {root} ({why})")
-    for other in roots[1:]:
+    print(f"data: {place} ({why})")
+    for other in places[1:]:
         print(f"also: {other}")
-    return roots
+    return replace(options, layout=place.layout or options.layout), places
 
 
 def choose_recipe(options: Options, root: Path) -> Recipe:
@@ -43,9 +47,11 @@ def choose_recipe(options: Options, root: Path) -> Recipe:
 
 
 def read_data_sets(
-    options: Options, recipe: Recipe | None, roots: Sequence[Path], changes: Changes
+    options: Options, recipe: Recipe | None, places: Sequence[Place], changes: Changes
 ) -> list[LocalizationDataModule]:
-    """Return what is scored on; all data sets are read alike, as the recipe or the options say.
+    """Return what is scored on: all sets are read as the recipe or the options say.
+
+    One that is named with another layout (``LAYOUT:PATH``) is read as that layout says.
 
     Raises:
         UserError: If a folder is no data set, or is there twice.
@@ -54,11 +60,14 @@ def read_data_sets(
     if recipe:
         layout, polarity = recipe.entries["data.layout"], recipe.entries["data.polarity"]
     found: dict[Path, LocalizationDataModule] = {}
-    for root in roots:
-        data = LocalizationDataModule(str(root), ALL, layout, polarity, perturbation=changes)
-        if found.setdefault(place := data.root.resolve(), data) is not data:
+    for place in places:
+        own = place.layout or layout
+        said = polarity if own == layout else None
+        data = LocalizationDataModule(str(place.root), ALL, own, said, perturbation=changes)
+        if found.setdefault(there := data.root.resolve(), data) is not data:
             raise UserError(
-                f"{root} is {place}, which is scored on already; name it once (--also; make: ALSO=)"
+                f"{place} is {there}, which is scored on already; name it once (--also; make: "
+                "ALSO=)"
             )
     return list(found.values())
 

@@ -1,7 +1,7 @@
 """The preflight check: all that is wrong with a data set, at once and by file name."""
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,8 +12,25 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from declip_pl.data.images import read_photo
-from declip_pl.data.layout import REAL, SPLITS, Layout, Sample, Split, find_samples, left_out_line
-from declip_pl.data.masks import MaskRule, is_fake, mostly_fake, read_grey, read_mask
+from declip_pl.data.layout import (
+    REAL,
+    SPLITS,
+    Layout,
+    Sample,
+    Split,
+    facts_of,
+    find_samples,
+    left_out_line,
+    notices,
+)
+from declip_pl.data.masks import (
+    MaskRule,
+    is_fake,
+    mostly_fake,
+    read_grey,
+    read_mask,
+    wholly_fake,
+)
 from declip_pl.errors import UserError
 
 SHOWN = 20
@@ -55,7 +72,8 @@ class _Finding:
     Attributes:
         error: What would spoil training.
         warnings: What deserves a look.
-        fake_share: Share of fake pixels in its mask, in [0, 1]; None without a mask.
+        fake_share: Share of fake pixels in its mask, in [0, 1]; None without a mask, and of what
+            is fake as a whole.
         content: Hash of the photo's pixels; empty if it can't be read.
     """
 
@@ -94,6 +112,26 @@ def present(layout: Layout, names: Sequence[str]) -> tuple[Wanted, list[str]]:
     return wanted, lacks
 
 
+def counted(layout: Layout) -> list[str]:
+    """Return a line for each generator of which a published set has another number of photos.
+
+    Generators that are not there at all are one line: a part of a set may have been left away.
+    """
+    facts = facts_of(layout)
+    if not facts or not facts.counts:
+        return []
+    found = Counter(
+        s.generator for split in SPLITS for s in layout.samples(split) if s.problem is None
+    )
+    lines = [
+        f"{facts.title}: photos of {name}: {found[name]:,} can be used, {count:,} are expected"
+        for name, count in facts.counts.items()
+        if found[name] and found[name] != count
+    ]
+    absent = [name for name in facts.counts if not found[name]]
+    return lines + [f"{facts.title}: no photo of {', '.join(absent)}"] * bool(absent)
+
+
 def check_data(layout: Layout, wanted: Wanted, rule: MaskRule, progress: bool = True) -> Report:
     """Decode every file of some generators and report everything that is wrong.
 
@@ -101,7 +139,8 @@ def check_data(layout: Layout, wanted: Wanted, rule: MaskRule, progress: bool = 
     say more than black and white, splits without images that are wanted. Warnings: what was left
     out by its name, generators of which most is fake (the masks may be inverted), masks with
     softened edges (they are cut half-way), without fake pixels, or of another aspect ratio than
-    their image; photos that are in two splits, and fakes identical to a real photo.
+    their image; photos that are in two splits or were made of one that is in another split, fakes
+    identical to a real photo, and what a layout had to guess.
 
     Args:
         layout: The data set.
@@ -125,11 +164,12 @@ def check_data(layout: Layout, wanted: Wanted, rule: MaskRule, progress: bool = 
     named = list(dict.fromkeys(name for names in wanted.values() for name in names))
     left_out = left_out_line(layout, named)
     report.warnings += [left_out] if left_out else []
+    report.warnings += notices(layout)
     _add_shares(report, layout, checked, rule)
     for _, _, finding in checked:
         report.errors += [finding.error] if finding.error else []
         report.warnings += finding.warnings
-    report.warnings += [*_leaks(checked), *_unchanged(checked)]
+    report.warnings += [*_leaks(checked), *_shared_sources(checked), *_unchanged(checked)]
     return report
 
 
@@ -157,6 +197,18 @@ def _leaks(checked: Sequence[Checked]) -> Iterator[str]:
             yield f"{sample.image}: in {split}, the same pixels as {first.image} in {there}"
 
 
+def _shared_sources(checked: Sequence[Checked]) -> Iterator[str]:
+    """Yield a line for each source photo of which there are photos in several splits."""
+    places: dict[str, Counter[Split]] = defaultdict(Counter)
+    for split, sample, _ in checked:
+        if sample.source:
+            places[sample.source][split] += 1
+    for source, splits in places.items():
+        if len(splits) > 1:
+            found = ", ".join(f"{splits[split]} in {split}" for split in SPLITS if splits[split])
+            yield f"source photo {source}: {found}"
+
+
 def _unchanged(checked: Sequence[Checked]) -> Iterator[str]:
     """Yield a line for each fake whose pixels are those of a real photo."""
     reals = {f.content: s for _, s, f in checked if s.generator == REAL and f.content}
@@ -172,14 +224,15 @@ def _check_sample(rule: MaskRule, sample: Sample) -> _Finding:
     except UserError as error:
         return _Finding(error=str(error))
     content = _content(photo)
-    if sample.mask is None:
+    if sample.mask is None or sample.mask_rule is wholly_fake:
         return _Finding(content=content)
+    own = sample.mask_rule or rule
     try:
-        if callable(rule):
-            fake, softened = read_mask(sample.mask, rule), 0
+        if callable(own):
+            fake, softened = read_mask(sample.mask, own), 0
         else:
             grey = read_grey(sample.mask)
-            fake, softened = is_fake(grey, rule), _softened(grey)
+            fake, softened = is_fake(grey, own), _softened(grey)
     except UserError as error:
         return _Finding(error=str(error), content=content)
     warnings = []

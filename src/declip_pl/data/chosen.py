@@ -26,6 +26,7 @@ from declip_pl.data.layout import (
     select_generators,
 )
 from declip_pl.data.masks import Polarity
+from declip_pl.data.place import read_place
 from declip_pl.data.stamps import Stamps, files_of
 from declip_pl.errors import UserError
 from declip_pl.model.description import SeenPhotos, Supervision, TestedOn, TrainedOn
@@ -42,9 +43,10 @@ class ChosenPhotos:
     """The photos of a data set that a choice of generators stands for, and forgeries.
 
     Args:
-        root: The data set's folder; ``none`` where there are only folders of photos to be forged.
+        root: The data set's folder or file, or ``LAYOUT:PATH``; ``none`` where there are only
+            folders of photos to be forged.
         generator: The choice, see :class:`declip_pl.data.datamodule.LocalizationDataModule`.
-        layout: How the folder is laid out.
+        layout: How it is laid out, where its root does not say so.
         polarity: Which grey value of the masks means fake, in place of the layout's.
         supervision: ``full`` or ``weak``, which needs real photos.
         forgeries: Forgeries to train on as well.
@@ -70,7 +72,9 @@ class ChosenPhotos:
                 f"generator {NONE} trains on forgeries alone; say of which photos: --forgeries DIR "
                 "(or own, for the data set's; in a recipe's data, forgeries: {photos: [DIR]})"
             )
-        self.layout = layout_of(root, layout, forgeries)
+        place = read_place(root)
+        layout = place.layout or layout
+        self.layout = layout_of(place.root, layout, forgeries)
         self.root = self.layout.root
         self.generator = generator
         self.generators = self._tested()

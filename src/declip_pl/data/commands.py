@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from declip_pl.data import cache_folders
-from declip_pl.data.check import check_data, present
+from declip_pl.data.check import check_data, counted, present
 from declip_pl.data.forgeries.folder import ForgeryFolder
 from declip_pl.data.forgeries.sheet import contact_sheet
 from declip_pl.data.forgeries.sources import Forgeries, Versions, layout_of, split_folders
@@ -11,15 +11,15 @@ from declip_pl.data.layout import (
     ALL,
     REAL,
     SPLITS,
-    Source,
     build_layout,
     has_reals,
     mask_rule,
     select_generators,
-    source_root,
 )
+from declip_pl.data.layouts.dolos import Source, source_root
 from declip_pl.data.masks import Polarity
 from declip_pl.data.mini import MINI, build_mini
+from declip_pl.data.place import Place, read_place
 from declip_pl.errors import UserError
 from declip_pl.files import atomic_path
 from declip_pl.model.description import Seed
@@ -28,7 +28,7 @@ from declip_pl.parts import Spec
 
 
 def check(
-    root: Path,
+    root: str,
     source: Source | None = None,
     layout: Spec = "dolos",
     polarity: Polarity | None = None,
@@ -36,26 +36,33 @@ def check(
 ) -> None:
     """Decode every file of a data set and list all that is wrong with it.
 
-    A set may lack splits: with a test split alone it can be tested on.
+    A set may lack splits: with a test split alone it can be tested on. Of a published set the
+    numbers of photos are compared with those that it should have.
 
     Args:
-        root: The data set.
+        root: The data set: a folder or file, or LAYOUT:PATH (declip-pl data info).
         source: Part of Dolos, where root holds several.
-        layout: How the folder is laid out.
+        layout: How it is laid out, where root does not say so.
         polarity: Which grey value of the masks means fake, in place of the layout's.
         generator: Which generators, as in declip-pl train.
 
     Raises:
         UserError: If anything would spoil training.
     """
-    data = build_layout(layout, source_root(root, source) if source else root)
+    place = _place(root, source)
+    data = build_layout(place.layout or layout, place.root)
     names = select_generators(data, generator)
     names += [REAL] if any(has_reals(data, split) for split in SPLITS) else []
     wanted, lacks = present(data, names)
     report = check_data(data, wanted, mask_rule(data, polarity))
-    report.warnings += lacks
+    report.warnings += lacks + counted(data)
     report.raise_errors()
     print(report)
+
+
+def _place(named: str, source: Source | None) -> Place:
+    place = read_place(named)
+    return Place(source_root(place.root, source), place.layout) if source else place
 
 
 def mini(root: Path = MINI) -> None:
@@ -68,7 +75,7 @@ def mini(root: Path = MINI) -> None:
 
 
 def forgeries(
-    root: Path,
+    root: str,
     photos: str | None = None,
     versions: Versions = 4,
     seed: Seed = 0,
@@ -79,19 +86,21 @@ def forgeries(
     """Make the forgeries that training would see, and a picture of some of them.
 
     Args:
-        root: The data set, whose own untouched photos are forged; none where there is none.
+        root: The data set, whose own untouched photos are forged: a folder or file, or LAYOUT:PATH;
+            none where there is none.
         photos: Folders of further untouched photos, joined by commas.
         versions: Forgeries of each photo.
         seed: Decides on the forgeries.
         source: Part of Dolos, where root holds several.
-        layout: How the folder is laid out.
+        layout: How it is laid out, where root does not say so.
         output: File of the picture: forged regions outlined, what was done below.
 
     Raises:
         UserError: If there is no photo to forge, or one can't be read.
     """
     options = Forgeries(split_folders(photos or ""), versions, seed)
-    data = layout_of(source_root(root, source) if source else root, layout, options)
+    place = _place(root, source)
+    data = layout_of(place.root, place.layout or layout, options)
     folder = ForgeryFolder(data, options)
     made = folder.manifest.forgeries
     with atomic_path(output) as temporary:

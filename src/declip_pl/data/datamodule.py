@@ -49,11 +49,13 @@ class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
     A stage needs its own splits alone: a data set of test photos can be tested on.
 
     Args:
-        root: The data set's folder. ``none`` trains on forgeries of the photos in given folders
-            alone, which are then seen as they are, too; there is nothing to test on.
+        root: The data set's folder or file, or ``LAYOUT:PATH``. ``none`` trains on forgeries of
+            the photos in given folders alone, which are then seen as they are, too; there is
+            nothing to test on.
         generator: Any generator of it; several joined by ``+``; ``all``; ``all-but-NAME`` (leave
             one out); ``none`` trains on forgeries alone and tests on all.
-        layout: How the folder is laid out: ``dolos``, or a class.
+        layout: How it is laid out, where the root does not say so: a name (``declip-pl data info``
+            lists them), or a class.
         polarity: Which grey value of the masks means fake, ``black`` or ``white``; by default
             what the layout says (Dolos: black), which may also read its masks itself.
         augmentation: Changes of training photos: ``none``, ``blur``, ``jitter``, ``jpeg``, ``all``
@@ -243,7 +245,8 @@ class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
         files = files[:: max(1, -(-len(files) // most))]
         for sample in files:
             if sample.mask:
-                yield resize_mask(read_mask(sample.mask, self.mask_rule), OUTPUT_SIZE)
+                rule = sample.mask_rule or self.mask_rule
+                yield resize_mask(read_mask(sample.mask, rule), OUTPUT_SIZE)
         self.stamps.check(*files_of(files))
 
     def train_dataloader(self) -> DataLoader[Item]:

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, DistributedSampler
 from declip_pl.data.feature_cache import CachedFeatures
 from declip_pl.data.images import read_photo, size_of
 from declip_pl.data.layout import Sample
-from declip_pl.data.masks import MaskRule, Polarity, read_mask
+from declip_pl.data.masks import MaskRule, read_mask
 from declip_pl.data.stamps import Stamps, files_of
 from declip_pl.data.transforms import resize_mask
 from declip_pl.model.features import OUTPUT_SIZE, Features
@@ -168,12 +168,12 @@ class LocalizationDataset(Dataset[Item]):
     def _mask(self, sample: Sample) -> Tensor:
         if sample.mask is None:  # nothing is fake, at any size
             return torch.zeros(OUTPUT_SIZE, OUTPUT_SIZE, dtype=torch.bool)
-        mask = self._read_mask(sample.mask, sample.polarity)
+        mask = self._read_mask(sample.mask, sample.mask_rule)
         mask = resize_mask(mask, self.mask_size) if self.mask_size else mask
         return torch.from_numpy(mask)
 
-    def _read_mask(self, path: Path, polarity: Polarity | None) -> NDArray[np.bool_]:
-        mask = read_mask(path, polarity or self.mask_rule)
+    def _read_mask(self, path: Path, own: MaskRule | None) -> NDArray[np.bool_]:
+        mask = read_mask(path, own or self.mask_rule)
         self.stamps.check(path)
         return mask
 
@@ -210,7 +210,7 @@ class LocalizationDataset(Dataset[Item]):
         """Yield each photo's mask ``[H, W]`` bool at its own size; the photos are not decoded."""
         for sample in self.samples:
             assert sample.mask is not None
-            yield torch.from_numpy(self._read_mask(sample.mask, sample.polarity))
+            yield torch.from_numpy(self._read_mask(sample.mask, sample.mask_rule))
 
 
 class EpochSampler(DistributedSampler[Item]):

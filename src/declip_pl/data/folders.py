@@ -33,6 +33,21 @@ class Walk:
     left_out: list[Path] = field(default_factory=list)
 
 
+@dataclass
+class Stems:
+    """The photos below a folder by name.
+
+    Attributes:
+        photos: By their path below the folder without suffix, or by their name alone.
+        problems: Files that can't be used, and why.
+        left_out: As of :class:`Walk`.
+    """
+
+    photos: dict[str, Path]
+    problems: list[tuple[Path, str]]
+    left_out: list[Path]
+
+
 def is_hidden(name: str) -> bool:
     """Return whether a file or folder is no data by its name: ``.DS_Store``, ``._photo.png``."""
     return name.startswith(".") or name in LEFTOVERS
@@ -53,6 +68,29 @@ def walk(folder: Path, skip: Path | None = None) -> Walk:
     if folder.is_dir() and not (skip and Path(os.path.realpath(folder)).is_relative_to(skipped)):
         _into(folder, found, above=(skipped,))
     return Walk(sorted(found.photos), sorted(found.to_nothing), sorted(found.left_out))
+
+
+def by_stem(folder: Path, flat: bool = False) -> Stems:
+    """Return the photos below a folder by their names without suffix, sorted.
+
+    Args:
+        folder: Where to look; there is nothing in a folder that does not exist.
+        flat: Take the name alone, whatever folder below it a photo lies in.
+
+    Raises:
+        UserError: If a folder can't be listed.
+    """
+    below = walk(folder)
+    problems = [(path, f"{path}: a link to nothing") for path in below.to_nothing]
+    found = Stems({}, problems, below.left_out)
+    for path in below.photos:
+        relative = Path(path.name) if flat else path.relative_to(folder)
+        stem = relative.with_suffix("").as_posix()
+        there = found.photos.setdefault(stem, path)
+        if there != path:
+            apart = "" if flat else " but for its suffix"
+            found.problems.append((path, f"{path}: the same name as {there}{apart}"))
+    return found
 
 
 @cache

@@ -1,7 +1,7 @@
 """The four stand-in inpainters of ``mini``: they fill a hole in a photo without any network.
 
-Images are float32 of shape (size, size, 3) in [0, 255] and holes are boolean of shape
-(size, size), True where an inpainter paints.
+Images are float32 of shape (height, width, 3) in [0, 255] and holes are boolean of shape
+(height, width), True where an inpainter paints. ``ldm`` takes sides that are multiples of 4 px.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,6 +22,7 @@ COMPONENTS = 32  # of 192: the photo still looks right, its finest detail is gon
 COARSEST = 8  # px, a side below which a hole is filled by the mean
 BLOCK = 4  # px, a side of the blocks that the exemplar fill copies
 CONTEXT, COPY = 4, 1  # blocks to each side that are compared, and that are copied at once
+SOURCES = 4096  # places that are compared at most, evenly spread: a photo of 256 px has fewer
 
 
 class Autoencoder(NamedTuple):
@@ -80,7 +81,8 @@ def lama(image: Floats, hole: Hole, rng: np.random.Generator) -> Floats:
         # All channels shrink alike, or the fill turns rainbow; a hard cut turns it to noise.
         strength = np.linalg.norm(spectrum, axis=2, keepdims=True)
         spectrum *= np.maximum(1 - threshold / np.maximum(strength, threshold), 0)
-        filled = np.where(hole[..., None], scipy.fft.irfft2(spectrum, axes=(0, 1)), image)
+        inverse = scipy.fft.irfft2(spectrum, s=hole.shape, axes=(0, 1))
+        filled = np.where(hole[..., None], inverse, image)
     return filled
 
 
@@ -91,16 +93,25 @@ def repaint(image: Floats, hole: Hole, rng: np.random.Generator) -> Floats:
 
 
 def pluralistic(image: Floats, hole: Hole, rng: np.random.Generator) -> Floats:
-    """Copy blocks into the hole from its border inwards, each from where it fits best."""
+    """Copy blocks into the hole from its border inwards, each from where it fits best.
+
+    A photo without any place that is free of the hole is returned as it is.
+    """
     del rng
-    cells, side = len(hole) // BLOCK, 2 * CONTEXT + 1
+    height, width = hole.shape
+    edge = ((0, -height % BLOCK), (0, -width % BLOCK))  # to whole blocks
+    image, hole = np.pad(image, (*edge, (0, 0)), mode="edge"), np.pad(hole, edge, mode="edge")
+    cells, side = (hole.shape[0] // BLOCK, hole.shape[1] // BLOCK), 2 * CONTEXT + 1
     border = ((CONTEXT, CONTEXT), (CONTEXT, CONTEXT))
     missing = np.pad(_touched(hole, BLOCK, BLOCK), border)
-    known = np.pad(np.ones((cells, cells), np.float32), border) * ~missing
-    small = cv2.resize(image, (cells, cells), interpolation=cv2.INTER_AREA)
+    known = np.pad(np.ones(cells, np.float32), border) * ~missing
+    small = cv2.resize(image, cells[::-1], interpolation=cv2.INTER_AREA)
     small = np.pad(np.asarray(small, np.float32), (*border, (0, 0)))
     shifts = np.zeros((2, *missing.shape), np.int64)
     sources = np.argwhere(~_touched(known == 0, 1, side))  # whole in the photo, free of the hole
+    if not len(sources):
+        return image[:height, :width]
+    sources = sources[:: -(-len(sources) // SOURCES)]
     patches = _patches(small, 1, side)[tuple(sources.T)].reshape(len(sources), -1)
     squares = patches**2
     while missing.any():
@@ -120,7 +131,7 @@ def pluralistic(image: Floats, hole: Hole, rng: np.random.Generator) -> Floats:
         missing[here] = False
     shifts = BLOCK * shifts[:, CONTEXT:-CONTEXT, CONTEXT:-CONTEXT]
     rows, columns = np.indices(hole.shape) + shifts.repeat(BLOCK, axis=1).repeat(BLOCK, axis=2)
-    return np.asarray(image[rows, columns], np.float32)
+    return np.asarray(image[rows, columns], np.float32)[:height, :width]
 
 
 def _patches(array: npt.NDArray[Any], stride: int, side: int | None = None) -> npt.NDArray[Any]:

@@ -1,22 +1,19 @@
 """Data layouts: which generators a data set has, and which files belong to a split.
 
 A layout is a class with two methods and an attribute ``polarity``, or a method ``read_mask`` in its
-place. ``dolos`` is the paper's:
-
-    ROOT/fake/<generator>/images/{train,valid,test}/NAME.*
-    ROOT/fake/<generator>/masks/{train,valid,test}/NAME.*     paired by relative path, any suffix
-    ROOT/real/{train,valid,test}/NAME.*
+place. Those that ship are in :mod:`declip_pl.data.layouts`, ``dolos`` among them, the paper's.
 """
 
 import hashlib
 import os
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from declip_pl.data.folders import describe_left_out, subfolders, walk
+from declip_pl.data.facts import DataSetFacts
+from declip_pl.data.folders import describe_left_out
 from declip_pl.data.masks import MaskReader, MaskRule, Polarity
 from declip_pl.errors import UserError
 from declip_pl.names import check_name
@@ -34,17 +31,11 @@ FORGERIES = "forgeries"
 ALL, ALL_BUT, NONE = "all", "all-but-", "none"
 """Words that choose generators."""
 
-Source = Literal["celebahq", "ffhq"]
-SOURCES: tuple[Source, ...] = ("celebahq", "ffhq")
-"""The parts of Dolos."""
+LIST_SUFFIXES = (".csv", ".jsonl", ".json", ".parquet")
+"""Suffixes of files that list a data set."""
 
-DOLOS_HELP = (
-    "expected Dolos' layout: ROOT/fake/<generator>/{images,masks}/{train,valid,test}/ and "
-    "ROOT/real/{train,valid,test}/"
-)
-
-LAYOUTS: Registry[Any] = Registry("data layout")
-"""Layouts by name; each is built from the data set's folder."""
+LAYOUTS: Registry[Any] = Registry("data layout", home="declip_pl.data.layouts")
+"""Layouts by name; each is built from the data set's folder or file."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +43,16 @@ class Sample:
     """A photo, and the mask that says which of its pixels are fake.
 
     Attributes:
-        name: Of the photo, the same for all that was made of it: in Dolos' layout its path inside
-            the split, without suffix.
+        name: Of the photo, the same for all that was made of it, but in a test set only once: in
+            Dolos' layout its path inside the split, without suffix.
         image: File of the photo.
-        mask: File of the mask; None for an untouched photo.
+        mask: File of the mask; None for an untouched photo. Of one that is fake as a whole it is
+            the photo itself, read by :func:`declip_pl.data.masks.wholly_fake`.
         generator: What manipulated it, or ``real``.
         problem: Why it can't be used, if so.
-        polarity: Which grey value of its mask means fake, where it is not the data set's to say.
+        mask_rule: Which pixels of its mask are fake, where it is not the data set's to say.
+        source: The photo that it was made of, by a name of its own in the whole data set; empty
+            where the data set does not tell.
     """
 
     name: str
@@ -66,7 +60,8 @@ class Sample:
     mask: Path | None
     generator: str = ""
     problem: str | None = None
-    polarity: Polarity | None = None
+    mask_rule: MaskRule | None = None
+    source: str = ""
 
 
 class Layout(Protocol):
@@ -75,10 +70,12 @@ class Layout(Protocol):
     Where masks are no pictures in black and white, a method ``read_mask(path)`` in place of
     ``polarity`` reads them: from a file to ``[H, W]`` bool, True = fake, upright. A layout that
     walks folders may have a method ``left_out(generators)`` that lists the files it left out for
-    these (``real`` among them), which are then counted and named.
+    these (``real`` among them), which are then counted and named. One that has to guess may have a
+    method ``notices()`` that says so, a line for each guess; that of a published data set may have
+    an attribute ``facts``, which the check compares with what it finds.
 
     Attributes:
-        root: Its folder.
+        root: Its folder or file.
         polarity: Which grey value of its masks means fake.
     """
 
@@ -92,112 +89,44 @@ class Layout(Protocol):
         """Return the photos of a split, of all generators and the real ones."""
 
 
-@LAYOUTS.register("dolos")
-class DolosLayout:
-    """Dolos, and everything laid out like it.
-
-    Args:
-        root: Folder that holds ``fake/`` and ``real/``, or the folder above (``dolos_data``).
-
-    Raises:
-        UserError: If it holds neither.
-    """
-
-    polarity: Polarity = "black"
-
-    def __init__(self, root: Path) -> None:
-        self.root = source_root(root)
-        self._samples: dict[str, list[Sample]] = {}
-        self._left_out: dict[str, list[Path]] = defaultdict(list)
-
-    def generators(self) -> list[str]:
-        """Return the names of the folders under ``fake/``, sorted."""
-        return subfolders(self.root / "fake")
-
-    def samples(self, split: Split) -> list[Sample]:
-        """Return the photos of a split, those without a partner with their problem."""
-        if split not in self._samples:
-            found = [sample for name in self.generators() for sample in self._fakes(name, split)]
-            self._samples[split] = found + self._reals(split)
-        return self._samples[split]
-
-    def left_out(self, generators: Sequence[str]) -> list[Path]:
-        """Return what lies in the folders of some generators (or ``real``) and is no photo."""
-        for split in SPLITS:
-            self.samples(split)
-        return sorted(path for name in set(generators) for path in self._left_out[name])
-
-    def _reals(self, split: Split) -> list[Sample]:
-        photo_of, problems = self._by_stem(REAL, self.root / REAL / split)
-        found = [Sample(stem, path, None, REAL) for stem, path in photo_of.items()]
-        return found + [Sample("", path, None, REAL, text) for path, text in problems]
-
-    def _fakes(self, name: str, split: Split) -> list[Sample]:
-        images, masks = (self.root / "fake" / name / part / split for part in ("images", "masks"))
-        photo_of, unpaired = self._by_stem(name, images)
-        mask_of, more = self._by_stem(name, masks)
-        problems = [*unpaired, *more]
-        for stem in photo_of.keys() - mask_of:
-            problems.append((photo_of[stem], f"{photo_of[stem]}: no mask at {masks / stem}.*"))
-        for stem in mask_of.keys() - photo_of:
-            problems.append((mask_of[stem], f"{mask_of[stem]}: no image at {images / stem}.*"))
-        pairs = sorted(photo_of.keys() & mask_of)
-        found = [Sample(stem, photo_of[stem], mask_of[stem], name) for stem in pairs]
-        return found + [Sample("", path, None, name, text) for path, text in sorted(problems)]
-
-    def _by_stem(
-        self, generator: str, folder: Path
-    ) -> tuple[dict[str, Path], list[tuple[Path, str]]]:
-        """Return a folder's images by relative path without suffix, and what can't be used."""
-        found: dict[str, Path] = {}
-        below = walk(folder)
-        self._left_out[generator] += below.left_out
-        problems = [(path, f"{path}: a link to nothing") for path in below.to_nothing]
-        for path in below.photos:
-            stem = path.relative_to(folder).with_suffix("").as_posix()
-            there = found.setdefault(stem, path)
-            if there != path:
-                text = f"{path}: the same name as {there} but for its suffix"
-                problems.append((path, text))
-        return found, problems
-
-
 def build_layout(layout: Spec, root: Path) -> Layout:
-    """Return the layout of that name on a folder.
+    """Return the layout of that name on a folder, or on the file that lists a data set.
 
     Raises:
         UserError: If there is none of that name, or the folder is not laid out like it.
     """
-    if not root.expanduser().is_dir():
-        raise UserError(f"there is no folder {root}; {DOLOS_HELP}")
+    if not root.expanduser().exists():
+        kind = "file" if root.suffix.lower() in LIST_SUFFIXES else "folder"
+        help_ = expected(LAYOUTS.find(read_spec(layout)[0]))
+        raise UserError(f"there is no {kind} {root}{help_}")
     made: Layout = LAYOUTS.make(layout, root.expanduser())
     for name in made.generators():
-        check_name(name, f"a generator's name (in {root})")
-        if name in (REAL, FORGERIES, ALL, NONE) or name.startswith(ALL_BUT) or "+" in name:
-            raise UserError(f"{root}: {name!r} is no generator's name; rename it")
+        check_generator(name, str(root))
     return made
 
 
-def source_root(root: Path, source: Source | None = None) -> Path:
-    """Return the folder that holds ``fake/``: ``root`` itself or ``root/source``.
+def expected(layout: Any) -> str:
+    """Return the end of a message: how a data set of this layout looks, where that is known."""
+    facts = facts_of(layout)
+    return f"; expected {facts.layout}" if facts else ""
 
-    Args:
-        root: A source, or the folder above several.
-        source: One of :data:`SOURCES`; by default the first, where there is a choice.
+
+def check_generator(name: str, where: str) -> str:
+    """Return a name that can be a generator's.
 
     Raises:
-        UserError: If there is no ``fake/``, or ``root`` is another source than the one named.
+        UserError: If it can't, for it means something else; ``where`` begins the error.
     """
-    if not root.is_dir():
-        raise UserError(f"there is no folder {root}; {DOLOS_HELP}")
-    inner = root / (source or SOURCES[0])
-    if (root / "fake").is_dir():
-        if source and root.name in SOURCES and root.name != source:
-            raise UserError(f"{root} is not {source}; name the folder above it, or {source}'s own")
-        return root
-    if (inner / "fake").is_dir():
-        return inner
-    raise UserError(f"neither {root} nor {inner} holds a folder 'fake'; {DOLOS_HELP}")
+    check_name(name, f"a generator's name (in {where})")
+    if name in (REAL, FORGERIES, ALL, NONE) or name.startswith(ALL_BUT) or "+" in name:
+        raise UserError(f"{where}: {name!r} is no generator's name; rename it")
+    return name
+
+
+def facts_of(layout: Any) -> DataSetFacts | None:
+    """Return what is known of the published data set that a layout is for."""
+    facts: DataSetFacts | None = getattr(layout, "facts", None)
+    return facts
 
 
 def is_stand_in(root: Path) -> bool:
@@ -248,8 +177,21 @@ def find_samples(layout: Layout, split: Split, *generators: str) -> tuple[list[S
         found += [sample for sample in own if sample.problem is None]
         problems += [sample.problem for sample in own if sample.problem is not None]
         if not any(sample.problem is None for sample in own):
-            problems.append(f"{layout.root}: no {split} photo of {name}; {DOLOS_HELP}")
+            problems.append(f"{layout.root}: no {split} photo of {name}{expected(layout)}")
+        if split == "test":  # scores are kept by name
+            problems += _repeated(layout, name, own)
     return found, problems
+
+
+def _repeated(layout: Layout, generator: str, own: Sequence[Sample]) -> list[str]:
+    """Return a line for each name that several test photos of a generator have."""
+    counts = Counter(sample.name for sample in own if sample.problem is None)
+    return [
+        f"{layout.root}: {count} test photos of {generator} are called {name!r}; give each its own "
+        "name"
+        for name, count in counts.items()
+        if count > 1
+    ]
 
 
 def has_reals(layout: Layout, split: Split) -> bool:
@@ -262,6 +204,12 @@ def left_out_line(layout: Layout, generators: Sequence[str]) -> str:
     listed: Callable[[Sequence[str]], list[Path]] | None = getattr(layout, "left_out", None)
     files = listed(generators) if listed else []
     return describe_left_out(layout.root, files) if files else ""
+
+
+def notices(layout: Layout) -> list[str]:
+    """Return what a layout guessed, one line each."""
+    said: Callable[[], list[str]] | None = getattr(layout, "notices", None)
+    return said() if said else []
 
 
 def mask_rule(layout: Layout, polarity: Polarity | None = None) -> MaskRule:
@@ -284,10 +232,15 @@ def mask_rule_key(rule: MaskRule, layout: Spec) -> str:
 
 
 def file_list_hash(root: Path, files: Sequence[Sample]) -> str:
-    """Return a SHA-256 over the relative paths and sizes of all files of a data set."""
+    """Return a SHA-256 over the relative paths and sizes of all files of a data set.
+
+    With what a photo says itself of how its mask is read.
+    """
     digest = hashlib.sha256()
     for sample in files:
         for path in filter(None, (sample.image, sample.mask)):
             relative = Path(os.path.relpath(path, root)).as_posix()
             digest.update(os.fsencode(f"{relative}\0{path.stat().st_size}\n"))
+        if isinstance(sample.mask_rule, str):
+            digest.update(f"{sample.mask_rule}\n".encode())
     return digest.hexdigest()

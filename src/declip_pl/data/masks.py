@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops
 
-from declip_pl.data.images import EIGHT_BIT_MODES, opened, upright
+from declip_pl.data.images import EIGHT_BIT_MODES, opened, read_photo, upright
 from declip_pl.errors import UserError
 
 Polarity = Literal["black", "white"]
@@ -88,6 +88,11 @@ def read_grey(path: Path) -> NDArray[np.uint8]:
     if found := _beside_black_and_white(grey):
         raise UserError(f"{path}: {found}")
     return grey
+
+
+def wholly_fake(photo: Path) -> NDArray[np.bool_]:
+    """Return the mask ``[H, W]`` of a photo of which every pixel is fake; it is its own mask."""
+    return np.ones(read_photo(photo).shape[:2], dtype=np.bool_)
 
 
 def is_fake(grey: NDArray[np.uint8], polarity: Polarity) -> NDArray[np.bool_]:

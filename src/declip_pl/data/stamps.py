@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from declip_pl.data.layout import REAL, Sample
+from declip_pl.data.layout import FORGERIES, REAL, Sample
 from declip_pl.errors import UserError
 from declip_pl.files import sha256
 
@@ -54,12 +54,17 @@ def files_of(samples: Iterable[Sample]) -> Iterator[Path]:
 
 
 def content_hash(files: Sequence[Sample], mask_rule_key: str) -> str:
-    """Return a SHA-256 over names and contents of photos and masks, and how masks are read."""
+    """Return a SHA-256 over names and contents of photos and masks, and how masks are read.
+
+    Of how the masks of forgeries are read nothing is in it: all are read alike.
+    """
     with ThreadPoolExecutor() as pool:  # hashes are computed outside the interpreter lock
         hashes = pool.map(sha256, files_of(files))
         lines = [mask_rule_key]
         for sample in files:
             lines += [sample.name, next(hashes), next(hashes) if sample.mask else REAL]
+            if isinstance(sample.mask_rule, str) and sample.generator != FORGERIES:
+                lines.append(sample.mask_rule)
     return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
 
 

@@ -61,8 +61,8 @@ def demo(
         model: One, named as everywhere, or a folder of runs and saved localizers to choose from. By
             default outputs/train, and where that holds none the starter.
         port: Of the page's address; 0 takes any that is free.
-        data: Data set in Dolos' layout whose test photos are offered to try the page with. By
-            default the one that declip-pl train would take, if it is on this machine.
+        data: Data set in Dolos' layout, or LAYOUT:PATH, whose test photos are offered to try the
+            page with. By default the one that declip-pl train would take, if it is on this machine.
         device: Where it runs, such as cpu, cuda or cuda:1; by default a GPU where there is one.
         encoder: The frozen encoder's folder or hub id, in place of those on record; its weights
             have to be the same.
@@ -118,15 +118,15 @@ def find_samples(data: str | None) -> list[Sample]:
     """Return a few test photos of each generator, and real ones, of a data set.
 
     Args:
-        data: A data set in Dolos' layout; by default the one that ``declip-pl train`` would take.
-            There are no samples if it is not on this machine.
+        data: A data set in Dolos' layout, or LAYOUT:PATH; by default the one that ``declip-pl
+            train`` would take. There are no samples if it is not on this machine.
 
     Raises:
         UserError: If the data set was named and is not there.
     """
-    root, _ = choose_data(data)
+    place, _ = choose_data(data)
     try:
-        layout = build_layout("dolos", root)
+        layout = build_layout(place.layout or "dolos", place.root)
         names = layout.generators() + [REAL] * has_reals(layout, "test")
         return [sample for name in names for sample in samples(layout, "test", name)[:SAMPLES]]
     except UserError:

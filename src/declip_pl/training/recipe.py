@@ -12,9 +12,10 @@ from lightning import Trainer
 
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.forgeries.sources import Forgeries, as_forgeries, split_folders
-from declip_pl.data.layout import SOURCES, Source, source_root
+from declip_pl.data.layouts.dolos import SOURCES, Source, source_root
 from declip_pl.data.masks import Polarity
 from declip_pl.data.mini import MINI
+from declip_pl.data.place import Place, read_place
 from declip_pl.data.transforms import Changes
 from declip_pl.errors import UserError
 from declip_pl.files import expanded
@@ -59,11 +60,12 @@ class Options:
     """What to train on and how: the options that training and cross-evaluation share.
 
     Args:
-        data: The data set's folder. By default $DECLIP_DATA, data/dolos_data, or the stand-in
-            data/mini, whichever is there first. none trains on forgeries of given photos alone.
+        data: The data set's folder or file, or LAYOUT:PATH. By default $DECLIP_DATA,
+            data/dolos_data, or the stand-in data/mini, whichever is there first. none trains on
+            forgeries of given photos alone.
         config: Recipe (see experiments/). By default the paper's for Dolos, else the quick one.
         source: Part of Dolos: celebahq or ffhq.
-        layout: How the data set's folder is laid out, in place of the recipe's.
+        layout: How the data set is laid out, in place of the recipe's.
         polarity: Which grey value of the masks means fake, black or white, in place of the
             layout's.
         augmentation: Changes of training photos, in place of the recipe's.
@@ -111,22 +113,22 @@ class Options:
         return getattr(self, name) is not None
 
 
-def choose_data(data: str | None, source: Source | None = None) -> tuple[Path, str]:
+def choose_data(data: str | None, source: Source | None = None) -> tuple[Place, str]:
     """Return the data set to use and why.
 
     The first of: ``data``, ``$DECLIP_DATA``, ``data/dolos_data`` if it exists, ``data/mini``.
 
     Args:
-        data: A data set's folder, ``none``, or None.
+        data: A data set's folder or file, ``LAYOUT:PATH``, ``none``, or None.
         source: Part of Dolos, or None.
     """
     named = data or os.environ.get("DECLIP_DATA")
-    root, why = MINI, f"no DATA, no DECLIP_DATA and no {DOLOS}; a stand-in, not Dolos"
+    place, why = Place(MINI), f"no DATA, no DECLIP_DATA and no {DOLOS}; a stand-in, not Dolos"
     if named:
-        root, why = Path(expanded(named)), "DATA names it" if data else "DECLIP_DATA names it"
+        place, why = read_place(named), "DATA names it" if data else "DECLIP_DATA names it"
     elif DOLOS.is_dir():
-        root, why = DOLOS, f"{DOLOS} exists"
-    return (source_root(root, source) if source else root), why
+        place, why = Place(DOLOS), f"{DOLOS} exists"
+    return (replace(place, root=source_root(place.root, source)) if source else place), why
 
 
 def choose_config(config: str | None, root: Path) -> tuple[Path, str]:

@@ -1,9 +1,11 @@
 """``declip-pl train`` and ``declip-pl test``: what Lightning is asked to do."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from declip_pl.data.layout import ALL, FORGERIES, Source
+from declip_pl.data.layout import ALL, FORGERIES
+from declip_pl.data.layouts.dolos import Source
 from declip_pl.data.mini import MINI, build_mini
 from declip_pl.files import relative
 from declip_pl.model.checkpoint import CONFIG_FILE, Checkpoint, read_checkpoint, run_of
@@ -53,11 +55,12 @@ def fit_arguments(
 ) -> list[str]:
     """Choose data and recipe; return the arguments of ``declip-pl fit`` for :func:`train`."""
     device = on_device(options.device)
-    root, why_data = choose_data(options.data, options.source)
+    place, why_data = choose_data(options.data, options.source)
+    root, options = place.root, replace(options, layout=place.layout or options.layout)
     if root == MINI:
         build_mini(MINI)
     chosen, why_config = choose_config(options.config, root)
-    print(f"data: {root} ({why_data}); recipe: {relative(chosen)} ({why_config})")
+    print(f"data: {place} ({why_data}); recipe: {relative(chosen)} ({why_config})")
     given: dict[str, Any] = {"config": chosen, "data.root": root, "data.generator": generator}
     given |= options.given(read_recipe(chosen)) | {"seed_everything": seed, "run.name": name}
     given |= {"run.resume": str(resume).lower(), "run.overwrite": str(overwrite).lower()}
@@ -85,7 +88,8 @@ def test(
     Args:
         model: A run's folder, a checkpoint, a saved folder, an id on the Hugging Face hub, or
             starter.
-        data: The data set's folder; by default the one that a run was trained on.
+        data: The data set's folder or file, or LAYOUT:PATH; by default the one that a run was
+            trained on.
         generator: Whose test photos, as in train; by default what the model was trained on.
         source: Part of Dolos: celebahq or ffhq.
         polarity: Which grey value of the masks means fake, black or white.
@@ -105,7 +109,10 @@ def test(
     given: dict[str, Any] = {"config": config if config and config.is_file() else None}
     given |= _described(checkpoint) | ({"model.encoder": encoder} if encoder else {})
     if data or source or not given["config"]:
-        given["data.root"] = choose_data(data, source)[0]
+        place = choose_data(data, source)[0]
+        given |= {"data.root": place.root, "data.layout": place.layout}
+        if place.layout:  # then the polarity on record is of another layout
+            polarity = polarity or "null"
     trained_on = checkpoint.trained_on
     if generator or not given["config"]:
         given["data.generator"] = generator or _own_test(trained_on)

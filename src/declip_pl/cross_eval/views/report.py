@@ -12,7 +12,8 @@ from declip_pl.cross_eval.domains import read_domains
 from declip_pl.cross_eval.matrix import UNPERTURBED, Matrix, Score, ScoredModel, read_matrix
 from declip_pl.cross_eval.views import curves, heat_map, published_figures
 from declip_pl.cross_eval.views.pictures import pictures_of
-from declip_pl.data.layout import REAL, SOURCES
+from declip_pl.data.layout import REAL
+from declip_pl.data.layouts.dolos import SOURCES
 from declip_pl.files import write_text
 from declip_pl.metrics import Metric, all_metrics, find_metric
 from declip_pl.model.encoder import short_name

@@ -139,7 +139,7 @@ class ForgeryFolder:
     def _sample(self, forged: Forged) -> Sample:
         name = f"{Path(forged.photo).stem}-{forged.version}"
         mask = self.mask(forged.name) if forged.about.mask_sha256 else None
-        return Sample(name, self.image(forged.name), mask, FORGERIES, polarity="white")
+        return Sample(name, self.image(forged.name), mask, FORGERIES, mask_rule="white")
 
     def _wanted(self) -> list[Wanted]:
         pairs = list(zip(self.sources, partners(self.sources), strict=True))

@@ -73,7 +73,7 @@ def forge(
     mask: NDArray[np.bool_] | None = None
     used: list[str] = []
     if rng.random() >= UNTOUCHED:
-        mask = random_region(photo.shape[:2], rng)
+        mask, _ = random_region(photo.shape[:2], rng)
         contents = {name: share for name, share in CONTENT.items() if name not in without}
         inside, used = _inside(photo, other, mask, rng, ways, contents)
         photo = _mixed(photo, inside, _weight(mask, rng))

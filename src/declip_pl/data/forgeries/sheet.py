@@ -5,10 +5,12 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
 
 from declip_pl.data.forgeries.folder import ForgeryFolder
 from declip_pl.data.forgeries.manifest import Forged
+from declip_pl.data.forgeries.operations import Pixels
 from declip_pl.data.images import read_photo
 from declip_pl.data.masks import read_mask
 
@@ -43,17 +45,26 @@ def _draw_row(sheet: Image.Image, folder: ForgeryFolder, row: Sequence[Forged], 
     draw = ImageDraw.Draw(sheet)
     for column, forged in enumerate(row):
         left = column * TILE
-        sheet.paste(_tile(folder, forged), (left, top))
+        mask = None
+        if forged.about.mask_sha256:
+            mask = read_mask(folder.mask(forged.name), "white")
+        sheet.paste(tile(read_photo(folder.image(forged.name)), mask), (left, top))
         words = " > ".join(forged.about.operations) or "nothing"
         text = textwrap.wrap(words, _LETTERS, max_lines=_LINES, placeholder=" ...")
         draw.multiline_text((left + 4, top + TILE + 2), "\n".join(text), fill="black", spacing=1)
 
 
-def _tile(folder: ForgeryFolder, forged: Forged) -> Image.Image:
-    """Return a forgery inside a square."""
-    pixels = read_photo(folder.image(forged.name))
-    if forged.about.mask_sha256:
-        mask = read_mask(folder.mask(forged.name), "white").astype(np.uint8)
-        outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+def tile(pixels: Pixels, mask: NDArray[np.bool_] | None = None) -> Image.Image:
+    """Return a picture inside a square of :data:`TILE` px.
+
+    Args:
+        pixels: ``[H, W, 3]`` RGB.
+        mask: ``[H, W]``; its edge is drawn in green.
+    """
+    if mask is not None:
+        outlines, _ = cv2.findContours(
+            mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
+        )
+        pixels = pixels.copy()
         cv2.drawContours(pixels, outlines, -1, _OUTLINE, max(1, max(mask.shape) // 200))
     return ImageOps.pad(Image.fromarray(pixels), (TILE, TILE), color="white")

@@ -184,7 +184,7 @@ def find_sources(layout: Layout, folders: Sequence[str]) -> list[Source]:
     for path in own["train"]:
         found.setdefault(hash_of[path], Source(hash_of[path], path, "train", REAL))
     found = _sources(further, hash_of, further=True) | found
-    advice = f"put some into {layout.root / REAL}/, or name a folder of more (--forgeries DIR)"
+    advice = f"{layout.root} has too few; name a folder of more (--forgeries DIR)"
     return _usable([found[key] for key in sorted(found.keys() - tested)], advice)
 
 
