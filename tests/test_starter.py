@@ -21,7 +21,7 @@ from declip_pl.inference.localizer import Localizer
 from declip_pl.model.checkpoint import read_checkpoint
 from declip_pl.training.task import LocalizationTask
 
-FORGED = "trained on forgeries alone; its model card: "
+CARD = "its model card: "
 
 
 @pytest.fixture
@@ -96,12 +96,12 @@ def test_predict_takes_it_where_there_is_no_run_and_says_so(shipped, place, caps
     cli.main(["predict", "photo.png"])
     printed = capsys.readouterr().out
     assert "no trained localizer in outputs/train: using the starter that comes with" in printed
-    assert f"({FORGED}{shipped / 'README.md'})\n" in printed
+    assert f"({CARD}{shipped / 'README.md'})\n" in printed
     assert settings()["model"] == "starter"
     cli.main(["predict", "photo.png", "--resume"])
     cli.main(["predict", "photo.png", "--json"])
     out, err = capsys.readouterr()
-    assert FORGED in err
+    assert CARD in err
     found = json.loads(out.partition("regions in predictions.jsonl)\n")[2])
     assert found["model"] == "starter" and found["model_sha256"] == settings()["sha256"]
 
@@ -123,7 +123,7 @@ def test_a_run_comes_first_and_of_several_it_is_one_to_choose(
 
 def test_the_demo_takes_it_where_there_is_no_run_and_says_so(shipped, place, capsys, error_of):
     assert demo.find_models(None) == {"starter": shipped}
-    assert FORGED in capsys.readouterr().out
+    assert CARD in capsys.readouterr().out
     Path("empty").mkdir()
     assert "no trained localizer in empty" in error_of("demo", "--models=empty")
 
@@ -192,7 +192,7 @@ def test_one_command_makes_it_and_gives_the_same_file_twice(
     assert "10 photos of `a`, 10 photos of `b`, 2 times each" in card
     shutil.rmtree("outputs")
     cli.main(["predict", str(folders[0] / "further0.png")])
-    assert settings()["model"] == "starter" and FORGED in capsys.readouterr().out
+    assert settings()["model"] == "starter" and CARD in capsys.readouterr().out
 
 
 def test_the_one_in_the_checkout_is_small_and_of_forgeries_alone():

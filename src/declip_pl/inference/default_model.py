@@ -39,6 +39,6 @@ def default_model() -> str:
 def starter_line(folder: Path) -> str:
     """Return the line that says that the starter is used, as a folder holds no localizer."""
     return (
-        f"no trained localizer in {folder}: using the starter that comes with declip-pl (trained "
-        f"on forgeries alone; its model card: {find(STARTER) / CARD_FILE})"
+        f"no trained localizer in {folder}: using the starter that comes with declip-pl (its model "
+        f"card: {find(STARTER) / CARD_FILE})"
     )
