@@ -97,10 +97,8 @@ def test(
         output: Folder for the results; by default the run's own, or outputs/test/NAME for a model
             that lies in no run.
         overwrite: Replace the results of an earlier test.
-        device: Where it runs, such as cpu, cuda, cuda:1 or mps; by default a GPU where there is
-            one.
-        encoder: The frozen encoder's folder or hub id, in place of the one on record; its weights
-            have to be the same.
+        device: Where it runs, such as cpu, cuda or cuda:1; by default a GPU where there is one.
+        encoder: Folder or hub id of the same frozen encoder, in place of the one on record.
         further: Options of Lightning.
     """
     checkpoint = read_checkpoint(model)
@@ -117,8 +115,8 @@ def test(
     if generator or not given["config"]:
         given["data.generator"] = generator or _own_test(trained_on)
     given |= {"data.polarity": polarity, "data.perturbation": perturbation}
-    given |= on_device(device)
     given |= {"ckpt_path": checkpoint.path, "run.overwrite": str(overwrite).lower()}
+    given |= on_device(device)
     if (checkpoint.path / CONFIG_FILE).is_file():
         given["run.name"] = Path(checkpoint.name).name
     DeclipCLI(["test", *_as_arguments(given), *further], output and output.expanduser())
