@@ -86,8 +86,7 @@ def test(
     Options that it does not know go to Lightning, such as --data.batch_size 16.
 
     Args:
-        model: A run's folder, a checkpoint, a saved folder, an id on the Hugging Face hub, or
-            starter.
+        model: A run's folder, a checkpoint, a saved folder, a hub id, or starter.
         data: The data set's folder or file, or LAYOUT:PATH; by default the one that a run was
             trained on.
         generator: Whose test photos, as in train; by default what the model was trained on.
@@ -111,9 +110,8 @@ def test(
         given |= {"data.root": place.root, "data.layout": place.layout}
         if place.layout:  # then the polarity on record is of another layout
             polarity = polarity or "null"
-    trained_on = checkpoint.trained_on
     if generator or not given["config"]:
-        given["data.generator"] = generator or _own_test(trained_on)
+        given["data.generator"] = generator or _own_test(checkpoint.trained_on)
     given |= {"data.polarity": polarity, "data.perturbation": perturbation}
     given |= {"ckpt_path": checkpoint.path, "run.overwrite": str(overwrite).lower()}
     given |= on_device(device)
