@@ -86,8 +86,7 @@ def test(
     Options that it does not know go to Lightning, such as --data.batch_size 16.
 
     Args:
-        model: A run's folder, a checkpoint, a saved folder, an id on the Hugging Face hub, or
-            starter.
+        model: A run's folder, a checkpoint, a saved folder, a hub id, or starter.
         data: The data set's folder or file, or LAYOUT:PATH; by default the one that a run was
             trained on.
         generator: Whose test photos, as in train; by default what the model was trained on.
@@ -97,10 +96,8 @@ def test(
         output: Folder for the results; by default the run's own, or outputs/test/NAME for a model
             that lies in no run.
         overwrite: Replace the results of an earlier test.
-        device: Where it runs, such as cpu, cuda, cuda:1 or mps; by default a GPU where there is
-            one.
-        encoder: The frozen encoder's folder or hub id, in place of the one on record; its weights
-            have to be the same.
+        device: Where it runs, such as cpu, cuda or cuda:1; by default a GPU where there is one.
+        encoder: Folder or hub id of the same frozen encoder, in place of the one on record.
         further: Options of Lightning.
     """
     checkpoint = read_checkpoint(model)
@@ -113,12 +110,11 @@ def test(
         given |= {"data.root": place.root, "data.layout": place.layout}
         if place.layout:  # then the polarity on record is of another layout
             polarity = polarity or "null"
-    trained_on = checkpoint.trained_on
     if generator or not given["config"]:
-        given["data.generator"] = generator or _own_test(trained_on)
+        given["data.generator"] = generator or _own_test(checkpoint.trained_on)
     given |= {"data.polarity": polarity, "data.perturbation": perturbation}
-    given |= on_device(device)
     given |= {"ckpt_path": checkpoint.path, "run.overwrite": str(overwrite).lower()}
+    given |= on_device(device)
     if (checkpoint.path / CONFIG_FILE).is_file():
         given["run.name"] = Path(checkpoint.name).name
     DeclipCLI(["test", *_as_arguments(given), *further], output and output.expanduser())
