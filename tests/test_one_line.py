@@ -337,7 +337,7 @@ def test_the_home_folder_stands_for_a_tilde_in_every_command(
         ["fit", "--data.root=~/nothing", "--data.generator=ldm"],
         ["export", "~/nothing"],
         ["import", "~/nothing"],
-        ["demo", "--models=~/nothing"],
+        ["demo", "--model=~/nothing"],
         ["dashboard", "--folder=~/nothing"],
         ["compare", "~/nothing", "~/nothing"],
     ):
