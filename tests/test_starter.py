@@ -125,7 +125,7 @@ def test_the_demo_takes_it_where_there_is_no_run_and_says_so(shipped, place, cap
     assert demo.find_models(None) == {"starter": shipped}
     assert CARD in capsys.readouterr().out
     Path("empty").mkdir()
-    assert "no trained localizer in empty" in error_of("demo", "--models=empty")
+    assert "no trained localizer in empty" in error_of("demo", "--model=empty")
 
 
 def test_with_neither_a_run_nor_a_starter_predict_and_demo_say_how_to_get_one(place, error_of):
