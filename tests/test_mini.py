@@ -10,7 +10,8 @@ import pytest
 from conftest import PATIENCE, left, wait_until
 from PIL import Image
 
-from declip_pl.data import inpainters, mini
+from declip_pl.data import mini
+from declip_pl.data.inpainting import fills
 from declip_pl.errors import UserError
 
 COUNTS = {"train": 12, "valid": 2, "test": 2}  # 12: every training photo
@@ -92,14 +93,12 @@ def test_ldm_decodes_the_whole_image(root, images):
     assert np.mean(inside) > 2 * np.mean(outside)
 
 
-@pytest.mark.parametrize(
-    "fill", [inpainters.lama, inpainters.pluralistic, inpainters.repaint, inpainters.ldm]
-)
+@pytest.mark.parametrize("fill", [fills.lama, fills.pluralistic, fills.repaint, fills.ldm])
 def test_fills_do_not_see_what_was_in_the_hole(fill):
     crop = mini.real_crop("test", 0)
     hole = mini.random_hole("test", 0, crop)
     other = np.where(hole[..., None], 255 - crop, crop)
-    extra = (mini.train_autoencoder(),) if fill is inpainters.ldm else ()
+    extra = (mini.train_autoencoder(),) if fill is fills.ldm else ()
     one, two = (
         fill(image.astype(np.float32), hole, np.random.default_rng(0), *extra)
         for image in (crop, other)

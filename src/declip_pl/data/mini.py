@@ -21,7 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from declip_pl.data.folders import walk
-from declip_pl.data.inpainters import (
+from declip_pl.data.inpainting.fills import (
     Autoencoder,
     Fill,
     Hole,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from declip_pl.data import inpainters
+from declip_pl.data.inpainting import fills
 from declip_pl.data.inpainting.doors import INPAINTERS, Mask, Pixels
 
 RADIUS = 3
@@ -35,19 +35,19 @@ def navier_stokes(photo: Pixels, mask: Mask, rng: np.random.Generator) -> Pixels
 @INPAINTERS.register("laplace")
 def laplace(photo: Pixels, mask: Mask, rng: np.random.Generator) -> Pixels:
     """Let the border's colours diffuse into the hole and add the surroundings' grain."""
-    return _filled(inpainters.repaint, photo, mask, rng)
+    return _filled(fills.repaint, photo, mask, rng)
 
 
 @INPAINTERS.register("exemplar")
 def exemplar(photo: Pixels, mask: Mask, rng: np.random.Generator) -> Pixels:
     """Copy blocks of 4 px from where the photo around them fits best, from the border inwards."""
-    return _filled(inpainters.pluralistic, photo, mask, rng)
+    return _filled(fills.pluralistic, photo, mask, rng)
 
 
 @INPAINTERS.register("fourier")
 def fourier(photo: Pixels, mask: Mask, rng: np.random.Generator) -> Pixels:
     """Fill with the photo's strongest frequencies, under a threshold that falls step by step."""
-    return _filled(inpainters.lama, photo, mask, rng)
+    return _filled(fills.lama, photo, mask, rng)
 
 
 @INPAINTERS.register("poisson")
@@ -93,7 +93,7 @@ def _byte(mask: Mask) -> Pixels:
 
 
 def _filled(
-    fill: Callable[[inpainters.Floats, Mask, np.random.Generator], inpainters.Floats],
+    fill: Callable[[fills.Floats, Mask, np.random.Generator], fills.Floats],
     photo: Pixels,
     mask: Mask,
     rng: np.random.Generator,

@@ -1,4 +1,4 @@
-"""The four stand-in inpainters of ``mini``: they fill a hole in a photo without any network.
+"""How `mini` and some inpainters of forge fill a hole, without any network.
 
 Images are float32 of shape (height, width, 3) in [0, 255] and holes are boolean of shape
 (height, width), True where an inpainter paints. ``ldm`` takes sides that are multiples of 4 px.
