@@ -44,7 +44,7 @@ predict: $(VENV)/.installed  ## where were these painted over? make predict PHOT
 demo: $(VENV)/.installed-extras  ## a page in the browser: what a trained localizer finds in your photo
 	@$(BIN)/declip-pl demo $(if $(MODEL),--model=$(call quoted,$(MODEL))) $(OPTIONS)
 
-starter: $(VENV)/.installed  ## the localizer in the package, of forgeries alone: make starter PHOTOS="dir dir"
+starter: $(VENV)/.installed  ## the localizer in the package: make starter PHOTOS="dir dir" (GEN= DATA= as well)
 	@$(BIN)/declip-pl train --generator=none --data=none --forgeries=$(call quoted,$(folders)) \
 		--config=experiments/general.yaml --name=starter $(OPTIONS)
 	@$(BIN)/declip-pl save outputs/train/starter $(STARTER) $(ABOUT:%=--about=%) --overwrite

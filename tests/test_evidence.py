@@ -21,6 +21,7 @@ from declip_pl.model import description
 from declip_pl.model.checkpoint import read_checkpoint
 from declip_pl.model.description import Description, SeenPhotos, TrainedOn, describe
 from declip_pl.panels import overlay
+from declip_pl.training.scoring import Scoring
 from declip_pl.training.task import LocalizationTask
 
 SCORES = (0.1, 0.2, 0.3, 0.4, 0.9)
@@ -217,3 +218,14 @@ def test_a_run_holds_the_scores_of_untouched_test_photos(fit_arguments, tree, tm
     assert json.loads(line)["untouched_photos"] == 4
     settings = json.loads((tmp_path / "out/settings.json").read_text())
     assert settings["trained_on"] == "ldm of dolos (masks)" and settings["model"] == "run"
+
+
+@pytest.mark.parametrize("photos", [0, 1, 3])
+def test_scores_of_any_number_of_untouched_photos_are_kept(photos):
+    scoring = Scoring(["test/ldm", "test/real"], "top", torch.device("cpu"))
+    masks = [torch.zeros(9, 9, dtype=torch.bool)]
+    for value in range(photos):
+        logits = torch.full((1, 1, 256, 256), float(-value))
+        scoring.add(1, logits, {"mask": masks, "label": torch.zeros(1)})
+    expected = sorted(torch.sigmoid(-torch.arange(photos).float()).tolist())
+    assert scoring.untouched_scores() == pytest.approx(tuple(expected), abs=1e-6)

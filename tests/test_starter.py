@@ -195,13 +195,18 @@ def test_one_command_makes_it_and_gives_the_same_file_twice(
     assert settings()["model"] == "starter" and CARD in capsys.readouterr().out
 
 
-def test_the_one_in_the_checkout_is_small_and_of_forgeries_alone():
+def test_the_one_in_the_package_is_small_and_says_what_it_saw():
     folder = Path(__file__).parents[1] / "src/declip_pl/starter"
-    if not (folder / "config.json").is_file():
-        pytest.skip("this checkout has no starter")
     assert sum((folder / file).stat().st_size for file in saved_folder.FILES) < 3_000_000
-    trained_on = read_checkpoint(folder).trained_on
-    assert trained_on.generators == ("forgeries",) and trained_on.forgeries.photos
+    found = read_checkpoint(folder)
+    assert found.trained_on.generators == ("latent", "migan")
+    assert sum(found.trained_on.forgeries.photos.values()) == 1745
+    assert found.thresholds.floor and found.tested_on.untouched
+    card = (folder / "README.md").read_text()
+    assert (folder / "ABOUT.md").read_text().strip() in card
+    for name in ("objects", "groceries", "aquarium"):
+        assert f"On each generator of `{name}`, percent with 95 % bootstrap intervals" in card
+        assert f"untouched test photos of `{name}`, where all that is marked is wrong" in card
 
 
 def test_saving_takes_the_place_of_nothing_unasked(shipped, clip, tmp_path, error_of, capsys):

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 from conftest import make_clip, make_tree
-from localizer_example import checkpoint_of
 
 from declip_pl.inference import saved_folder
-from declip_pl.training.task import LocalizationTask
 
 ROOT = Path(__file__).parents[1]
 METADATA = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE")
@@ -54,12 +52,6 @@ def wheel(tmp_path_factory) -> Path:
         shutil.copytree(ROOT / name, source / name, ignore=left)
     for name in METADATA:
         shutil.copy(ROOT / name, source)
-    starter = source / "src/declip_pl/starter"
-    if not (starter / "config.json").is_file():  # a checkout without it gets a small one
-        clip = make_clip(tmp_path_factory.mktemp("encoder") / "tiny-clip")
-        task = LocalizationTask(str(clip), "layer1", "linear", image_size=64)
-        saved_folder.save(checkpoint_of(task), starter)
-    (starter / "ABOUT.md").write_text("not for the wheel")
     pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, source)
     (path,) = folder.glob("*.whl")
     return path

@@ -104,9 +104,9 @@ class Scoring:
 
         Of more photos as many are taken, evenly spread over the sorted scores.
         """
-        found = sorted(
-            float(score) for metric in self.real_scores.values() for score in metric.compute()
-        )
+        # Of a single score torchmetrics makes a tensor without dimensions.
+        parts = (torch.as_tensor(m.compute()).flatten() for m in self.real_scores.values())
+        found = sorted(score for part in parts for score in part.tolist())
         places = torch.linspace(0, max(0, len(found) - 1), min(len(found), MAX_SCORES))
         return tuple(round(found[int(place)], 6) for place in places)
 
