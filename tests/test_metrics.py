@@ -19,7 +19,7 @@ from sklearn.metrics import (
 
 from declip_pl import metrics as m
 from declip_pl.metrics import sizes
-from declip_pl.metrics.accumulate import DetectionMetrics, LocalizationMetrics
+from declip_pl.metrics.accumulate import DetectionMetrics, LocalizationMetrics, ThresholdChoice
 
 LOCALIZATION = [entry.name for entry in m.map_metrics(tuned=False)]
 
@@ -399,6 +399,24 @@ def test_processes_are_gathered():
         metric.dist_sync_fn = lambda state, group: [state, state]
     assert detection.compute()["n"] == 8 and detection.compute()["auroc"] == 100
     assert localization.compute()["iou_n"] == 2 and localization.compute()["iou"] == 100
+
+
+def test_what_thresholds_are_chosen_by_is_gathered_of_all_processes():
+    maps, masks = torch.stack([0.9 * box(), 0.7 * box(side=12)])[:, None], [box(), ~box() & box()]
+    scores, labels = {"top": torch.tensor([0.9, 0.7])}, torch.tensor([1, 0])
+    alone, together = ThresholdChoice(["top"]), ThresholdChoice(["top"])
+    for choice in (alone, together):
+        choice.update(maps, masks, scores, labels)
+    together.distributed_available_fn = lambda: True
+    together.dist_sync_fn = lambda state, group: [state, state]
+    *sums, found, pooled = alone.compute()
+    *doubled, all_labels, all_scores = together.compute()
+    assert all(
+        torch.equal(twice, 2 * once) and once.any()
+        for once, twice in zip(sums, doubled, strict=True)
+    )
+    assert torch.equal(all_labels, found.repeat(2)) and torch.equal(all_scores, pooled.repeat(2))
+    assert together.choose() == alone.choose()
 
 
 def test_detection_needs_both_classes():
