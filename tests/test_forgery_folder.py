@@ -18,11 +18,12 @@ from declip_pl.data.forgeries import folder as folder_module
 from declip_pl.data.forgeries import kept_autoencoders
 from declip_pl.data.forgeries.folder import ForgeryFolder
 from declip_pl.data.forgeries.manifest import read_about, read_manifest
-from declip_pl.data.forgeries.sources import Forgeries, Source, find_sources, partners
+from declip_pl.data.forgeries.sources import Forgeries, Source, find_sources
 from declip_pl.data.forgeries.views import draw_view
 from declip_pl.data.images import read_photo
 from declip_pl.data.layout import build_layout
 from declip_pl.data.masks import read_mask
+from declip_pl.data.partners import partners
 from declip_pl.errors import UserError
 
 

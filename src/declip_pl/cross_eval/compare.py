@@ -19,6 +19,7 @@ from declip_pl.cross_eval.statistics import (
     paired_p_value,
     sampled_difference,
 )
+from declip_pl.cross_eval.text_table import aligned
 from declip_pl.errors import UserError
 
 SIGNIFICANT = 0.05
@@ -304,15 +305,7 @@ def _corrected(differences: Sequence[Difference]) -> list[Difference]:
 def _table(differences: Sequence[Difference]) -> list[str]:
     head = ("row", "column", "A", "B", "B - A", "95 % interval", "p", "corrected p", "")
     lines = [head, *(_line(difference) for difference in differences)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text_columns = 2
-    return [
-        "  ".join(
-            text.ljust(width) if index < text_columns else text.rjust(width)
-            for index, (text, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
+    return aligned(lines, left=(0, 1))
 
 
 def _line(difference: Difference) -> tuple[str, ...]:

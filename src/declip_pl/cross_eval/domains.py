@@ -6,6 +6,7 @@ from pathlib import Path
 
 from declip_pl.cross_eval.matrix import Matrix
 from declip_pl.cross_eval.models import rows_of_means
+from declip_pl.cross_eval.text_table import aligned
 from declip_pl.csv_files import write_csv
 from declip_pl.metrics import untouched_metrics
 from declip_pl.records import from_json, read_json, write_json
@@ -157,10 +158,10 @@ def read_domains(folder: Path, matrix: Matrix) -> Domains | None:
 def domains_text(domains: Domains) -> str:
     """Return the lines as text: those of fakes, then those of untouched photos."""
     title = "fakes of all data sets: percent, means over generators"
-    lines = ["", title, *_aligned(domains.fakes, FAKES, ("part", "generators"))]
+    lines = ["", title, *_table(domains.fakes, FAKES, ("part", "generators"))]
     if domains.untouched:
         title = f"{UNTOUCHED} of all data sets: percent; less is better"
-        lines += ["", title, *_aligned(domains.untouched, REALS)]
+        lines += ["", title, *_table(domains.untouched, REALS)]
     return "\n".join([*lines, *domains.notices])
 
 
@@ -206,9 +207,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(defined) / len(defined) if defined else None
 
 
-def _aligned(
-    lines: Sequence[Line], metrics: Sequence[str], further: Sequence[str] = ()
-) -> list[str]:
+def _table(lines: Sequence[Line], metrics: Sequence[str], further: Sequence[str] = ()) -> list[str]:
     """Return lines as a table of text, with further entries: words to the left, else right."""
     entries = ("train", "data", *further, "photos")
     rows = [["trained on", "tested on", *further, "photos", *metrics]]
@@ -221,9 +220,5 @@ def _aligned(
                 *("undefined" if v is None else f"{v:.1f}" for v in scores),
             ]
         )
-    columns = []
-    for name, column in zip(rows[0], zip(*rows, strict=True), strict=True):
-        side = "<" if name in ("trained on", "tested on", "part") else ">"
-        width = max(map(len, column))
-        columns.append([f"{cell:{side}{width}}" for cell in column])
-    return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
+    words = ("trained on", "tested on", "part")
+    return aligned(rows, left=[place for place, name in enumerate(rows[0]) if name in words])

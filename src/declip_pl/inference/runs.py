@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from declip_pl.cross_eval.text_table import aligned
 from declip_pl.errors import UserError
 from declip_pl.inference.about import about
 from declip_pl.model.checkpoint import BEST, read_checkpoint
@@ -72,11 +73,7 @@ def runs() -> None:
             f"there is no run in {Run.root}: train one (declip-pl train, make train GEN=ldm)"
         )
     rows = [HEAD, *(run.cells() for run in found)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
-    for row in rows:
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
+    print("\n".join(aligned(rows, left=range(len(HEAD)))))
     notices = dict.fromkeys(run.results.notice for run in found if run.results)
     for notice in filter(None, notices):
         print(notice)

@@ -30,10 +30,11 @@ from declip_pl.data.forgeries.manifest import (
     write_forgery,
 )
 from declip_pl.data.forgeries.operations import OPERATIONS, Pixels
-from declip_pl.data.forgeries.sources import Forgeries, Source, find_sources, partners
+from declip_pl.data.forgeries.sources import Forgeries, Source, find_sources
 from declip_pl.data.forgeries.views import draw_view
 from declip_pl.data.images import read_photo
 from declip_pl.data.layout import FORGERIES, REAL, Layout, Sample, Split
+from declip_pl.data.partners import partners
 from declip_pl.errors import UserError
 from declip_pl.files import (
     LOCK,

@@ -1,7 +1,5 @@
 """Which untouched photos are forged, and which of them for training."""
 
-import hashlib
-from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,6 +13,7 @@ from declip_pl.data.folders import walk
 from declip_pl.data.images import size_of
 from declip_pl.data.layout import NONE, REAL, Layout, Sample, Split, build_layout, find_samples
 from declip_pl.data.masks import Polarity
+from declip_pl.data.partners import SMALLEST
 from declip_pl.errors import UserError
 from declip_pl.files import expanded, sha256
 from declip_pl.model.description import Seed
@@ -22,9 +21,6 @@ from declip_pl.parts import Spec
 
 VALID_EVERY = 8
 """Of further photos one in so many is for validation."""
-
-SMALLEST = 64
-"""Px of a side; photos with a smaller one are left out."""
 
 OWN = "own"
 """Stands where a folder's name stands, for the data set's own photos, which are always forged."""
@@ -160,7 +156,7 @@ def find_sources(layout: Layout, folders: Sequence[str]) -> list[Source]:
 
     Equal files are one photo. One that is among the data set's photos for testing is left out,
     and one among those for validation is for that. Small photos are left out
-    (:data:`SMALLEST`).
+    (:data:`declip_pl.data.partners.SMALLEST`).
 
     Args:
         layout: The data set, whose own real photos are forged; or :class:`PhotoFolders` of the same
@@ -186,25 +182,6 @@ def find_sources(layout: Layout, folders: Sequence[str]) -> list[Source]:
     found = _sources(further, hash_of, further=True) | found
     advice = f"{layout.root} has too few; name a folder of more (--forgeries DIR)"
     return _usable([found[key] for key in sorted(found.keys() - tested)], advice)
-
-
-def partners(sources: Sequence[Source]) -> list[Source]:
-    """Return for each photo another one of its split, whose pixels it may get; itself if alone.
-
-    It is the next one from a place that the photo's hash gives, so that further photos change few
-    of the choices.
-
-    Args:
-        sources: Sorted by their hashes.
-    """
-    found = {}
-    for split in {source.split for source in sources}:
-        part = [source for source in sources if source.split == split]
-        hashes = [source.sha256 for source in part]
-        for index, source in enumerate(part):
-            place = bisect(hashes, hashlib.sha256(source.sha256.encode()).hexdigest()) % len(part)
-            found[source] = part[(place + (place == index)) % len(part)]
-    return [found[source] for source in sources]
 
 
 def _own(layout: Layout, split: Split) -> list[Path]:

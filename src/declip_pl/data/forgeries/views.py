@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from declip_pl.data.forgeries.operations import Pixels
-from declip_pl.data.forgeries.sources import SMALLEST
+from declip_pl.data.partners import SMALLEST
 
 SIDES = (256, 512)
 """Bounds on the sides in px of what is forged; a smaller photo is forged whole."""

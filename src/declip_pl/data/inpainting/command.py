@@ -16,12 +16,13 @@ from declip_pl.data.forgeries.regions import SHAPES
 from declip_pl.data.inpainting.folder import ForgedFolder
 from declip_pl.data.inpainting.holes import choose_holes
 from declip_pl.data.inpainting.inpainter import Inpainter
-from declip_pl.data.inpainting.photos import Photo, find_photos, partners
+from declip_pl.data.inpainting.photos import Photo, find_photos
 from declip_pl.data.inpainting.picture import Plan
 from declip_pl.data.inpainting.record import About, FileFormat, Outside, Settings
 from declip_pl.data.inpainting.report import contact_sheet, in_words
 from declip_pl.data.layout import check_generator
 from declip_pl.data.masks import Polarity
+from declip_pl.data.partners import partners
 from declip_pl.errors import UserError
 from declip_pl.files import atomic_path, write_text
 from declip_pl.model.description import Seed
@@ -97,8 +98,8 @@ def forge(
     abouts = _abouts(plan, inpainter)
     versions = {"declip-pl": __version__, "numpy": np.__version__, "opencv": cv2.__version__}
     versions |= inpainter.versions()
-    others = partners(found) if inpainter.needs_photo else {}
-    tasks = [(photo, others.get(photo.sha256)) for photo in found]
+    others = partners(found) if inpainter.needs_photo else [None] * len(found)
+    tasks = list(zip(found, others, strict=True))
     if workers is None:
         workers = 1 if read_spec(inpainter.spec)[0] == "diffusers" else os.cpu_count() or 1
     manifest = ForgedFolder(plan, abouts, versions).complete(tasks, workers)

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from declip_pl.data.folders import walk
 from declip_pl.data.forgeries.regions import SHAPES, random_region
-from declip_pl.data.inpainting.doors import MASKS, Mask, Pixels
+from declip_pl.data.inpainting.doors import MASKS, Mask, Pixels, call, kind_of
 from declip_pl.data.inpainting.photos import Photo
 from declip_pl.data.layout import SPLITS, build_layout, mask_rule
 from declip_pl.data.masks import MaskRule, Polarity, read_mask
@@ -119,18 +120,14 @@ class Own:
         if self._built is None:
             part = MASKS.find(self._name)
             self._built = part() if isinstance(part, type) else part
-        try:
-            found = self._built(photo.copy(), rng)
-        except (UserError, MemoryError):
-            raise
-        except Exception as error:  # a user's code may raise anything
-            raise UserError(f"{self._name} failed: {type(error).__name__}: {error}") from error
+        found = call(self._name, partial(self._built, photo.copy(), rng))
         if found is None:
             return None
         expected = isinstance(found, np.ndarray) and found.dtype == bool
         if not (expected and found.shape == photo.shape[:2]):
-            kind = f"{getattr(found, 'dtype', type(found).__name__)} {getattr(found, 'shape', '')}"
-            raise UserError(f"{self._name}: expected a bool array {photo.shape[:2]}, found {kind}")
+            raise UserError(
+                f"{self._name}: expected a bool array {photo.shape[:2]}, found {kind_of(found)}"
+            )
         return Hole(found, self._name)
 
     def identity(self) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from declip_pl.data.inpainting import classical, graph, pipeline
-from declip_pl.data.inpainting.doors import INPAINTERS, Mask, Pixels
+from declip_pl.data.inpainting.doors import INPAINTERS, Mask, Pixels, call, kind_of
 from declip_pl.errors import UserError
 from declip_pl.parts import Spec, as_text, code_of, read_spec, short
 from declip_pl.privacy import all_without_folders
@@ -108,17 +108,12 @@ class Inpainter:
         """
         more: dict[str, Any] = {"other": other} if self.needs_photo else {}
         more |= {"prompt": prompt} if self.needs_prompt else {}
-        try:
-            made = self._callable()(photo.copy(), mask.copy(), rng, **more)
-        except (UserError, MemoryError):
-            raise
-        except Exception as error:  # a user's code may raise anything
-            raise UserError(f"{self} failed: {type(error).__name__}: {error}") from error
+        # Built within the call, so that what fails there is told in the same way.
+        made = call(str(self), lambda: self._callable()(photo.copy(), mask.copy(), rng, **more))
         if made is None:
             return None
         if not (isinstance(made, np.ndarray) and made.dtype == np.uint8 and made.ndim == 3):  # noqa: PLR2004
-            kind = f"{getattr(made, 'dtype', type(made).__name__)} {getattr(made, 'shape', '')}"
-            raise UserError(f"{self}: expected pixels [H, W, 3] uint8, found {kind}")
+            raise UserError(f"{self}: expected pixels [H, W, 3] uint8, found {kind_of(made)}")
         if made.shape != photo.shape:
             raise UserError(f"{self}: expected the shape {photo.shape}, found {made.shape}")
         return made

@@ -1,7 +1,5 @@
 """The untouched photos that data are made of, and which split each belongs to."""
 
-import hashlib
-from bisect import bisect
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +9,9 @@ from typing import NamedTuple
 from declip_pl.data.folders import subfolders, walk
 from declip_pl.data.images import size_of
 from declip_pl.data.layout import SPLITS, Split
+from declip_pl.data.partners import SMALLEST
 from declip_pl.errors import UserError
 from declip_pl.files import sha256
-
-SMALLEST = 64
-"""Px of a side; photos with a smaller one are left out."""
 
 PARTS = 10
 """Without folders for the splits, of so many photos one is for validation and two for testing."""
@@ -50,7 +46,8 @@ def find_photos(folder: Path, skip: Path) -> list[Photo]:
 
     Where the folder holds ``train/``, ``valid/`` or ``test/``, what lies there is of that split.
     Otherwise a hash of each photo's file decides (:data:`PARTS`). Of equal files one is taken;
-    photos with a side of less than :data:`SMALLEST` px are left out. A line says how many.
+    photos with a side of less than :data:`declip_pl.data.partners.SMALLEST` px are left out. A line
+    says how many.
 
     Args:
         folder: Where they are.
@@ -84,25 +81,6 @@ def find_photos(folder: Path, skip: Path) -> list[Photo]:
     if not found:
         raise UserError(f"{folder} holds no photo of at least {SMALLEST} px a side")
     return _distinct(found)
-
-
-def partners(photos: Sequence[Photo]) -> dict[str, Photo]:
-    """Return for each photo, by its hash, another one of its split; itself if it is alone.
-
-    It is the next one from a place that the photo's hash gives, so that further photos change few
-    of the choices.
-
-    Args:
-        photos: Sorted by their hashes.
-    """
-    found = {}
-    for split in SPLITS:
-        part = [photo for photo in photos if photo.split == split]
-        hashes = [photo.sha256 for photo in part]
-        for index, photo in enumerate(part):
-            place = bisect(hashes, hashlib.sha256(photo.sha256.encode()).hexdigest()) % len(part)
-            found[photo.sha256] = part[(place + (place == index)) % len(part)]
-    return found
 
 
 def _split_of(key: str) -> Split:
