@@ -101,7 +101,7 @@ def build_server(
     """Return the ``uvicorn.Server`` of the page.
 
     Args:
-        models: What :func:`declip_pl.inference.demo_choices.find_models` returns; the first one is loaded.
+        models: To choose from, by name; the first one is loaded.
         photos: To try the page with.
         folder: Where uploads and pictures are while the page shows them.
         encoder: Where the user says that the frozen encoder is.

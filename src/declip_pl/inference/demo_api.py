@@ -25,9 +25,7 @@ def place_api(models: Models, first: str, folder: str, limits: dict[str, Any]) -
         limits: Options of the event: of what it shares the network with.
     """
 
-    def localize(
-        photo: str, model: str, tiles: bool, threshold: float | None
-    ) -> tuple[dict[str, Any], list[str]]:
+    def localize(photo: str, model: str, tiles: bool) -> tuple[dict[str, Any], list[str]]:
         """Find the manipulated pixels of a photo.
 
         Returns the figures, and files: a report in HTML, overlay, heat map and mask as PNGs of the
@@ -35,22 +33,22 @@ def place_api(models: Models, first: str, folder: str, limits: dict[str, Any]) -
         """
         path = Path(photo)
         try:
-            localizer = models.load(model or first)
+            localizer = models.load(model)
             read = read_upload(path)
-            found = localizer(read.picture, tiles=tiles, threshold=threshold)
+            found = localizer(read.picture, tiles=tiles)
             look = Look(read, found, localizer.about, localizer.sha256, tiles)
             return look.record(), write_files(look, folder)
         except UserError as error:
-            raise gradio.Error(error_text(error)) from error
+            raise gradio.Error(error_text(error), print_exception=False) from error
         finally:
             delete([path])
 
     with gradio.Column(visible=False):
         photo = gradio.File(label="photo")
-        model = gradio.Textbox(label="model")
+        model = gradio.Textbox(first, label="model")
         tiles = gradio.Checkbox(label="tiles")
-        threshold = gradio.Number(None, minimum=0, maximum=1, label="threshold")
-        figures, files = gradio.JSON(), gradio.File(file_count="multiple")
+        figures = gradio.JSON(label="figures")
+        files = gradio.File(label="files", file_count="multiple")
         gradio.Button().click(
-            localize, [photo, model, tiles, threshold], [figures, files], api_name=NAME, **limits
+            localize, [photo, model, tiles], [figures, files], api_name=NAME, **limits
         )

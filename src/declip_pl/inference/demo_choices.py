@@ -1,4 +1,4 @@
-"""What ``declip-pl demo`` offers to choose from: trained localizers, and photos to try them with."""
+"""What ``declip-pl demo`` offers: trained localizers, and photos to try them with."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -162,7 +162,7 @@ class Events:
     def cut(self, shown: Shown | None, threshold: float) -> Values:
         """Cut the photo at another threshold."""
         if shown is None:
-            return {self.results.files: _hidden()}
+            return self._no_files()
         cut = replace(shown.look, found=shown.look.found.at_threshold(threshold))
         looks = (*shown.looks[: shown.index], cut, *shown.looks[shown.index + 1 :])
         return self._cut_parts(replace(shown, looks=looks))
@@ -173,7 +173,8 @@ class Events:
             files = write_files(shown.look, self.folder)
         except UserError as error:
             return {self.results.problem: errors_html([error_text(error)])}
-        return {self.results.files: gradio.update(value=files, visible=True)}
+        made = zip(self.results.files, files, strict=True)
+        return {button: gradio.update(value=file, visible=True) for button, file in made}
 
     def cancelled(self, waiting: list[str] | None) -> Values:
         """Say that it was cancelled, and delete photos that were still waiting."""
@@ -227,7 +228,9 @@ class Events:
                 found: Localization = end.value
                 return found
             left = (time.monotonic() - start) / done * (total - done)
-            yield {self.results.progress: progress_html(done, total, duration(left))}
+            yield {
+                self.results.progress: progress_html(done, total, f", about {duration(left)} left")
+            }
 
     def _begin(self) -> Values:
         """Return what a page shows that begins to look: nothing of the photos before."""
@@ -240,13 +243,17 @@ class Events:
             results.cancel: gradio.update(visible=True),
             results.looks: _hidden(),
             results.column: _hidden(),
-            results.files: _hidden(),
+            **self._no_files(),
         }
 
     def _idle(self, status: str) -> Values:
         """Return what a page shows that does nothing any more."""
         results = self.results
         return {results.status: status, results.progress: "", results.cancel: _hidden()}
+
+    def _no_files(self) -> Values:
+        """Return what takes files away that are of another photo or threshold."""
+        return {button: gradio.update(value=None, visible=False) for button in self.results.files}
 
     def _show(self, shown: Shown) -> Values:
         """Return all that is shown of a photo."""
@@ -267,7 +274,7 @@ class Events:
             results.score: score_html(look.photo.name, look.found),
             results.stage: stage_html(look),
             results.table: regions_html(look.found.regions, look.found.mask.size),
-            results.files: _hidden(),
+            **self._no_files(),
         }
 
     def _listed(self, shown: Shown) -> Values:

@@ -45,8 +45,8 @@ def stage_html(look: Look) -> str:
     """Return the photo, and over its right part the overlay.
 
     How far the overlay reaches and how large both are, the page's sliders say (``--wipe``,
-    ``--zoom``). Gradio's own ``ImageSlider`` has neither a way to move it by keys nor text for those
-    who don't see it, and takes the mouse's wheel from whoever scrolls by.
+    ``--zoom``). Gradio's own ``ImageSlider`` can't be moved by keys, has no text for those who
+    don't see it, and takes the mouse's wheel from whoever scrolls by.
     """
     photo, name = shrunk(look.found.photo), escape(look.photo.name)
     height, width = photo.shape[:2]
@@ -99,7 +99,7 @@ def region_cells(regions: Sequence[Region], pixels: int) -> tuple[list[tuple[str
         regions: Largest first.
         pixels: Of the photo.
     """
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             f"{left}, {top}",
             f"{right - left} x {bottom - top}",

@@ -1,6 +1,7 @@
 """The page of ``declip-pl demo``, put together."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio
@@ -21,18 +22,23 @@ OPEN_PAGES = 4
 WAITING = 16
 """Photos, thresholds and other wishes that wait at a time; the rest is told to come later."""
 
+NOT_UPLOADED = "a file has to be uploaded; its path or address is not enough"
+
 _OWN: dict[str, Any] = {"api_visibility": "private"}
 
 
-class _Page(gradio.Blocks):
+class _Page(gradio.Blocks):  # type: ignore[misc]  # an extra's class is none to mypy
     """A page that takes no file but those that were uploaded to it.
 
-    Gradio would also fetch what lies at an address, for whoever sends one in place of a file.
+    Where a page is mounted, Gradio would read any file of this machine whose path somebody sends,
+    and fetch what lies at an address.
     """
 
+    uploads = Path()
+
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *others: Any) -> Any:
-        if _names_an_address(inputs):
-            raise gradio.Error("a file has to be uploaded; its address is not enough")
+        if not _are_below(self.uploads, inputs):
+            raise gradio.Error(NOT_UPLOADED, print_exception=False)
         return await super().preprocess_data(block_fn, inputs, *others)
 
 
@@ -66,19 +72,16 @@ def build_page(
         _connect(events, inputs, results, network | _OWN)
         place_api(offered, first, folder, network)
         page.load(js=ON_LOAD)
+    page.uploads = Path(folder).resolve()
     page.queue(max_size=WAITING)
-    page.has_launched = True  # a mounted page is not asked otherwise whose files it may read
     return page
 
 
 def _connect(events: Events, inputs: Inputs, results: Results, network: dict[str, Any]) -> None:
     options = [inputs.model, inputs.tiles]
-    changed = [
-        part
-        for part in vars(results).values()
-        if part not in (results.wipe, results.zoom, results.make)
-    ]
-    looks: dict[str, Any] = network | {"show_progress_on": results.progress}
+    still = (results.wipe, results.zoom, results.make, results.files)
+    changed = [part for part in vars(results).values() if part not in still] + results.files
+    looks: dict[str, Any] = network | {"show_progress_on": results.status}
     uploaded = inputs.file.upload(
         events.upload, [inputs.file, *options], [inputs.file, *changed], **looks
     )
@@ -102,19 +105,26 @@ def _connect(events: Events, inputs: Inputs, results: Results, network: dict[str
     results.threshold.input(
         events.cut,
         [results.shown, results.threshold],
-        [results.shown, results.score, results.stage, results.table, results.files],
+        [results.shown, results.score, results.stage, results.table, *results.files],
         show_progress="hidden",
         trigger_mode="always_last",  # of a movement; what lies between need not be drawn
         **_OWN,
     )
-    results.make.click(events.make, results.shown, [results.problem, results.files], **_OWN)
+    results.make.click(events.make, results.shown, [results.problem, *results.files], **_OWN)
     results.wipe.change(js=WIPE, inputs=results.wipe)
     results.zoom.change(js=ZOOM, inputs=results.zoom)
 
 
-def _names_an_address(value: Any) -> bool:
-    """Whether a file's path in what was sent is an address."""
-    if isinstance(value, dict):
-        path = value.get("path")
-        return "://" in str(path or "") or any(map(_names_an_address, value.values()))
-    return isinstance(value, list) and any(map(_names_an_address, value))
+def _are_below(folder: Path, value: Any) -> bool:
+    """Whether all files that are named in what was sent lie below a folder."""
+    if isinstance(value, list):
+        return all(_are_below(folder, entry) for entry in value)
+    if not isinstance(value, dict):
+        return True
+    path = value.get("path", folder)
+    return (
+        isinstance(path, (str, Path))
+        and "://" not in str(path)
+        and Path(path).resolve().is_relative_to(folder)
+        and all(_are_below(folder, entry) for entry in value.values())
+    )

@@ -13,6 +13,7 @@ from declip_pl.data.layout import Sample
 from declip_pl.inference.demo_choices import Choice
 from declip_pl.inference.demo_text import (
     CAUTION,
+    FILE_LABELS,
     FILE_TITLE,
     FILES_TITLE,
     INTRODUCTION,
@@ -62,7 +63,7 @@ class Results:
     heat: Any
     table: Any
     make: Any
-    files: Any
+    files: list[Any]
 
 
 def place(
@@ -91,7 +92,7 @@ def _place_inputs(models: Mapping[str, Choice], about: str, photos: Sequence[Sam
         [(_thumbnail(sample.image), sample.generator) for sample in photos],
         label="Test photos",
         visible=bool(photos),
-        elem_classes="samples",
+        elem_id="samples",
     )
     names = [(_label(name, choice), name) for name, choice in models.items()]
     first = names[0][1]
@@ -102,10 +103,14 @@ def _place_inputs(models: Mapping[str, Choice], about: str, photos: Sequence[Sam
 
 
 def _place_results() -> Results:
-    shown, status, progress = gradio.State(), gradio.HTML(elem_id="status"), gradio.HTML()
+    shown, status, progress = (
+        gradio.State(),
+        gradio.HTML(elem_id="status"),
+        gradio.HTML(elem_id="progress"),
+    )
     cancel = gradio.Button("Cancel", visible=False)
-    problem = gradio.HTML()
-    looks = _gallery([], label="Photos looked at", visible=False, elem_classes="looks")
+    problem = gradio.HTML(elem_id="problem")
+    looks = _gallery([], label="Photos looked at", visible=False, elem_id="looks")
     score = gradio.HTML(elem_id="score")
     with gradio.Column(visible=False) as column:
         stage = gradio.HTML()
@@ -114,7 +119,7 @@ def _place_results() -> Results:
             100,
             50,
             step=1,
-            label="Wipe: how much of the photo is without the overlay, in %",
+            label="Wipe: photo without overlay, in %",
             buttons=[],
         )
         zoom = gradio.Slider(1, 8, 1, step=0.5, label="Zoom", buttons=[])
@@ -124,8 +129,10 @@ def _place_results() -> Results:
         heat = gradio.HTML()
         gradio.Markdown(LEGEND)
         table = gradio.HTML()
-        make = gradio.Button("Make files to download")
-        files = gradio.File(label=FILES_TITLE, file_count="multiple", visible=False)
+        gradio.Markdown(FILES_TITLE)
+        make = gradio.Button("Make the files")
+        with gradio.Row():
+            files = [gradio.DownloadButton(label, visible=False) for label in FILE_LABELS]
     gradio.Markdown(CAUTION)
     return Results(
         shown,
@@ -156,6 +163,7 @@ def _gallery(pictures: list[tuple[Image.Image, str]], **options: Any) -> gradio.
         allow_preview=False,
         interactive=False,
         buttons=[],
+        elem_classes="pictures",
         **options,
     )
 

@@ -9,8 +9,13 @@ INTO_VIEW = """() => {
 ON_LOAD = """() => {
   document.documentElement.lang = "en-GB";
   document.getElementById("status").setAttribute("role", "status");
+  const name = () => document.querySelectorAll(".pictures button:has(img)").forEach(
+    button => button.setAttribute("aria-label", button.querySelector("img").alt));
+  new MutationObserver(name).observe(document.body, {childList: true, subtree: true});
+  name();
 }"""
-"""What is written into the status is then read out by screen readers."""
+"""What is written into the status is then read out by screen readers, and so are the names of
+pictures to choose from, which Gradio calls *Thumbnail 1 of 6*."""
 
 WIPE = """share => {
   document.documentElement.style.setProperty("--wipe", share + "%");
@@ -30,10 +35,10 @@ CSS = """
 .prose .regions, .prose .regions * { border: 0; }
 .prose .regions :is(th, td) { padding: .25rem; text-align: right;
   border-bottom: 1px solid var(--border-color-primary); }
-.samples .grid-container, .looks .grid-container
-  { grid-template-columns: repeat(auto-fill, minmax(5rem, 1fr)); }
-:is(.samples, .looks), :is(.samples, .looks) .grid-wrap
-  { height: auto !important; min-height: 0 !important; }
+#progress:not(:has(progress)), #problem:not(:has(p)) { display: none; }
+.pictures .grid-container { grid-template-columns: repeat(auto-fill, minmax(5rem, 1fr)); }
+#looks .grid-container { grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); }
+.pictures, .pictures .grid-wrap { height: auto !important; min-height: 0 !important; }
 .model input { padding-right: 1.5rem; text-overflow: ellipsis; }
 .prose figure { margin: 0; }
 .prose figure img { margin: 0; max-width: none; }
@@ -49,7 +54,7 @@ CSS = """
   grid-template-columns: repeat(auto-fit, minmax(min(14rem, 100%), 1fr)); }
 .figures img { width: 100%; max-height: 70vh; object-fit: contain; }
 .tiles progress { width: 100%; }
-:is(input, button, a, [tabindex], label:has(input[type=radio])):focus-visible,
+:is(input:not([type=radio]), button, a, [tabindex]):focus-visible,
 label:has(input[type=radio]:focus-visible)
   { outline: 3px solid #2563eb !important; outline-offset: 2px; }
 """

@@ -25,7 +25,7 @@ SHOWN_REGIONS = 8
 
 _LIMITS = f"{MAX_UPLOAD} MB and {MAX_PIXELS // 10**6} megapixels"
 
-FILE_TITLE = f"Your photos: up to {MAX_PHOTOS}, together up to {_LIMITS}"
+FILE_TITLE = "Your photos"
 
 TOO_MUCH = (
     f"More than the page holds at once: up to {MAX_PHOTOS} photos, together up to {_LIMITS}. Drop "
@@ -39,8 +39,9 @@ WAYS = [("Whole photo", False), ("In tiles: small changes in large photos, slowe
 TITLE = "Was part of this photo painted by a generative model?"
 
 INTRODUCTION = f"""# {TITLE}
-Drop photos and see which parts look generated to a trained model. They are looked at on this computer
-and sent nowhere; a photo's file is deleted as soon as it has been read."""
+Drop photos and see which parts look generated to a trained model. They are looked at on this
+computer and sent nowhere; a photo's file is deleted as soon as it has been read. Up to {MAX_PHOTOS}
+photos at once, together up to {_LIMITS}."""
 
 LEGEND = """**Heat map:** black looks untouched; purple, orange and yellow look more and more
 generated. **Overlay:** the same colours over the photo, and a red line around every part above the
@@ -49,15 +50,20 @@ threshold."""
 WIPE_LEGEND = "Left of the line the photo, right of it the overlay."
 
 LIMITS = (
-    "The model knows the traces that a few generators leave in photos like those it was trained on. "
-    "Other generators, strong compression, filters, screenshots and resizing can mislead it either "
-    "way. Accuse nobody on its word."
+    "The model knows the traces that a few generators leave in photos like those it was trained "
+    "on. Other generators, strong compression, filters, screenshots and resizing can mislead it "
+    "either way. Accuse nobody on its word."
 )
 
 CAUTION = f"""**No proof.** A high score doesn't show that a photo was manipulated, and a low one
 doesn't show that it wasn't. {LIMITS}"""
 
-FILES_TITLE = "Report, overlay, heat map and mask at the photo's own size, figures as JSON"
+FILES_TITLE = (
+    """**Files to download:** a report, pictures at the photo's own size, and all figures."""
+)
+
+FILE_LABELS = ("Report (HTML)", "Heat map (PNG)", "Mask (PNG)", "Overlay (PNG)", "Figures (JSON)")
+"""In the order of :func:`declip_pl.inference.demo_files.write_files`."""
 
 NOT_LOOKED_AT = "Not everything could be analysed."
 

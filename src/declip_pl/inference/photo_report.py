@@ -8,8 +8,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from declip_pl import __version__
-from declip_pl.inference.demo_look import Look, data_uri, shrunk
 from declip_pl.inference.demo_html import REGION_TITLES, marked, region_cells
+from declip_pl.inference.demo_look import Look, data_uri, shrunk
 from declip_pl.inference.demo_text import LIMITS, NOTHING_MARKED, SCORE
 from declip_pl.inference.evidence import sentences
 from declip_pl.panels import heat_map
