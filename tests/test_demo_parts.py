@@ -175,6 +175,7 @@ def test_the_report_says_everything_and_needs_nothing(look):
     assert demo_text.NOTHING_MARKED not in text
 
 
+@pytest.mark.slow
 def test_the_report_looks_the_same_without_a_script(chromium, look, tmp_path):
     file = tmp_path / "report.html"
     file.write_text(report_html(look))
