@@ -25,7 +25,7 @@ from PIL import Image
 from declip_pl.data.images import read_photo
 from declip_pl.errors import UserError
 from declip_pl.inference import demo, demo_choices
-from declip_pl.inference.demo_text import CANCELLED, TOO_MUCH
+from declip_pl.inference.demo_text import CANCELLED, FAILED, TOO_MUCH
 from declip_pl.inference.localizer import Localizer
 from declip_pl.model.checkpoint import BEST
 from declip_pl.training.task import LocalizationTask
@@ -66,15 +66,19 @@ def site(chromium, models, tree, tmp_path_factory):
     """The page being served.
 
     ``passes`` are the photos looked at, ``steps`` the batches of tiles, ``calls`` the server's
-    connections; while ``go`` is not set, no tile is looked at after the first batch.
+    connections. While ``go`` is not set, no tile is looked at after the first batch; while ``fail``
+    is set, the network breaks.
     """
     pytest.importorskip("gradio", reason="gradio is not installed (extra: demo)")
     folder, passes, steps, calls = tmp_path_factory.mktemp("gradio"), [], [], []
     forward, connect, go = Localizer.steps, socket.socket.connect, threading.Event()
+    fail = threading.Event()
     go.set()
 
     def counted(self, *args, **options):
         passes.append(self.name)
+        if fail.is_set():
+            raise RuntimeError("the GPU of /home/ann is full")
         looking = forward(self, *args, **options)
         while True:
             try:
@@ -106,7 +110,7 @@ def site(chromium, models, tree, tmp_path_factory):
         thread.start()
         url = f"http://{LOOPBACK}:{listener.getsockname()[1]}"
         yield SimpleNamespace(
-            url=url, folder=folder, passes=passes, steps=steps, calls=calls, go=go
+            url=url, folder=folder, passes=passes, steps=steps, calls=calls, go=go, fail=fail
         )
         server.should_exit = True
         thread.join(PATIENCE)
@@ -242,6 +246,18 @@ def test_a_photo_of_too_many_pixels_is_refused_before_it_is_decoded(tab, site, t
     tab.get_by_text("bomb.png: ").wait_for()
     assert "more than 175,000,000 pixels" in tab.get_by_role("alert").inner_text()
     assert not list(site.folder.rglob("bomb.png"))
+
+
+def test_when_something_breaks_nothing_is_left_and_no_folder_named(tab, site, photo):
+    site.fail.set()
+    upload(tab, photo)
+    tab.get_by_text(FAILED).wait_for()
+    site.fail.clear()
+    assert "ann" not in tab.locator("body").inner_text()
+    assert not tab.get_by_role("button", name="Cancel").is_visible()
+    wait_until(lambda: not list(site.folder.rglob(photo.name)))
+    upload(tab, photo)
+    tab.get_by_text("Done: ").wait_for()
 
 
 def test_photos_that_are_too_many_pixels_together_are_refused_before_they_are_decoded(
@@ -514,16 +530,45 @@ def test_no_folder_but_its_own_is_named(site, models, tree, path):
         assert str(folder) not in text
 
 
+def test_more_wishes_than_may_wait_are_refused(site):
+    from declip_pl.inference.demo_page import WAITING
+
+    picture = io.BytesIO()
+    Image.new("RGB", (300, 300)).save(picture, "PNG")
+    head, tail = FORM.split(b"photo" * 100)
+    form = head + picture.getvalue() + tail
+    status, paths = ask(site, "POST", "/gradio_api/upload", form)
+    assert status == 200
+    file = {"path": json.loads(paths)[0], "meta": {"_type": "gradio.FileData"}}
+    config = json.loads(ask(site, "GET", "/config")[1])
+    (upload_event,) = (e["id"] for e in config["dependencies"] if e["api_name"] == "upload")
+    (again,) = (e["id"] for e in config["dependencies"] if e["api_name"] == "again")
+    site.steps.clear()
+    site.go.clear()
+    try:
+        assert join(site, upload_event, [[file], "first", True], "first")[0] == 200
+        wait_until(lambda: site.steps)
+        wishes = [join(site, again, [None, "first", False], f"wish{n}") for n in range(WAITING + 2)]
+    finally:
+        site.go.set()
+    assert [status for status, _ in wishes] == [200] * WAITING + [503] * 2
+    wait_until(lambda: not Path(file["path"]).exists())
+
+
+def join(site, index: int, data: list, session: str) -> tuple[int, str]:
+    """Send an event as the page does; return the status and the answer."""
+    body = json.dumps({"data": data, "fn_index": index, "session_hash": session})
+    kind = {"Content-Type": "application/json"}
+    return ask(site, "POST", "/gradio_api/queue/join", body.encode(), kind)
+
+
 def send(site, index: int, data: list) -> str:
-    """Send an event as the page does and return what the server says of it."""
+    """Send an event and return what the server says of it."""
     session = f"test{next(SESSIONS)}"
-    body = {"data": data, "fn_index": index, "session_hash": session}
-    connection = http.client.HTTPConnection(urlsplit(site.url).netloc, timeout=PATIENCE)
-    connection.request("POST", "/gradio_api/queue/join", json.dumps(body), JSON)
-    joined = connection.getresponse()
-    text = joined.read().decode()
-    if joined.status != 200:
+    status, text = join(site, index, data, session)
+    if status != 200:
         return text
+    connection = http.client.HTTPConnection(urlsplit(site.url).netloc, timeout=PATIENCE)
     connection.request("GET", f"/gradio_api/queue/data?session_hash={session}")
     for line in connection.getresponse():
         text += line.decode()
@@ -533,7 +578,7 @@ def send(site, index: int, data: list) -> str:
     return text
 
 
-SESSIONS, JSON = count(), {"Content-Type": "application/json"}
+SESSIONS = count()
 
 
 def test_an_upload_that_breaks_off_or_grows_too_large_leaves_nothing(site):
