@@ -181,11 +181,15 @@ class Events:
         delete([Path(file) for file in waiting or []])
         return {self.inputs.file: None} | self._idle(CANCELLED)
 
-    def failed(self) -> Values:
-        """Say that something went wrong that is nobody's photo's fault."""
-        return self._idle(FAILED)
-
     def _look(self, reads: Reads, name: str, tiles: bool) -> Iterator[Values]:
+        """Look at photos, and say so if something goes wrong that is no photo's fault."""
+        try:
+            yield from self._look_one_by_one(reads, name, tiles)
+        except Exception:
+            yield self._idle(FAILED)
+            raise
+
+    def _look_one_by_one(self, reads: Reads, name: str, tiles: bool) -> Iterator[Values]:
         """Look at photos one by one and show each as soon as it is there."""
         results = self.results
         if not reads:

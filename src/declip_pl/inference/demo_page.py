@@ -96,7 +96,6 @@ def _connect(events: Events, inputs: Inputs, results: Results, network: dict[str
     inputs.model.change(events.about, inputs.model, inputs.about, **_OWN)
     idle = [inputs.file, results.status, results.progress, results.cancel]
     for looking in (uploaded, selected, again):
-        looking.failure(events.failed, None, idle[1:], **_OWN)
         looking.success(js=INTO_VIEW)
     results.cancel.click(
         events.cancelled, inputs.file, idle, cancels=[uploaded, selected, again], **_OWN
