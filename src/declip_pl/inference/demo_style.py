@@ -26,6 +26,9 @@ ZOOM = """times => {
 }"""
 
 CSS = """
+.gradio-container { --block-title-text-color: var(--body-text-color);
+  --block-label-text-color: var(--body-text-color);
+  --block-info-text-color: var(--body-text-color); }
 .score { font-size: 2rem; font-weight: 600; }
 .prose .name { font-size: 1.2rem; margin: 0; overflow-wrap: anywhere; }
 .problem { border-left: .3rem solid #dc2626; padding: .25rem .75rem; overflow-wrap: anywhere; }
