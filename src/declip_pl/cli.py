@@ -57,8 +57,9 @@ _PACKAGE = "declip_pl"
 COMMANDS: dict[str, Command] = {
     "train": Command(_TRAIN, "training.train:train", (), KEPT_RUN, further=True),
     "test": Command(_TRAIN, "training.train:test", ("model",), further=True),
+    "evaluate": Command(_TRAIN, "cross_eval.command:evaluate", ("methods*",), _CELLS),
     "runs": Command(_TRAIN, "inference.runs:runs"),
-    "cross-eval": Command(_TRAIN, "cross_eval.command:cross_eval", ("models*",), _CELLS),
+    "cross-eval": Command(_TRAIN, "cross_eval.command:cross_eval", (), _CELLS),
     "compare": Command(_TRAIN, "cross_eval.compare:compare", ("a", "b")),
     "dashboard": Command(_TRAIN, "cross_eval.views.wandb_dashboard:dashboard"),
     "predict": Command(_USE, "inference.predict:predict", ("paths*",), _PHOTOS),
@@ -80,7 +81,7 @@ COMMANDS: dict[str, Command] = {
     "validate": Command(_LIGHTNING, "training.lightning_cli:DeclipCLI.validate"),
 }
 
-OTHER_WORDS = {"evaluate": ["test"], "list": ["runs"]}
+OTHER_WORDS = {"list": ["runs"]}
 """What people type who look for a command."""
 
 

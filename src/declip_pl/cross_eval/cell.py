@@ -187,7 +187,7 @@ def finished_cell(folder: Path, matrix: Matrix, model: ScoredModel, test: str) -
         cell = read_cell(path)
     except ValueError as error:
         raise UserError(
-            f"{path} is damaged ({error}); run the same `declip-pl cross-eval` again, which scores "
+            f"{path} is damaged ({error}); run the same command again (cross-eval, evaluate), which scores "
             "it anew"
         ) from None
     scored = matrix.data.tests.get(test)
