@@ -50,10 +50,10 @@ def test_what_is_written_is_read(tmp_path):
     ("content", "message"),
     [
         (None, r"is no cross-evaluation: there is no matrix\.json in it; expected a folder that"),
-        ("", r"matrix\.json is damaged .*; run the same `declip-pl cross-eval` again, which makes"),
+        ("", r"matrix\.json is damaged .*; run the same command again .*, which makes"),
         (
             "{",
-            r"matrix\.json is damaged .*; run the same `declip-pl cross-eval` again, which makes",
+            r"matrix\.json is damaged .*; run the same command again .*, which makes",
         ),
         ("[" * 100_000, r"matrix\.json is damaged \(it is nested too deeply\)"),
         ("[]", r"matrix\.json is damaged \(it is no object\)"),

@@ -8,15 +8,13 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from declip_pl.cross_eval.cell import Cell
-from declip_pl.cross_eval.figures import Bins
+from declip_pl.cross_eval.figures import Bins, Curve, Reliability
 from declip_pl.cross_eval.inputs import inputs_hash
 from declip_pl.cross_eval.matrix import (
     FORMAT,
     About,
     ChosenThresholds,
-    Curve,
     Matrix,
-    Reliability,
     Score,
     ScoredModel,
     Summary,

@@ -25,8 +25,8 @@ from declip_pl.cross_eval.cell import (
     write_thresholds,
 )
 from declip_pl.cross_eval.columns import Column
+from declip_pl.cross_eval.figures import Curve, Panel
 from declip_pl.cross_eval.heat_maps import HeatMaps, Localized, TestSet
-from declip_pl.cross_eval.matrix import Curve, Panel
 from declip_pl.cross_eval.methods import Method
 from declip_pl.data.layout import REAL
 from declip_pl.data.masks import MaskRule, mostly_fake

@@ -275,13 +275,16 @@ def _check_found(
     folder: Path, photos: Mapping[Photo, Sample], files: Mapping[Photo, Path], options: MapOptions
 ) -> None:
     missing = ["/".join(photo) for photo in photos if photo not in files]
-    if missing and not (options.partial and files):
-        what = "is missing" if files else "is there under such a name"
+    if missing and not files:
+        examples = in_short([f"{name}{SUFFIXES[0]}" for name in missing])
         raise UserError(
-            f"{folder}: the map of {len(missing)} of {len(photos)} test photos {what}: "
-            f"{in_short(missing)}; a map is called like its photo, with the suffix "
-            f"{', '.join(SUFFIXES)}"
-            + (" (--partial scores the others, --generator one generator's)" if files else "")
+            f"{folder} holds no localizer, and no map of any of {len(photos)} test photos, such as "
+            f"{examples} (or {', '.join(SUFFIXES[1:])})"
+        )
+    if missing and not options.partial:
+        raise UserError(
+            f"{folder}: the map of {len(missing)} of {len(photos)} test photos is missing: "
+            f"{in_short(missing)} (--partial scores the others, --generator one generator's)"
         )
     if missing:
         print(f"{folder}: {len(missing)} of {len(photos)} test photos have no map and are left out")

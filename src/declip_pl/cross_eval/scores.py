@@ -101,7 +101,9 @@ class Scores:
     def fake_shares(self, row: str, test: str) -> Array:
         """Return the share of fake pixels of each photo that any seed was scored on, ``[P]``."""
         counts = self.pixel_histograms(row, test).sum(-1)[:, :, (0, 2)].max(0)
-        return counts[counts[:, 0] > 0, 1] / counts[counts[:, 0] > 0, 0]
+        counts = counts[counts[:, 0] > 0]
+        shares: Array = counts[:, 1] / counts[:, 0]
+        return shares
 
     def has_reals(self, row: str) -> bool:
         """Whether a row was scored on any real photo."""
