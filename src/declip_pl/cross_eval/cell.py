@@ -188,7 +188,7 @@ def finished_cell(folder: Path, matrix: Matrix, model: ScoredModel, test: str) -
         cell = read_cell(path)
     except ValueError as error:
         raise UserError(
-            f"{path} is damaged ({error}); run the same command again (cross-eval, evaluate), "
+            f"{path} is damaged ({error}); run the same `cross-eval` or `evaluate` again, "
             "which scores it anew"
         ) from None
     scored = matrix.data.tests.get(test)

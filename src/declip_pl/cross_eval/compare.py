@@ -177,7 +177,7 @@ def _shared(a: Evaluation, b: Evaluation) -> list[Pair]:
     if pairs and not shared:
         raise UserError(
             f"{a.folder} and {b.folder} share no cell that can be read: run the same "
-            "commands again (cross-eval, evaluate), which score what is missing"
+            "`cross-eval` or `evaluate` again, which scores what is missing"
         )
     if not shared:
         raise UserError(f"{a.folder} and {b.folder} share no cell: {_extent(a)}; {_extent(b)}")

@@ -294,7 +294,7 @@ def read_matrix(folder: Path) -> Matrix:
             "`declip-pl cross-eval` or `evaluate` wrote"
         ) from None
     except (OSError, ValueError) as error:
-        advice = "run the same command again (cross-eval, evaluate), which makes it anew"
+        advice = "run the same `cross-eval` or `evaluate` again, which makes it anew"
         raise DamagedMatrixError(f"{path} is damaged ({error}); {advice}") from None
 
 
