@@ -29,6 +29,8 @@ METRICS = (
         "f1_plain_best",
         "f1_fixed",
         "f1_best",
+        "f1_trufor_fixed",
+        "f1_trufor_best",
         "f1_tuned",
     ),
     *("ap", "pixel_ece", "image_ap", "image_auroc", "image_accuracy", "image_accuracy_tuned"),

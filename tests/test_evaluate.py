@@ -203,6 +203,14 @@ def test_maps_may_mirror_the_data_set_or_be_flat_where_names_are_unique(
     assert "such as lama/0.png, lama/1.png" in message
 
 
+def test_two_maps_of_one_photo_under_different_names_are_refused(place, here, refusal):
+    mirrored = here / "noise" / FOLDERS["ldm"]
+    mirrored.mkdir(parents=True)
+    shutil.copy(here / "noise/ldm/2.png", mirrored / "2.png")
+    message = refusal("noise")
+    assert "noise/ldm/2.png and noise/fake/ldm/images/test/2.png are maps of one photo" in message
+
+
 def test_missing_maps_are_named_and_counted_and_left_out_only_if_asked(
     here, evaluate, refusal, capsys
 ):

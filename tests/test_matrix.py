@@ -52,11 +52,11 @@ def test_what_is_written_is_read(tmp_path):
         (None, r"is no cross-evaluation: there is no matrix\.json in it; expected a folder that"),
         (
             "",
-            r"matrix\.json is damaged .*; run the same `cross-eval` or `evaluate` again, which makes",
+            r"matrix\.json is damaged .*; run the same `cross-eval` or `evaluate` again",
         ),
         (
             "{",
-            r"matrix\.json is damaged .*; run the same `cross-eval` or `evaluate` again, which makes",
+            r"matrix\.json is damaged .*; run the same `cross-eval` or `evaluate` again",
         ),
         ("[" * 100_000, r"matrix\.json is damaged \(it is nested too deeply\)"),
         ("[]", r"matrix\.json is damaged \(it is no object\)"),

@@ -250,20 +250,27 @@ def read_map_folder(folder: Path, options: MapOptions, data: LocalizationDataMod
         UserError: If photos have no map, two maps are called alike, or there is none.
     """
     check_name(folder.absolute().name, "the name of a folder of maps")
+    if not any(map_files(folder)):
+        raise UserError(
+            f"there is no localizer at {folder}, and no heat map ({', '.join(SUFFIXES)})"
+        )
     own = folder / data.root.name
     base = own if own.is_dir() and any(map_files(own)) else folder
     names = [*data.generators, *([REAL] if data.has_reals else [])]
     photos = {(s.generator, s.name): s for s in find_samples(data.layout, "test", *names)[0]}
     named = photos_by_name(photos, data.root)
-    there: dict[str, Path] = {}
+    files: dict[Photo, Path] = {}
+    others = []
     for path in sorted(map_files(base)):
-        first = there.setdefault(stem_of(path.relative_to(base).as_posix()), path)
-        if first != path:
-            raise UserError(f"{path} and {first} are maps of one photo; leave one of them")
-    files = {named[stem]: path for stem, path in there.items() if stem in named}
+        photo = named.get(stem_of(path.relative_to(base).as_posix()))
+        if photo is None:
+            others.append(path.relative_to(folder).as_posix())
+        elif photo in files:
+            raise UserError(f"{path} and {files[photo]} are maps of one photo; leave one of them")
+        else:
+            files[photo] = path
     _check_found(folder, photos, files, options)
-    if others := [str(path.relative_to(folder)) for stem, path in there.items()
-                  if stem not in named]:  # fmt: skip
+    if others:
         print(f"{folder}: {len(others)} files are called like no test photo: {in_short(others)}")
     scores = _read_scores(options.scores, named, files) if options.scores else None
     missing = len(photos) - len(files)

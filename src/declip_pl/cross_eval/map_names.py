@@ -11,7 +11,7 @@ from declip_pl.data.images import SUFFIXES as PHOTO_SUFFIXES
 from declip_pl.data.layout import Sample
 from declip_pl.data.map_files import SUFFIXES
 from declip_pl.files import sha256
-from declip_pl.model.checkpoint import BEST, CONFIG_FILE
+from declip_pl.model.checkpoint import BEST, CONFIG_FILE, STARTER
 from declip_pl.records import json_hash
 
 SHOWN = 3
@@ -23,10 +23,14 @@ Photo = tuple[str, str]
 
 def is_map_folder(path: str | Path) -> bool:
     """Return whether a path is a folder that holds no localizer, but files that maps may be in."""
+    return is_other_folder(path) and any(map_files(Path(path).expanduser()))
+
+
+def is_other_folder(path: str | Path) -> bool:
+    """Return whether a path is a folder that holds no localizer."""
     folder = Path(path).expanduser()
-    if not folder.is_dir() or (folder / CONFIG_FILE).is_file() or (folder / BEST).is_file():
-        return False
-    return any(map_files(folder))
+    holds_one = (folder / CONFIG_FILE).is_file() or (folder / BEST).is_file()
+    return path != STARTER and folder.is_dir() and not holds_one
 
 
 def content_of(folder: Path) -> str:

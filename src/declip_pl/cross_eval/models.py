@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from declip_pl import parts
-from declip_pl.cross_eval.map_names import is_map_folder
+from declip_pl.cross_eval.map_names import is_other_folder
 from declip_pl.cross_eval.matrix import ChosenThresholds, Failure, ScoredModel
 from declip_pl.cross_eval.methods import Method
 from declip_pl.cross_eval.progress import Countdown
@@ -183,7 +183,7 @@ def read_models(
     failures: list[Failure] = []
 
     def read(path: str | Path) -> Method:
-        if read_maps and is_map_folder(path):
+        if read_maps and is_other_folder(path):
             return read_maps(Path(path).expanduser())
         return _model(path, columns)
 

@@ -81,9 +81,10 @@ def test(
     encoder: str | None = None,
     further: tuple[str, ...] = (),
 ) -> None:
-    """Test a trained localizer on a data set's test photos.
+    """Repeat the test that ends a training, with Lightning's options; evaluate does more.
 
-    Options that it does not know go to Lightning, such as --data.batch_size 16.
+    Options that it does not know go to Lightning, such as --data.batch_size 16. It has no intervals
+    and no report, but runs on several devices, with the run's own data and settings.
 
     Args:
         model: A run's folder, a checkpoint, a saved folder, a hub id, or starter.
