@@ -153,7 +153,7 @@ def parser_of(name: str) -> Any:
         skipped.add(parameter)
     for parameter, hint in get_type_hints(function).items():
         if is_dataclass(hint):
-            parser.add_class_arguments(hint, as_group=False)
+            _add_fields(parser, hint)
             skipped.add(parameter)
         elif hint is bool and parameter not in skipped:
             parser.add_argument(f"--{parameter}", action="store_true", help=help_of[parameter])
@@ -164,6 +164,18 @@ def parser_of(name: str) -> Any:
             skipped.add(parameter)
     parser.add_function_arguments(function, skip=skipped, as_group=False)
     return parser
+
+
+def _add_fields(parser: Any, kind: Any) -> None:
+    """Add the fields of a dataclass as options; those that are true or false are switches."""
+    import docstring_parser
+
+    switches = [name for name, hint in get_type_hints(kind).items() if hint is bool]
+    parser.add_class_arguments(kind, as_group=False, skip=set(switches))
+    for parameter in docstring_parser.parse(inspect.getdoc(kind) or "").params:
+        if parameter.arg_name in switches:
+            option = f"--{parameter.arg_name}"
+            parser.add_argument(option, action="store_true", help=parameter.description)
 
 
 def overview() -> str:

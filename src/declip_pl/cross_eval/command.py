@@ -1,9 +1,9 @@
 """``declip-pl cross-eval`` and ``evaluate``: methods against test photos, and what is written."""
 
-import functools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -95,6 +95,7 @@ def cross_eval(
 
 def evaluate(
     methods: Sequence[str],
+    maps: MapOptions,
     data: str | None = None,
     generator: str = ALL,
     also: str | None = None,
@@ -106,10 +107,6 @@ def evaluate(
     name: str | None = None,
     encoder: Spec | None = None,
     device: str | None = None,
-    scores: Path | None = None,
-    map_polarity: Polarity = "white",
-    resize: bool = False,
-    partial: bool = False,
 ) -> None:
     """Score finished localizers, or any other method's heat maps, on a data set's test photos.
 
@@ -118,6 +115,7 @@ def evaluate(
     Args:
         methods: Runs' folders, checkpoints, saved folders, hub ids, starter, or folders of heat
             maps or masks (PNG, TIFF, NPY, NPZ) that are called like the photos.
+        maps: How heat maps are read.
         data: The data set's folder or file, or LAYOUT:PATH; several, separated by blanks. By
             default $DECLIP_DATA, data/dolos_data, or data/mini, whichever is there first.
         generator: Whose photos: one of the data set's generators, several joined by +, all, or
@@ -132,18 +130,12 @@ def evaluate(
         name: Name of the folder in outputs/cross_eval; that of a further data set is not changed.
         encoder: Folder or hub id of the models' frozen encoder, in place of the one on record.
         device: Where it runs, such as cpu, cuda or cuda:1; by default a GPU where there is one.
-        scores: Of maps: table of the photos' own scores in CSV, with the columns photo and score.
-            By default those inside the maps' files (score in NPZ), or else pooled from the maps.
-        map_polarity: Of maps: which values mean fake, white (high ones) or black (low ones).
-        resize: Of maps: bring those of another size than their photo to it, bilinearly.
-        partial: Of maps: leave out photos that have no map.
 
     Raises:
         UserError: If there is nothing to score, or a method or cell failed; the rest is written.
     """
     start = time.monotonic()
     _check_name(name)
-    maps = MapOptions(scores, map_polarity, resize, partial)
     _check_methods(methods, maps, perturbation)
     options = Options(data, None, source, layout, polarity, encoder=encoder, device=device)
     options, places = choose_data_sets(options, also)
@@ -290,7 +282,7 @@ class _Work:
         matrices = []
         for data in others:
             own: list[Failure] = []
-            matrix = attempt(own, "all of it", functools.partial(score, data, own))
+            matrix = attempt(own, "all of it", partial(score, data, own))
             failures += [Failure(f"data set {data.root.name}: {f.what}", f.why) for f in own]
             matrices += [matrix] if matrix else []
         return matrices

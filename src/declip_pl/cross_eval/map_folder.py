@@ -47,11 +47,11 @@ class MapOptions:
     """How other methods' maps are read.
 
     Args:
-        scores: Table of the photos' own scores in CSV, with the columns photo and score. By
-            default those that stand in the maps' own files (.npz), or else pooled from the maps.
-        map_polarity: Which values of the maps mean fake: white (high ones) or black (low ones).
-        resize: Bring maps of another size than their photo to it, bilinearly.
-        partial: Score the photos that have a map, and leave out those that have none.
+        scores: Of maps: table of the photos' own scores in CSV, with the columns photo and score.
+            By default those inside the maps' files (score in NPZ), or else pooled from the maps.
+        map_polarity: Of maps: which values mean fake, white (high ones) or black (low ones).
+        resize: Of maps: bring those of another size than their photo to it, bilinearly.
+        partial: Of maps: leave out photos that have no map.
     """
 
     scores: Path | None = None

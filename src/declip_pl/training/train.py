@@ -83,8 +83,7 @@ def test(
 ) -> None:
     """Repeat the test that ends a training, with Lightning's options; evaluate does more.
 
-    Options that it does not know go to Lightning, such as --data.batch_size 16. It has no intervals
-    and no report, but runs on several devices, with the run's own data and settings.
+    Options that it does not know go to Lightning, such as --data.batch_size 16.
 
     Args:
         model: A run's folder, a checkpoint, a saved folder, a hub id, or starter.
