@@ -10,14 +10,13 @@ from benchmarks.matrix import MADE, trained_models
 from declip_pl.cross_eval.build import build_matrix
 from declip_pl.cross_eval.cell import FORMAT as CELL_FORMAT
 from declip_pl.cross_eval.cell import Cell, CellKey
+from declip_pl.cross_eval.figures import Curve, Panel
 from declip_pl.cross_eval.matrix import (
     FORMAT,
     About,
     ChosenThresholds,
-    Curve,
     Data,
     Failure,
-    Panel,
     Score,
     ScoredModel,
 )

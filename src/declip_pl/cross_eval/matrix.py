@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from declip_pl.cross_eval.figures import Curve, Panel, Reliability
 from declip_pl.csv_files import write_csv
 from declip_pl.errors import UserError
 from declip_pl.records import from_json, read_json, write_json
@@ -80,6 +81,27 @@ class ChosenThresholds:
 
 
 @dataclass(frozen=True)
+class GivenMaps:
+    """The heat maps by which another method was scored.
+
+    Attributes:
+        files: How many of the folder's files are maps of test photos.
+        missing: How many test photos have no map, and were left out.
+        sha256: Hash of all maps in the folder.
+        polarity: Which values mean fake: ``white`` high ones, ``black`` low ones.
+        resized: Whether maps may have another size than their photo, to which they are brought.
+        scores: Where the photos' scores come from, in words.
+    """
+
+    files: int
+    missing: int
+    sha256: str
+    polarity: str
+    resized: bool
+    scores: str
+
+
+@dataclass(frozen=True)
 class ScoredModel:
     """A model that was scored.
 
@@ -97,6 +119,9 @@ class ScoredModel:
         checkpoint: Name of the file or folder that was read.
         checkpoint_sha256: Hash of the file with its weights.
         thresholds: Chosen on validation photos.
+        maps: Of a method that is known by its heat maps alone: no text above says anything of it,
+            but for ``checkpoint``, the maps' folder, and the hash, which is of the maps and of how
+            they are read. None of a trained model.
     """
 
     name: str
@@ -112,6 +137,7 @@ class ScoredModel:
     checkpoint: str
     checkpoint_sha256: str
     thresholds: ChosenThresholds
+    maps: GivenMaps | None = None
 
 
 @dataclass(frozen=True)
@@ -129,48 +155,6 @@ class Data:
     root: str
     name: str
     tests: dict[str, ScoredSet]
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Mean IoU and F1 in percent at each threshold in [0, 1]."""
-
-    thresholds: list[float]
-    iou: list[float | None]
-    f1: list[float | None]
-
-
-@dataclass(frozen=True)
-class Bins:
-    """A reliability diagram, all in [0, 1]; None where a bin is empty.
-
-    Attributes:
-        probability: Each bin's mean probability.
-        fake: Each bin's share of fakes.
-        share: Each bin's share of everything.
-    """
-
-    probability: list[float | None]
-    fake: list[float | None]
-    share: list[float | None]
-
-
-@dataclass(frozen=True)
-class Reliability:
-    """The reliability diagrams of a cell's pixels and photos; None where there are no reals."""
-
-    pixel: Bins
-    image: Bins | None
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A drawn photo: its file in the cross-evaluation's folder, that one's hash, name, IoU."""
-
-    file: str
-    photo: str
-    iou: float | None
-    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -245,6 +229,8 @@ class Matrix(About):
         reliability: By row and column.
         panels: By row, column, and ``best``, ``median`` or ``worst``.
         inputs: A hash of all that the scores are made from; None in files of older versions.
+        all_fake: What an answer that calls every pixel fake scores, in percent by metric and
+            column; None in files of older versions.
     """
 
     format: int
@@ -262,6 +248,7 @@ class Matrix(About):
     reliability: dict[str, dict[str, Reliability]]
     panels: dict[str, dict[str, dict[str, Panel]]]
     inputs: str | None = None
+    all_fake: dict[str, dict[str, float]] | None = None
 
     def score(self, metric: str, row: str, column: str) -> Score | None:
         """Return a cell's score; None if the cell failed."""
@@ -304,10 +291,10 @@ def read_matrix(folder: Path) -> Matrix:
     except FileNotFoundError:
         raise UserError(
             f"{folder} is no cross-evaluation: there is no {FILE} in it; expected a folder that "
-            "`declip-pl cross-eval` wrote"
+            "`declip-pl cross-eval` or `evaluate` wrote"
         ) from None
     except (OSError, ValueError) as error:
-        advice = "run the same `declip-pl cross-eval` again, which makes it anew"
+        advice = "run the same `cross-eval` or `evaluate` again, which makes it anew"
         raise DamagedMatrixError(f"{path} is damaged ({error}); {advice}") from None
 
 

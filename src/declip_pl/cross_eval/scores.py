@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from declip_pl.cross_eval.cell import Cell
-from declip_pl.cross_eval.models import Model
+from declip_pl.cross_eval.methods import Method
 from declip_pl.cross_eval.statistics import (
     BINS,
     Array,
@@ -47,7 +47,7 @@ class Scores:
 
     def __init__(
         self,
-        models: Sequence[Model],
+        models: Sequence[Method],
         cells: Mapping[tuple[str, str], Cell],
         thresholds: Mapping[str, Thresholds],
         pooling: Pooling,
@@ -55,7 +55,7 @@ class Scores:
         self.cells = cells
         self.thresholds = thresholds
         self.pooling = pooling
-        rows: dict[str, list[Model | None]] = {}
+        rows: dict[str, list[Method | None]] = {}
         for model in models:
             rows.setdefault(model.row, []).append(model)
         self.seeds = max(len(found) for found in rows.values())
@@ -97,6 +97,13 @@ class Scores:
                 for fake, real in pairs
             ]
         )
+
+    def fake_shares(self, row: str, test: str) -> Array:
+        """Return the share of fake pixels of each photo that any seed was scored on, ``[P]``."""
+        counts = self.pixel_histograms(row, test).sum(-1)[:, :, (0, 2)].max(0)
+        counts = counts[counts[:, 0] > 0]
+        shares: Array = counts[:, 1] / counts[:, 0]
+        return shares
 
     def has_reals(self, row: str) -> bool:
         """Whether a row was scored on any real photo."""

@@ -161,8 +161,8 @@ def _heading(matrix: Matrix, width: float) -> list[tuple[str, Style]]:
 
 
 def network_of(matrix: Matrix) -> str:
-    """Return the network of a matrix' first model, to be followed by more."""
-    model = matrix.models[0] if matrix.models else None
+    """Return the network of a matrix' first trained model, to be followed by more."""
+    model = next((model for model in matrix.models if not model.maps), None)
     return f"{model.encoder} {model.layer}, {model.decoder} decoder; " if model else ""
 
 

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from declip_pl.cross_eval.domains import read_domains
 from declip_pl.cross_eval.matrix import UNPERTURBED, Matrix, Score, ScoredModel, read_matrix
+from declip_pl.cross_eval.summary import of_maps
 from declip_pl.cross_eval.views import curves, heat_map, published_figures
 from declip_pl.cross_eval.views.pictures import pictures_of
 from declip_pl.data.layout import REAL
@@ -124,6 +125,7 @@ def _page(matrix: Matrix, folder: Path) -> dict[str, Any]:
         "domains": read_domains(folder, matrix),
         "real": REAL,
         "networks": sorted({_network(model) for model in matrix.models}),
+        "all_fake": matrix.all_fake or {},
     }
 
 
@@ -235,7 +237,9 @@ def _differences(matrix: Matrix) -> list[str]:
     differences = [] if is_dolos else [f"other data: Dolos, not {data}"]
     if matrix.perturbation != UNPERTURBED:
         differences.append(f"other photos: as they are, not through {matrix.perturbation}")
-    ours = sorted({(short_name(m.encoder), m.layer, m.decoder) for m in matrix.models})
+    ours = sorted(
+        {(short_name(m.encoder), m.layer, m.decoder) for m in matrix.models if not m.maps}
+    )
     if ours and ours != [published_figures.NETWORK]:
         told = " and ".join(f"{encoder} {layer}, {decoder}" for encoder, layer, decoder in ours)
         differences.append(
@@ -254,6 +258,8 @@ def _detection(matrix: Matrix, metrics: Sequence[Metric]) -> dict[str, dict[str,
 
 
 def _network(model: ScoredModel) -> str:
+    if model.maps:
+        return f"another method: {of_maps(model.maps)}"
     return (
         f"{model.encoder} {model.layer}, {model.decoder} decoder, "
         f"{model.supervision} supervision, {model.image_size} px; encoder from "
