@@ -2,11 +2,12 @@
 
     python -m benchmarks.starts
 
-For each number of files (a third each fakes, their masks and untouched photos, 16 x 16 px) a
-process of its own writes the data set, and two others start a training on it: the files are listed,
-decoded by the check, hashed for the checkpoint, and looked up in the feature cache of an encoder
-that does next to nothing. Nothing is trained. The table has the seconds and CPU seconds of the
-first and the second start, without the imports, and the second's peak memory.
+For each number of files (a third each fakes, their masks and untouched photos, 16 x 16 px; training
+sees no untouched ones, so that 73 % are read) a process of its own writes the data set, and two
+others start a training on it: the files are listed, decoded by the check, hashed for the
+checkpoint, and looked up in the feature cache of an encoder that does next to nothing. Nothing is
+trained. The table has the seconds and CPU seconds of the first and the second start, without the
+imports, and the second's peak memory.
 """
 
 import argparse
