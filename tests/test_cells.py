@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 from declip_pl.cross_eval import cells as c
 from declip_pl.cross_eval.cell import FORMAT, CellKey, cell_path, read_cell, read_thresholds
 from declip_pl.cross_eval.cells import PANELS, Cells
-from declip_pl.cross_eval.matrix import Panel
+from declip_pl.cross_eval.measured import Panel
 from declip_pl.data.dataset import Item
 from declip_pl.files import sha256
 from declip_pl.metrics import THRESHOLDS, Thresholds, map_metrics

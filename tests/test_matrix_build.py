@@ -14,13 +14,12 @@ from declip_pl.cross_eval.matrix import (
     FORMAT,
     About,
     ChosenThresholds,
-    Curve,
     Data,
     Failure,
-    Panel,
     Score,
     ScoredModel,
 )
+from declip_pl.cross_eval.measured import Curve, Panel
 from declip_pl.cross_eval.scores import Scores
 from declip_pl.cross_eval.statistics import BINS, bootstrap
 from declip_pl.cross_eval.summary import summary

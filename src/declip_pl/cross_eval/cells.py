@@ -4,11 +4,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from math import isnan
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -26,36 +24,27 @@ from declip_pl.cross_eval.cell import (
     write_cell,
     write_thresholds,
 )
-from declip_pl.cross_eval.columns import Column
-from declip_pl.cross_eval.matrix import UNPERTURBED, Curve, Panel
+from declip_pl.cross_eval.drawing import draw_panels
+from declip_pl.cross_eval.matrix import UNPERTURBED
+from declip_pl.cross_eval.measured import Panel
 from declip_pl.cross_eval.models import Model
-from declip_pl.data.dataset import Batch, LocalizationDataset, collate
+from declip_pl.cross_eval.scoring import (
+    SIZE,
+    Scored,
+    metric_identities,
+    pooled_scores,
+    score_maps,
+)
+from declip_pl.data.dataset import Batch, Item, LocalizationDataset, collate
 from declip_pl.data.layout import REAL
 from declip_pl.data.masks import MaskRule, mostly_fake
-from declip_pl.files import atomic_path, file_name, sha256
-from declip_pl.metrics import (
-    THRESHOLDS,
-    Metric,
-    Thresholds,
-    by_size,
-    calibration_histogram,
-    localization_scores,
-    map_metrics,
-    threshold_curves,
-    untouched_scores,
-)
+from declip_pl.files import file_name, sha256
+from declip_pl.metrics import Thresholds
 from declip_pl.metrics.accumulate import ThresholdChoice
 from declip_pl.model.features import Features
 from declip_pl.model.network import POOLINGS, image_score
-from declip_pl.panels import panel
-from declip_pl.parts import code_of
 
 T = TypeVar("T")
-
-_ScoreMaps = Callable[[Tensor, Tensor, Thresholds], dict[str, Tensor]]
-"""Scores each of ``[B, H, W]`` maps, given their masks and the model's thresholds."""
-
-PANELS = ("best", "median", "worst")
 
 
 @dataclass(frozen=True)
@@ -114,7 +103,9 @@ class Cells:
         if not kept:
             start = time.monotonic()
             scored = self._score(decoder, test, thresholds)
-            panels = {} if test.name == REAL else self._draw(model, decoder, test, scored)
+            panels = {}
+            if test.name != REAL:
+                panels = self._draw(model, decoder, test, scored)
             kept = Cell(
                 _cell_key(model, test, thresholds), model.name, model.seed, test.name, thresholds,
                 **vars(scored), panels=panels, seconds=round(time.monotonic() - start, 2),
@@ -142,12 +133,12 @@ class Cells:
     def _kept_thresholds(self, model: Model, valid: Sequence[TestSet]) -> Thresholds | None:
         if model.checkpoint.thresholds:
             return model.checkpoint.thresholds
-        kept = _intact(read_thresholds, self._thresholds_path(model))
+        kept = intact(read_thresholds, self._thresholds_path(model))
         return kept.thresholds if kept and kept.key == _thresholds_key(model, valid) else None
 
     def _kept_cell(self, model: Model, test: TestSet, thresholds: Thresholds) -> Cell | None:
         path = cell_path(self.folder, model.name, test.name)
-        kept = _intact(read_cell, path)
+        kept = intact(read_cell, path)
         if not kept or kept.key != _cell_key(model, test, thresholds):
             return None
         for shown in kept.panels.values():
@@ -179,15 +170,31 @@ class Cells:
         return choice.choose(), choice.image_auroc()
 
     @torch.inference_mode()
-    def _score(self, decoder: nn.Module, test: TestSet, thresholds: Thresholds) -> "_Scored":
+    def _draw(
+        self, model: Model, decoder: nn.Module, test: TestSet, scored: Scored
+    ) -> dict[str, Panel]:
+        def localize(item: Item) -> Tensor:
+            features = collate([item])["image"]
+            assert isinstance(features, Features)
+            probabilities: Tensor = decoder(features.to(self.device).float()).sigmoid()[0, 0]
+            return probabilities.cpu()
+
+        cell, iou = (model.name, test.name), scored.scores["iou"]
+        return draw_panels(self.folder, cell, test.data, scored.photos, iou, localize)
+
+    @torch.inference_mode()
+    def _score(self, decoder: nn.Module, test: TestSet, thresholds: Thresholds) -> Scored:
         columns: dict[str, list[Tensor]] = defaultdict(list)
         photos: list[str] = []
-        score_maps = _untouched_scores if test.name == REAL else _map_scores
+        is_fake = test.name != REAL
         for logits, masks, batch in self._localized(decoder, test):
-            for name, values in _photo_scores(logits, masks, thresholds, score_maps).items():
+            table = score_maps(logits.sigmoid(), masks, thresholds, is_fake)
+            for name, values in (table | pooled_scores(logits)).items():
                 columns[name].append(values)
             photos += batch["name"]
-        return _scored(photos, {name: torch.cat(parts).cpu() for name, parts in columns.items()})
+            sizes = [test.data.photo_size(path) for path in batch["path"]]
+            columns[SIZE].append(torch.tensor(sizes, dtype=torch.float64))
+        return Scored.of(photos, columns, is_fake)
 
     def _localized(
         self, decoder: nn.Module, test: TestSet
@@ -199,28 +206,6 @@ class Cells:
             logits = decoder(batch["image"].to(self.device).float())
             yield logits, [mask.to(self.device) for mask in batch["mask"]], batch
 
-    @torch.inference_mode()
-    def _draw(
-        self, model: Model, decoder: nn.Module, test: TestSet, scored: "_Scored"
-    ) -> dict[str, Panel]:
-        """Draw the best, the median and the worst photo of a cell."""
-        scores = scored.scores["iou"]
-        order = np.argsort(-np.nan_to_num(scores), kind="stable")
-        drawn = {}
-        for name, index in zip(PANELS, (order[0], order[len(order) // 2], order[-1]), strict=True):
-            item = test.data[int(index)]
-            features = collate([item])["image"]
-            assert isinstance(features, Features)
-            heat = decoder(features.to(self.device).float()).sigmoid()[0, 0].cpu().numpy()
-            file = Path("panels") / model.name / test.name / f"{name}.png"
-            with atomic_path(self.folder / file) as temporary:
-                picture = panel(test.data.photo(item["path"]), item["mask"].numpy(), heat)
-                picture.save(temporary, compress_level=1)  # a third of the time
-            drawn[name] = Panel(
-                str(file), item["name"], _number(scores[index]), sha256(self.folder / file)
-            )
-        return drawn
-
 
 def polarity_warnings(cells: Iterable[Cell], rule: MaskRule) -> list[str]:
     """Return a line for each test set of which most pixels are fake: its masks may be inverted."""
@@ -229,7 +214,7 @@ def polarity_warnings(cells: Iterable[Cell], rule: MaskRule) -> list[str]:
     return [f"warning: {line}" for line in found if line]
 
 
-def _intact(read: Callable[[Path], T | None], path: Path) -> T | None:
+def intact(read: Callable[[Path], T | None], path: Path) -> T | None:
     """Read a file that can be made anew; if it is damaged say so and delete it."""
     try:
         return read(path)
@@ -250,74 +235,7 @@ def _thresholds_key(model: Model, valid: Sequence[TestSet]) -> ThresholdsKey:
 
 def _cell_key(model: Model, test: TestSet, thresholds: Thresholds) -> CellKey:
     pixel, floor = thresholds.pixel, thresholds.floor
-    names = tuple(map(_identity, map_metrics(pixel is not None, floor is not None)))
+    names = metric_identities(thresholds)
     return CellKey(
         FORMAT, model.checkpoint.sha256, test.sha256, test.perturbation, pixel, names, floor
     )
-
-
-def _identity(entry: Metric) -> str:
-    """Return a metric's name, and a hash of its code if that is a user's own."""
-    return ":".join(filter(None, (entry.name, code_of(entry.score))))
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """What scoring a test set gives; fields as of :class:`Cell`."""
-
-    photos: list[str]
-    scores: dict[str, Column]
-    image_scores: dict[str, Column]
-    histogram: Column
-    curve: Curve
-
-
-def _photo_scores(
-    logits: Tensor, masks: list[Tensor], thresholds: Thresholds, score_maps: _ScoreMaps
-) -> dict[str, Tensor]:
-    """Score a batch of ``[B, 1, 256, 256]`` logits: per photo one row of each table."""
-    table: dict[str, Tensor] = {
-        f"image/{pooling}": image_score(logits, pooling) for pooling in POOLINGS
-    }
-    for chosen, probabilities, truth in by_size(logits.sigmoid(), masks):
-        scores = score_maps(probabilities, truth, thresholds)
-        parts = {f"scores/{name}": values for name, values in scores.items()}
-        parts |= {f"curve/{k}": v for k, v in threshold_curves(probabilities, truth).items()}
-        parts["histogram"] = calibration_histogram(probabilities, truth)
-        for name, values in parts.items():
-            empty = values.new_empty(len(masks), *values.shape[1:])
-            table.setdefault(name, empty)[chosen] = values
-    return table
-
-
-def _map_scores(probabilities: Tensor, truth: Tensor, chosen: Thresholds) -> dict[str, Tensor]:
-    return localization_scores(probabilities, truth, chosen.pixel, chosen.floor)
-
-
-def _untouched_scores(
-    probabilities: Tensor, truth: Tensor, chosen: Thresholds
-) -> dict[str, Tensor]:
-    return untouched_scores(probabilities, chosen.floor)
-
-
-def _scored(photos: list[str], table: dict[str, Tensor]) -> _Scored:
-    curves = {
-        name: [_number(v) for v in values.double().mean(0).tolist()]
-        for name, values in _group(table, "curve/")
-    }
-    return _Scored(
-        photos,
-        scores={name: values.double().numpy() for name, values in _group(table, "scores/")},
-        image_scores={name: values.double().numpy() for name, values in _group(table, "image/")},
-        histogram=table["histogram"].double().numpy(),
-        curve=Curve(list(THRESHOLDS), **curves),
-    )
-
-
-def _group(table: dict[str, Tensor], prefix: str) -> list[tuple[str, Tensor]]:
-    return [(k.removeprefix(prefix), v) for k, v in table.items() if k.startswith(prefix)]
-
-
-def _number(value: float) -> float | None:
-    """Return a figure for JSON, which has no NaN."""
-    return None if isnan(value) else float(value)

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import torch
 from annotated_types import Interval
 
+from declip_pl.cross_eval.answers import score_answers
+from declip_pl.cross_eval.breakdown import write_bins
 from declip_pl.cross_eval.build import build_matrix
 from declip_pl.cross_eval.cell import Cell
 from declip_pl.cross_eval.cells import Cells, TestSet, polarity_warnings
@@ -136,6 +138,7 @@ def _warnings(data: LocalizationDataModule, cells: Iterable[Cell]) -> list[str]:
 def _show(folder: Path, matrix: Matrix, models: Sequence[Model], warnings: Sequence[str]) -> None:
     """Write the matrix and all that people look at, and print the summary."""
     write_matrix(folder, matrix)
+    write_bins(folder, matrix)
     matrix_png(matrix, folder / "matrix.png")
     report = write_report(folder)
     hints = track(folder, {model.name: model.checkpoint.path for model in models})
@@ -165,7 +168,7 @@ def _evaluated(
         about = describe(folder, data, results, failures, start)
         scored = (results["cells"], results["thresholds"], data.generators)
         pooled = pooling or shared_pooling(models)
-        matrix = build_matrix(models, *scored, pooled, about, before)
+        matrix = build_matrix(models, *scored, pooled, about, before, results["baselines"])
         _show(folder, matrix, models, _warnings(data, results["cells"].values()))
     return matrix
 
@@ -234,6 +237,7 @@ def _score(
         "tests": {t.name: ScoredSet(len(t.data), t.sha256) for t in tests},
         "thresholds": {},
         "cells": {},
+        "baselines": score_answers(folder, data, tests, failures),
         "device": str(device),
     }
     # Where nothing is left to score, no encoder is loaded. What fails here is tried again below.

@@ -11,7 +11,8 @@ from typing import Any
 import wandb
 
 from declip_pl.cross_eval.cell import Cell, finished_cell
-from declip_pl.cross_eval.matrix import FILE, TABLE, Matrix, Panel, ScoredModel, read_matrix
+from declip_pl.cross_eval.matrix import FILE, TABLE, Matrix, ScoredModel, read_matrix
+from declip_pl.cross_eval.measured import Panel
 from declip_pl.files import relative, shortened
 from declip_pl.records import to_json
 from declip_pl.training.results import command
