@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declip_pl.cross_eval.cell import Cell
-from declip_pl.cross_eval.matrix import IN, OUT, Bin, BinScore, Matrix, Score
+from declip_pl.cross_eval.matrix import Bin, BinScore, Matrix, Score
+from declip_pl.cross_eval.measured import IN, OUT
 from declip_pl.cross_eval.scores import Scores, count_photos
 from declip_pl.cross_eval.statistics import Array, Statistic, mean_of_cells, sampled
 from declip_pl.csv_files import write_csv

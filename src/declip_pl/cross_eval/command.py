@@ -50,7 +50,7 @@ from declip_pl.cross_eval.progress import Countdown
 from declip_pl.cross_eval.provenance import describe
 from declip_pl.cross_eval.summary import summary
 from declip_pl.cross_eval.views.domains_png import domains_png
-from declip_pl.cross_eval.views.heat_map import matrix_png
+from declip_pl.cross_eval.views.heat_map import draw_matrix
 from declip_pl.cross_eval.views.report import write_report
 from declip_pl.cross_eval.views.wandb_run import track
 from declip_pl.data.datamodule import LocalizationDataModule
@@ -139,7 +139,7 @@ def _show(folder: Path, matrix: Matrix, models: Sequence[Model], warnings: Seque
     """Write the matrix and all that people look at, and print the summary."""
     write_matrix(folder, matrix)
     write_bins(folder, matrix)
-    matrix_png(matrix, folder / "matrix.png")
+    draw_matrix(matrix, folder / "matrix.png", folder / "matrix.pdf")
     report = write_report(folder)
     hints = track(folder, {model.name: model.checkpoint.path for model in models})
     print(summary(matrix))

@@ -21,9 +21,6 @@ FORMAT = 2
 COLUMNS = ("train", "test", "metric", "value", "ci_low", "ci_high", "n")
 """Of ``matrix.csv``."""
 
-IN, OUT = "in-domain", "out-of-domain"
-"""Parts of a row: test sets of generators that it was trained on, and the others."""
-
 UNPERTURBED = "none"
 """The perturbation of photos as they are."""
 
@@ -234,8 +231,7 @@ class Matrix(About):
         reliability: By row and column.
         panels: By row, column, and ``best``, ``median`` or ``worst``.
         inputs: A hash of all that the scores are made from; None in files of older versions.
-        baselines: Scores of answers that never look at the photo, by metric, answer and column;
-            None in files of older versions, as for all below.
+        baselines: By metric, answer and column; None in files of older versions, as for all below.
         rates: ROC and precision-recall curves, by row and column.
         bins: Scores by kinds of photos.
     """
@@ -260,16 +256,22 @@ class Matrix(About):
     bins: tuple[Bin, ...] | None = None
 
     def score(self, metric: str, row: str, column: str) -> Score | None:
-        """Return a cell's score; None if the cell failed."""
-        return self.matrix.get(metric, {}).get(row, {}).get(column)
+        """Return a row's or a baseline's score; None if the cell failed."""
+        return {**self.matrix.get(metric, {}), **self.answers(metric)}.get(row, {}).get(column)
 
     def of_row(self, metric: str, row: str) -> Score | None:
         """Return a row's score of a metric that is the same on every column; None if all failed."""
-        return next(iter(self.matrix.get(metric, {}).get(row, {}).values()), None)
+        scores = (self.score(metric, row, column) for column in self.columns)
+        return next(filter(None, scores), None)
 
     def answers(self, metric: str) -> dict[str, dict[str, Score]]:
         """Return the baselines' scores of a metric, by answer and column."""
         return (self.baselines or {}).get(metric, {})
+
+    @property
+    def answer_names(self) -> list[str]:
+        """The baselines."""
+        return list(self.answers("iou"))
 
     def is_in_domain(self, row: str, column: str) -> bool:
         """Whether a row was trained on a column's generator."""

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+IN, OUT = "in-domain", "out-of-domain"
+"""Parts of a row: test sets of generators that it was trained on, and the others."""
+
 LEVELS = 200
 """Equal parts of [0, 1] in which :class:`PixelCounts` counts pixels by their probability."""
 
