@@ -85,7 +85,9 @@ def roc_svg(matrix: Matrix, row: str, level: Level) -> str:
 
 
 def precision_svg(matrix: Matrix, row: str, level: Level) -> str:
-    """Draw a row's precision against its recall."""
+    """Draw a row's precision against its recall; the dashed lines are what guesses reach."""
+    rates = (matrix.rates or {}).get(row, {}).values()
+    shares = {round(found.fake, 1) for found in (getattr(r, level) for r in rates) if found}
     return draw(
         Plot(
             f"precision/{level}/{row}",
@@ -93,9 +95,8 @@ def precision_svg(matrix: Matrix, row: str, level: Level) -> str:
             f"precision over {_NOUNS[level]}, percent",
             "recall, percent",
             _PERCENT,
-            _lines(
-                matrix, row, lambda s: _rates_line(matrix, row, level, s, "recall", "precision")
-            ),
+            _lines(matrix, row, lambda s: _rates_line(matrix, row, level, s, *_PRECISION)),
+            level=sorted(shares),
         )
     )
 

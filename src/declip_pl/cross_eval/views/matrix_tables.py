@@ -37,7 +37,7 @@ def matrix_table(matrix: Matrix, name: str) -> Table:
     ]
     return Table(
         name,
-        f"{find_metric(name).title} in percent, trained on (columns) and tested on (lines)",
+        f"{find_metric(name).title}: percent, trained on (columns) and tested on (lines)",
         notes(matrix, find_metric(name)),
         ["tested on", *rows],
         [lines],
@@ -115,7 +115,7 @@ def kind_tables(matrix: Matrix) -> Iterator[tuple[str, list[Table]]]:
             constant = [_kind_line(where, scores) for where in lines if not where[1]]
             head = ["trained on", "cells", *(f"{b.name} ({b.photos:,} photos)" for b in bins)]
             title = (
-                f"{find_metric(metric).title} in percent by {kind.title[0].lower()}{kind.title[1:]}"
+                f"{find_metric(metric).title}: percent, by {kind.title[0].lower()}{kind.title[1:]}"
             )
             groups = [group for group in (models, constant) if group]
             if groups:

@@ -100,6 +100,7 @@ class Plot:
         diagonal: Whether there is a dashed diagonal.
         upright: Where solid upright lines stand.
         dashed: Where dashed ones stand.
+        level: Where dashed level lines lie.
     """
 
     name: str
@@ -111,6 +112,7 @@ class Plot:
     diagonal: bool = False
     upright: Sequence[float] = ()
     dashed: Sequence[float] = ()
+    level: Sequence[float] = ()
 
 
 def draw(plot: Plot) -> str:
@@ -135,6 +137,8 @@ def _draw_lines(axes: Axes, plot: Plot) -> None:
         axes.axvline(place, color=_GUIDE, lw=0.9)
     for place in plot.dashed:
         axes.axvline(place, color=_GUIDE, lw=0.9, ls=dashes)
+    for place in plot.level:
+        axes.axhline(place, color=_GUIDE, lw=0.9, ls=dashes)
     for line in plot.lines:
         x, y = _floats(line.x), _floats(line.y)
         axes.plot(x, y, **line.series.style, marker="o" if line.shares else "", ms=2.5)

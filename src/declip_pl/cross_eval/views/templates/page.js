@@ -23,10 +23,9 @@
 
   // Enlargement.
   const dialog = document.getElementById("enlarged"), big = dialog.querySelector(".big");
-  const enlarge = (id, further = []) => {
-    const image = document.getElementById(id);
+  const enlarge = (ids, further = []) => {
     big.replaceChildren();
-    if (image) {
+    for (const image of ids.map((id) => document.getElementById(id)).filter(Boolean)) {
       const link = image.closest("a").getAttribute("href");
       big.append(make("img", "", { src: image.src, alt: image.alt }), make("p", image.alt));
       const where = make("p", "");
@@ -40,7 +39,7 @@
     const link = event.target.closest("a.tiles");
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
-    enlarge(link.querySelector("img").id);
+    enlarge([link.querySelector("img").id]);
   });
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
 
@@ -75,7 +74,11 @@
     const image = line.picture && document.getElementById(line.picture);
     const button = make("button", image ? "" : "details", { type: "button", class: "thumb", "aria-label": `enlarge ${line.photo}` });
     if (image) button.append(make("img", "", { src: image.src, alt: "", loading: "lazy", width: 72, height: 72 }));
-    button.addEventListener("click", () => enlarge(line.picture, [details(line)]));
+    button.addEventListener("click", () => {
+      // Without a picture of its own, a line shows those of the same photo in other cells.
+      const others = lines.filter((other) => other.photo === line.photo && other.picture);
+      enlarge(line.picture ? [line.picture] : others.map((other) => other.picture), [details(line)]);
+    });
     picture.append(button);
     row.append(picture, make("th", line.photo, { class: "name", scope: "row" }));
     line.group.labels.forEach((label, place) => {
