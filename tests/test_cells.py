@@ -12,8 +12,9 @@ from torch.nn.functional import interpolate
 
 from declip_pl.cross_eval import cells as c
 from declip_pl.cross_eval.cell import FORMAT, CellKey, cell_path, read_cell, read_thresholds
-from declip_pl.cross_eval.cells import PANELS, Cells
-from declip_pl.cross_eval.measured import Panel
+from declip_pl.cross_eval.cells import Cells
+from declip_pl.cross_eval.drawing import PANELS, SAMPLES, chosen
+from declip_pl.cross_eval.measured import LEVELS, Panel
 from declip_pl.data.dataset import Item
 from declip_pl.files import sha256
 from declip_pl.metrics import THRESHOLDS, Thresholds, map_metrics
@@ -60,6 +61,9 @@ class Photos(list):
             image=Features(grid, None), mask=mask, label=float(is_fake), path=photo.name,
             name=photo.name,
         )  # fmt: skip
+
+    def photo_size(self, path):
+        return 40, 30
 
     def photo(self, path):
         return np.full((8, 8, 3), int(path[1:]), np.uint8)
@@ -143,12 +147,43 @@ def test_an_undefined_curve_is_none_and_not_nan(cells, model):
 def test_the_best_the_median_and_the_worst_photo_are_drawn(cells, model):
     cell = cells.score(model, Enlarge(), fakes(), CHOSEN)
     expected = {"best": ("p1", 100), "median": ("p0", 50), "worst": ("p2", 0)}
-    assert PANELS == tuple(expected) == tuple(cell.panels)
+    assert PANELS == tuple(expected) == tuple(cell.panels)[:3]
     for which, (photo, iou) in expected.items():
         file = f"panels/{model.name}/lama/{which}.png"
         drawn = Panel(file, photo, pytest.approx(iou), sha256(cells.folder / file))
         assert cell.panels[which] == drawn
-    assert len({panel.sha256 for panel in cell.panels.values()}) == 3
+    # The two photos that are left stand alone in their parts of the order.
+    assert sorted(panel.photo for panel in cell.panels.values()) == ["p0", "p1", "p2", "p3", "p4"]
+    for kind in tuple(cell.panels)[3:]:
+        file = f"panels/{model.name}/lama/{kind}.webp"
+        assert cell.panels[kind].file == file and (cells.folder / file).is_file()
+
+
+def test_samples_are_spread_over_the_order_and_differ_between_cells():
+    names = [f"photo{index}" for index in range(60)]
+    iou = np.random.default_rng(0).permutation(60).astype(float)
+    first, second = (chosen(iou, names, ("model", test)) for test in ("lama", "ldm"))
+    assert len(first) == len(PANELS) + SAMPLES == len(set(first.values()))
+    assert [iou[first[kind]] for kind in PANELS] == [59, 29, 0]
+    for number in range(1, SAMPLES + 1):
+        rank = 59 - iou[first[f"sample-{number}"]]
+        assert (number - 1) * 10 <= rank < number * 10
+    assert first == chosen(iou, names, ("model", "lama"))
+    samples = [{n for k, n in found.items() if k not in PANELS} for found in (first, second)]
+    assert samples[0] != samples[1]
+
+
+def test_a_cell_says_what_its_photos_are_like(cells, model):
+    fields = np.zeros((4, 4), bool)
+    fields[[0, 1, 3], [0, 1, 3]] = True  # two meet at a corner, the third stands alone
+    photo = Photo("p0", np.full(16, 0.5), fields)
+    cell = cells.score(model, Enlarge(), fakes(photos=[photo]), CHOSEN)
+    facts = {name: values.tolist() for name, values in cell.facts.items()}
+    assert facts == {"width": [40], "height": [30], "regions": [2]}
+    assert cell.areas.tolist() == [100 * 3 / 16]
+    assert sum(cell.pixels.fake) == 3 * 64 and sum(cell.pixels.real) == 13 * 64
+    assert cell.pixels.fake[LEVELS // 2 - 1] + cell.pixels.fake[LEVELS // 2] == 3 * 64
+    assert cells.score(model, Enlarge(), reals(), CHOSEN).facts == {}
 
 
 def test_reals_have_image_scores_and_pixels_alone(cells, model):

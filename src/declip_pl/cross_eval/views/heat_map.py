@@ -99,7 +99,10 @@ def draw_matrix(matrix: Matrix, *paths: Path) -> None:
 
 def _heat_map(axes: Axes, matrix: Matrix, name: str, placed: dict[str, float]) -> None:
     columns, metric = matrix.columns, find_metric(name)
+    shown = {*matrix.rows, *matrix.answers(name)}  # a tuned metric has no baselines
     for row, x in placed.items():
+        if row not in shown:
+            continue
         for y, column in enumerate(columns):
             found = matrix.score(name, row, column)
             draw_cell(axes, (x, y), found, metric.less_is_better)

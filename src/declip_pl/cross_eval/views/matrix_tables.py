@@ -30,7 +30,7 @@ def tables_of(matrix: Matrix) -> list[Table]:
 
 def matrix_table(matrix: Matrix, name: str) -> Table:
     """Return the matrix of one metric: a column for each row of it and each baseline."""
-    rows = [*matrix.rows, *matrix.answer_names]
+    rows = [*matrix.rows, *matrix.answers(name)]
     lines = [
         line([column], [_entry(matrix, name, row, column) for row in rows])
         for column in matrix.columns
@@ -73,9 +73,7 @@ def level_table(matrix: Matrix, level: str) -> Table | None:
     rows = [*matrix.rows, *matrix.answer_names]
     head = [metric.title for metric in metrics]
     if level == "untouched":
-        groups = [
-            [line([row], [Entry(matrix.of_row(m.name, row)) for m in metrics]) for row in rows]
-        ]
+        groups = [[line([row], [_of_row(matrix, m.name, row) for m in metrics]) for row in rows]]
         title = "Untouched photos, percent; less is better"
         return Table(level, title, notes(matrix), ["trained on", *head], groups)
     lines = [
@@ -96,8 +94,19 @@ def level_metrics(matrix: Matrix, level: str) -> list[Metric]:
     return [entry for entry in entries if entry.name in matrix.metrics]
 
 
-def _entry(matrix: Matrix, metric: str, row: str, column: str) -> Entry:
+def _of_row(matrix: Matrix, metric: str, row: str) -> Cell:
+    return Entry(matrix.of_row(metric, row)) if _has(matrix, metric, row) else ""
+
+
+def _entry(matrix: Matrix, metric: str, row: str, column: str) -> Cell:
+    if not _has(matrix, metric, row):
+        return ""
     return Entry(matrix.score(metric, row, column), matrix.is_in_domain(row, column))
+
+
+def _has(matrix: Matrix, metric: str, row: str) -> bool:
+    """Whether a row may have a metric: a baseline has none that needs a chosen threshold."""
+    return row in matrix.rows or row in matrix.answers(metric)
 
 
 def kind_tables(matrix: Matrix) -> Iterator[tuple[str, list[Table]]]:

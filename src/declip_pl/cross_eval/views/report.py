@@ -164,7 +164,9 @@ def _heat_maps(matrix: Matrix) -> dict[str, Any]:
         "metrics": [(name, find_metric(name)) for name in matrix.metrics],
         "tables": {name: _table(matrix, name, single) for name in matrix.metrics},
         "apart": {name: _table(matrix, name, apart) for name in matrix.metrics},
-        "baselines": {name: _table(matrix, name, matrix.answer_names) for name in matrix.metrics},
+        "baselines": {
+            name: _table(matrix, name, [*matrix.answers(name)]) for name in matrix.metrics
+        },
         "ours": _table(matrix, "iou", single),
         "scale": {less_is_better: _scale(less_is_better) for less_is_better in (False, True)},
     }
@@ -181,6 +183,8 @@ def _table(matrix: Matrix, metric: str, trained: Sequence[str]) -> Table:
 
 
 def _cell(matrix: Matrix, metric: str, row: str, column: str) -> Cell:
+    if row not in matrix.rows and row not in matrix.answers(metric):  # it needs a chosen threshold
+        return Cell("", "", "", False)
     score, in_domain = matrix.score(metric, row, column), matrix.is_in_domain(row, column)
     return _shown(score, find_metric(metric).less_is_better, in_domain)
 
