@@ -24,6 +24,14 @@ Photos = tuple[list[str], dict[str, Column]]
 
 
 @dataclass(frozen=True)
+class Images:
+    """Image scores in [0, 1] by photo, and the threshold that was chosen for them, if any."""
+
+    scores: dict[str, float]
+    threshold: float | None
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """A cross-evaluation, or one model's part of it.
 
@@ -63,6 +71,21 @@ class Evaluation:
         models = [self.model] if self.model else [m for m in self.matrix.models if m.row == row]
         found = {m.seed: finished_cell(self.folder, self.matrix, m, column) for m in models}
         return {seed: (cell.photos, cell.scores) for seed, cell in found.items() if cell}
+
+    def images(self, where: Where) -> dict[int, Images]:
+        """Return the photos and image scores that each seed has in a cell, by its pooling."""
+        row, column = where
+        models = [self.model] if self.model else [m for m in self.matrix.models if m.row == row]
+        found = {m.seed: finished_cell(self.folder, self.matrix, m, column) for m in models}
+        pooling = self.matrix.pooling
+        return {
+            seed: Images(
+                dict(zip(cell.photos, cell.image_scores[pooling].tolist(), strict=True)),
+                cell.thresholds.image.get(pooling),
+            )
+            for seed, cell in found.items()
+            if cell
+        }
 
     def trained_on(self, row: str) -> tuple[str, ...]:
         """Return the generators that a row was trained on; none if they are not on record."""
