@@ -113,8 +113,9 @@ def assert_tells_nothing(data: bytes, where: object) -> None:
 
 def test_the_report_and_what_stands_beside_it(passed_on):
     folder = passed_on / "outputs/cross_eval/x"
-    names = ("report.html", "matrix.json", "matrix.csv", "matrix.png")
-    for path in [*(folder / name for name in names), *files_below(folder / "panels")]:
+    names = ("report.html", "matrix.json", "matrix.csv", "matrix.png", "matrix.pdf", "photos.csv")
+    files = [folder / name for name in (*names, "by_kind.csv", "cite.bib")]
+    for path in [*files, *files_below(folder / "panels"), *files_below(folder / "tables")]:
         for part in contents(path):
             assert_tells_nothing(part, path)
     page = (folder / "report.html").read_text(encoding="utf-8")

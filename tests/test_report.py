@@ -117,9 +117,7 @@ def test_published_figures_are_not_called_another_network_where_they_are_the_sam
 
 
 def test_nothing_is_loaded_from_elsewhere(example, page):
-    assert {"script", "link", "iframe", "object", "embed", "base"}.isdisjoint(
-        tag for tag, _ in page.tags
-    )
+    assert {"link", "iframe", "object", "embed", "base"}.isdisjoint(tag for tag, _ in page.tags)
     for tag, attrs in page.tags:
         for name in LOADING & attrs.keys():
             assert attrs[name].startswith("data:image/webp;base64,"), (tag, attrs[name][:80])

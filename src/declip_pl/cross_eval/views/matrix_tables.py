@@ -57,10 +57,10 @@ def means_table(matrix: Matrix) -> Table:
     tables = [{**found.by_train, **found.leave_one_out} for found in summaries]
     rows = [row for row in matrix.rows if any(row in table for table in tables)]
     outside = [
-        line([f"trained on {row}, out-of-domain"], [Entry(table.get(row)) for table in tables])
+        line([f"out-of-domain mean, trained on {row}"], [Entry(table.get(row)) for table in tables])
         for row in rows
     ]
-    head = ["", *(find_metric(name).title for name in names)]
+    head = ["mean", *(find_metric(name).title for name in names)]
     groups = [group for group in (means, outside) if group]
     return Table("means", "Means over cells, percent", notes(matrix), head, groups)
 
