@@ -29,6 +29,15 @@ def summary(matrix: Matrix) -> str:
     return "\n".join(lines)
 
 
+def answer_means(matrix: Matrix, metric: str) -> dict[str, float | None]:
+    """Return each baseline's mean over test sets; None if no score of it is defined."""
+    means: dict[str, float | None] = {}
+    for row, cells in matrix.answers(metric).items():
+        values = [score.value for score in cells.values() if score.value is not None]
+        means[row] = sum(values) / len(values) if values else None
+    return means
+
+
 def _table(matrix: Matrix, metric: str) -> Iterator[str]:
     width = max(len(name) for name in [*matrix.rows, "test on \\ train on"]) + 2
     side = max(12, *(len(name) + 2 for name in matrix.rows))
@@ -48,6 +57,9 @@ def _means(matrix: Matrix, metric: str) -> Iterator[str]:
             yield f"{title:<26}{_with_interval(found)}"
     for row, found in {**means.by_train, **means.leave_one_out}.items():
         yield f"  {f'trained on {row}':<24}{_with_interval(found)} out of domain"
+    if found := answer_means(matrix, metric):
+        said = ", ".join(f"{row} {_number(mean)}" for row, mean in found.items())
+        yield f"baselines, means over test sets: {said}"
     for row in matrix.rows:
         if not matrix.is_on_record(row):
             yield f"  {row}: training data not on record, in none of the means"

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from declip_pl.cross_eval.domains import read_domains
 from declip_pl.cross_eval.matrix import UNPERTURBED, Matrix, Score, ScoredModel, read_matrix
 from declip_pl.cross_eval.photos import finished_cells, write_photos
+from declip_pl.cross_eval.summary import answer_means
 from declip_pl.cross_eval.views import citation, curves, heat_map, published_figures
 from declip_pl.cross_eval.views.gallery import as_json, first_lines
 from declip_pl.cross_eval.views.matrix_gallery import listing_of
@@ -147,7 +148,7 @@ def _page(matrix: Matrix, folder: Path) -> dict[str, Any]:
         "rates": {row: _rates(matrix, row) for row in rows},
         "exports": {table.name: table for table in tables_of(matrix)},
         "kinds": dict(kind_tables(matrix)),
-        "constant": {name: _mean_of(matrix, name) for name in matrix.answer_names},
+        "constant": answer_means(matrix, "iou"),
         "bibtex": citation.bibtex(matrix.made.git_commit),
         "files": [name for name in FILES if (folder / name).exists()],
         "series": {row: curves.series_of(matrix, row) for row in rows},
@@ -264,13 +265,6 @@ def _published(columns: Sequence[str]) -> Table:
         for test in order
     ]  # fmt: skip
     return Table(order, lines)
-
-
-def _mean_of(matrix: Matrix, answer: str) -> float | None:
-    """Return the mean IoU over test sets of a baseline."""
-    scores = [matrix.score("iou", answer, column) for column in matrix.columns]
-    defined = [score.value for score in scores if score and score.value is not None]
-    return sum(defined) / len(defined) if defined else None
 
 
 def _differences(matrix: Matrix) -> list[str]:
