@@ -67,7 +67,10 @@ def build_matrix(
     if before and before.inputs == inputs:
         return replace(before, **vars(about))
     names = dict.fromkeys(name for name, _ in answers)
-    constant = Scores([Constant(name) for name in names], answers, {}, pooling) if names else None
+    chosen = {name: Thresholds(None, {pooling: None}) for name in names}
+    constant = None
+    if names:
+        constant = Scores([Constant(name) for name in names], answers, chosen, pooling)
     scores = Scores(models, cells, thresholds, pooling)
     return _built(scores, constant, scored, columns, about, inputs)
 
