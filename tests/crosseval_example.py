@@ -9,8 +9,8 @@ import numpy as np
 
 from declip_pl.cross_eval.cell import FORMAT as CELL_FORMAT
 from declip_pl.cross_eval.cell import Cell, CellKey
-from declip_pl.cross_eval.figures import Curve
 from declip_pl.cross_eval.matrix import FORMAT, Matrix
+from declip_pl.cross_eval.measured import Curve
 from declip_pl.data.mini import real_crop
 from declip_pl.metrics import CALIBRATION_BINS, Thresholds
 from declip_pl.panels import panel

@@ -15,16 +15,8 @@ from benchmarks.ours import Ours
 from benchmarks.published import StandIn
 from benchmarks.settings import Settings, write_photos
 
-from declip_pl.cross_eval.matrix import (
-    ChosenThresholds,
-    Data,
-    Made,
-    Matrix,
-    Score,
-    ScoredModel,
-    Summary,
-    write_matrix,
-)
+from declip_pl.cross_eval.matrix import Data, Made, Matrix, Score, Summary, write_matrix
+from declip_pl.cross_eval.scored_model import ChosenThresholds, ScoredModel
 from declip_pl.data import datamodule
 from declip_pl.data.layout import build_layout, samples
 from declip_pl.errors import UserError

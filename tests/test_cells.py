@@ -10,11 +10,11 @@ from benchmarks.matrix import trained_models
 from torch import nn
 from torch.nn.functional import interpolate
 
-from declip_pl.cross_eval import cells as c
 from declip_pl.cross_eval.cell import FORMAT, CellKey, cell_path, read_cell, read_thresholds
-from declip_pl.cross_eval.cells import PANELS, Cells
-from declip_pl.cross_eval.figures import Panel
-from declip_pl.cross_eval.heat_maps import DecodedMaps
+from declip_pl.cross_eval.cells import Cells
+from declip_pl.cross_eval.drawing import PANELS, SAMPLES, chosen
+from declip_pl.cross_eval.heat_maps import DecodedMaps, TestSet
+from declip_pl.cross_eval.measured import LEVELS, Panel
 from declip_pl.data.dataset import Item
 from declip_pl.files import sha256
 from declip_pl.metrics import THRESHOLDS, Thresholds, map_metrics
@@ -65,6 +65,12 @@ class Photos(list):
             name=photo.name,
         )  # fmt: skip
 
+    def path(self, index):
+        return self[index]["path"]
+
+    def photo_size(self, path):
+        return 40, 30
+
     def photo(self, path):
         return np.full((8, 8, 3), int(path[1:]), np.uint8)
 
@@ -82,12 +88,12 @@ def fakes(name="lama", photos=None, **changes):
         found(f"p{index}", fields, size=(32, 64)[index % 2])
         for index, fields in enumerate((4, 8, 0, 2, 6))
     ]
-    return replace(c.TestSet(name, Photos(photos), f"hash of {name}"), **changes)
+    return replace(TestSet(name, Photos(photos), f"hash of {name}"), **changes)
 
 
 def reals(scores=(0.1, 0.2), **changes):
     photos = [found(f"r{i}", 0, otherwise=score, fake=0) for i, score in enumerate(scores)]
-    return replace(c.TestSet("real", Photos(photos, is_fake=False), "hash of real"), **changes)
+    return replace(TestSet("real", Photos(photos, is_fake=False), "hash of real"), **changes)
 
 
 @pytest.fixture
@@ -147,12 +153,43 @@ def test_an_undefined_curve_is_none_and_not_nan(cells, model):
 def test_the_best_the_median_and_the_worst_photo_are_drawn(cells, model):
     cell = cells.score(model, ENLARGED, fakes(), CHOSEN)
     expected = {"best": ("p1", 100), "median": ("p0", 50), "worst": ("p2", 0)}
-    assert PANELS == tuple(expected) == tuple(cell.panels)
+    assert PANELS == tuple(expected) == tuple(cell.panels)[:3]
     for which, (photo, iou) in expected.items():
         file = f"panels/{model.name}/lama/{which}.png"
         drawn = Panel(file, photo, pytest.approx(iou), sha256(cells.folder / file))
         assert cell.panels[which] == drawn
-    assert len({panel.sha256 for panel in cell.panels.values()}) == 3
+    # The two photos that are left stand alone in their parts of the order.
+    assert sorted(panel.photo for panel in cell.panels.values()) == ["p0", "p1", "p2", "p3", "p4"]
+    for kind in tuple(cell.panels)[3:]:
+        file = f"panels/{model.name}/lama/{kind}.webp"
+        assert cell.panels[kind].file == file and (cells.folder / file).is_file()
+
+
+def test_samples_are_spread_over_the_order_and_differ_between_cells():
+    names = [f"photo{index}" for index in range(60)]
+    iou = np.random.default_rng(0).permutation(60).astype(float)
+    first, second = (chosen(iou, names, ("model", test)) for test in ("lama", "ldm"))
+    assert len(first) == len(PANELS) + SAMPLES == len(set(first.values()))
+    assert [iou[first[kind]] for kind in PANELS] == [59, 29, 0]
+    for number in range(1, SAMPLES + 1):
+        rank = 59 - iou[first[f"sample-{number}"]]
+        assert (number - 1) * 10 <= rank < number * 10
+    assert first == chosen(iou, names, ("model", "lama"))
+    samples = [{n for k, n in found.items() if k not in PANELS} for found in (first, second)]
+    assert samples[0] != samples[1]
+
+
+def test_a_cell_says_what_its_photos_are_like(cells, model):
+    fields = np.zeros((4, 4), bool)
+    fields[[0, 1, 3], [0, 1, 3]] = True  # two meet at a corner, the third stands alone
+    photo = Photo("p0", np.full(16, 0.5), fields)
+    cell = cells.score(model, Enlarge(), fakes(photos=[photo]), CHOSEN)
+    facts = {name: values.tolist() for name, values in cell.facts.items()}
+    assert facts == {"width": [40], "height": [30], "regions": [2]}
+    assert cell.areas.tolist() == [100 * 3 / 16]
+    assert sum(cell.pixels.fake) == 3 * 64 and sum(cell.pixels.real) == 13 * 64
+    assert cell.pixels.fake[LEVELS // 2 - 1] + cell.pixels.fake[LEVELS // 2] == 3 * 64
+    assert cells.score(model, Enlarge(), reals(), CHOSEN).facts == {}
 
 
 def test_reals_have_image_scores_and_pixels_alone(cells, model):

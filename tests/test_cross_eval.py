@@ -135,7 +135,8 @@ def test_cross_eval_leaves_everything_the_readme_promises(place, drawn, capsys):
     cross_eval(place)
     folder, matrix = result(drawn)
     assert folder.name == "dolos-tiny-clip-layer1-linear"
-    for name in ("matrix.csv", "matrix.json", "matrix.png", "report.html"):
+    files = ("matrix.csv", "matrix.json", "matrix.png", "matrix.pdf", "by_kind.csv", "photos.csv")
+    for name in (*files, "cite.bib", "tables/iou.tex", "tables/iou.md", "report.html"):
         assert (folder / name).stat().st_size > 500, name
     assert matrix["rows"] == matrix["columns"] == ["lama", "ldm"]
     assert matrix["in_domain"] == {"lama": ["lama"], "ldm": ["ldm"]}
@@ -169,7 +170,11 @@ def test_matrix_csv_is_tidy(place, here):
     with (folder / "matrix.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["train", "test", "metric", "value", "ci_low", "ci_high", "n"]
-    assert len(rows) == 4 * len(matrix["metrics"])
+    answers = {"all fake", "all real", "mean train mask"}
+    tuned = {"iou_tuned", "f1_tuned", "image_accuracy_tuned"}  # an answer has no threshold
+    assert {row["train"] for row in rows} == {*GENERATORS, *answers}
+    assert len([row for row in rows if row["train"] in GENERATORS]) == 4 * len(matrix["metrics"])
+    assert len([r for r in rows if r["train"] in answers]) == 6 * len({*matrix["metrics"]} - tuned)
     found = next(r for r in rows if (r["train"], r["test"], r["metric"]) == ("lama", "ldm", "ap"))
     expected = matrix["matrix"]["ap"]["lama"]["ldm"]
     assert [float(found[k]) for k in ("value", "ci_low", "ci_high")] == [
@@ -423,7 +428,7 @@ def test_a_metric_from_a_file_outside_appears_everywhere(
     folder, _ = result(here)
     matrix = read_matrix(folder)
     table = matrix.matrix["false_alarms"]
-    assert list(table) == list(GENERATORS) and drawn.count("False alarms") == 1
+    assert list(table) == list(GENERATORS) and drawn.count("False alarms") == 2  # PNG and PDF
     worst = matrix.summary["false_alarms"].worst_out_of_domain
     outside = [table["lama"]["ldm"].value, table["ldm"]["lama"].value]
     assert worst.value == max(outside)  # less is better

@@ -117,9 +117,7 @@ def test_published_figures_are_not_called_another_network_where_they_are_the_sam
 
 
 def test_nothing_is_loaded_from_elsewhere(example, page):
-    assert {"script", "link", "iframe", "object", "embed", "base"}.isdisjoint(
-        tag for tag, _ in page.tags
-    )
+    assert {"link", "iframe", "object", "embed", "base"}.isdisjoint(tag for tag, _ in page.tags)
     for tag, attrs in page.tags:
         for name in LOADING & attrs.keys():
             assert attrs[name].startswith("data:image/webp;base64,"), (tag, attrs[name][:80])
@@ -158,7 +156,7 @@ def test_names_are_escaped_wherever_they_stand(tmp_path):
         assert text in page.text
     assert any(NASTY in label for label in page.values("aria-label"))
     assert any(NASTY in label for label in page.values("alt"))
-    heat_map.matrix_png(as_matrix(matrix), tmp_path / "matrix.png")  # `$` would start a formula
+    heat_map.draw_matrix(as_matrix(matrix), tmp_path / "matrix.png")  # `$` would start a formula
 
 
 def test_a_failed_cell_says_so_and_failures_stand_on_top(example, page):
@@ -185,7 +183,7 @@ def test_an_undefined_score_is_called_undefined(report_of, tmp_path):
     matrix["matrix"]["ap"]["migan"]["telea"] = empty
     matrix["models"][0]["thresholds"] = {"pixel": None, "image": None}
     assert report_of(matrix).cells.count("undefined") == 1
-    heat_map.matrix_png(as_matrix(matrix), tmp_path / "matrix.png")
+    heat_map.draw_matrix(as_matrix(matrix), tmp_path / "matrix.png")
 
 
 def test_without_real_photos_there_is_no_section_on_whole_photos(report_of):
@@ -200,7 +198,7 @@ def test_a_matrix_of_one_cell(report_of, tmp_path):
     page = report_of(matrix)
     assert "nothing can be said about which generalises best" in page.text
     assert page.text.count("there is no such cell") == 2  # out-of-domain mean and worst cell
-    heat_map.matrix_png(as_matrix(matrix), tmp_path / "matrix.png")
+    heat_map.draw_matrix(as_matrix(matrix), tmp_path / "matrix.png")
 
 
 def test_a_metric_that_is_not_known_is_shown_under_its_name(report_of):
@@ -284,7 +282,7 @@ def test_no_text_of_the_matrix_leaves_the_picture(monkeypatch, tmp_path, generat
 
     monkeypatch.setattr(heat_map, "Figure", Watched)
     path = tmp_path / "matrix.png"
-    heat_map.matrix_png(as_matrix(example_matrix(generators, left_out, notice=NOTICE)), path)
+    heat_map.draw_matrix(as_matrix(example_matrix(generators, left_out, notice=NOTICE)), path)
     (figure,) = figures
     drawn = [text for axes in figure.axes for text in [axes.title, *axes.texts]]
     labels = [

@@ -3,8 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from math import isnan
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,38 +23,22 @@ from declip_pl.cross_eval.cell import (
     write_cell,
     write_thresholds,
 )
-from declip_pl.cross_eval.columns import Column
-from declip_pl.cross_eval.figures import Curve, Panel
-from declip_pl.cross_eval.heat_maps import HeatMaps, Localized, TestSet
+from declip_pl.cross_eval.drawing import draw_panels
+from declip_pl.cross_eval.heat_maps import HeatMaps, TestSet
+from declip_pl.cross_eval.map_scores import SIZE, Scored, metric_identities, score_maps
+from declip_pl.cross_eval.measured import Panel
 from declip_pl.cross_eval.methods import Method
 from declip_pl.data.layout import REAL
 from declip_pl.data.masks import MaskRule, mostly_fake
-from declip_pl.files import atomic_path, file_name, sha256
-from declip_pl.metrics import (
-    THRESHOLDS,
-    Metric,
-    Thresholds,
-    by_size,
-    calibration_histogram,
-    localization_scores,
-    map_metrics,
-    threshold_curves,
-    untouched_scores,
-)
+from declip_pl.files import file_name, sha256
+from declip_pl.metrics import Thresholds
 from declip_pl.metrics.accumulate import ThresholdChoice
 from declip_pl.model.network import POOLINGS
-from declip_pl.panels import panel
-from declip_pl.parts import code_of
 
 T = TypeVar("T")
 
-_ScoreMaps = Callable[[Tensor, Tensor, Thresholds], dict[str, Tensor]]
-"""Scores each of ``[B, H, W]`` maps, given their masks and the model's thresholds."""
-
 INVERTED = 0.75
 """Maps may be inverted where their average precision is below this part of what chance has."""
-
-PANELS = ("best", "median", "worst")
 
 
 class Cells:
@@ -121,12 +104,12 @@ class Cells:
     def _kept_thresholds(self, model: Method, valid: Sequence[TestSet]) -> Thresholds | None:
         if model.thresholds:
             return model.thresholds
-        kept = _intact(read_thresholds, self._thresholds_path(model))
+        kept = intact(read_thresholds, self._thresholds_path(model))
         return kept.thresholds if kept and kept.key == _thresholds_key(model, valid) else None
 
     def _kept_cell(self, model: Method, test: TestSet, thresholds: Thresholds) -> Cell | None:
         path = cell_path(self.folder, model.name, test.name)
-        kept = _intact(read_cell, path)
+        kept = intact(read_cell, path)
         if not kept or kept.key != _cell_key(model, test, thresholds):
             return None
         for shown in kept.panels.values():
@@ -158,19 +141,22 @@ class Cells:
     @torch.inference_mode()
     def _score(
         self, maps: HeatMaps, test: TestSet, thresholds: Thresholds
-    ) -> tuple["_Scored", list[int]]:
+    ) -> tuple[Scored, list[int]]:
         """Score a set; return the places of the photos that were scored as well."""
         columns: dict[str, list[Tensor]] = defaultdict(list)
         photos: list[str] = []
         places: list[int] = []
-        score_maps = _untouched_scores if test.name == REAL else _map_scores
+        is_fake = test.name != REAL
         for found in maps.of_photos(test):
-            for name, values in _photo_scores(found, thresholds, score_maps).items():
+            table = score_maps(found.probabilities, found.masks, thresholds, is_fake)
+            pooled = {f"image/{name}": scores for name, scores in found.scores.items()}
+            for name, values in (table | pooled).items():
                 columns[name].append(values)
             photos += found.names
             places += found.places
-        table = {name: torch.cat(parts).cpu() for name, parts in columns.items()}
-        return _scored(photos, table), places
+            sizes = [test.data.photo_size(test.data.path(place)) for place in found.places]
+            columns[SIZE].append(torch.tensor(sizes, dtype=torch.float64))
+        return Scored.of(photos, columns, is_fake), places
 
     @torch.inference_mode()
     def _draw(
@@ -178,24 +164,12 @@ class Cells:
         model: Method,
         maps: HeatMaps,
         test: TestSet,
-        scored: "_Scored",
+        scored: Scored,
         places: Sequence[int],
     ) -> dict[str, Panel]:
-        """Draw the best, the median and the worst photo of a cell."""
-        scores = scored.scores["iou"]
-        order = np.argsort(-np.nan_to_num(scores), kind="stable")
-        drawn = {}
-        for name, index in zip(PANELS, (order[0], order[len(order) // 2], order[-1]), strict=True):
-            item = test.data[places[index]]
-            heat = maps.of_photo(test, places[index])
-            file = Path("panels") / model.name / test.name / f"{name}.png"
-            with atomic_path(self.folder / file) as temporary:
-                picture = panel(test.data.photo(item["path"]), item["mask"].numpy(), heat)
-                picture.save(temporary, compress_level=1)  # a third of the time
-            drawn[name] = Panel(
-                str(file), item["name"], _number(scores[index]), sha256(self.folder / file)
-            )
-        return drawn
+        cell, iou = (model.name, test.name), scored.scores["iou"]
+        localize = partial(maps.of_photo, test)
+        return draw_panels(self.folder, cell, test.data, places, scored.photos, iou, localize)
 
 
 def polarity_warnings(cells: Iterable[Cell], rule: MaskRule) -> list[str]:
@@ -225,7 +199,7 @@ def inverted_maps(cell: Cell) -> str:
     )
 
 
-def _intact(read: Callable[[Path], T | None], path: Path) -> T | None:
+def intact(read: Callable[[Path], T | None], path: Path) -> T | None:
     """Read a file that can be made anew; if it is damaged say so and delete it."""
     try:
         return read(path)
@@ -246,70 +220,5 @@ def _thresholds_key(model: Method, valid: Sequence[TestSet]) -> ThresholdsKey:
 
 def _cell_key(model: Method, test: TestSet, thresholds: Thresholds) -> CellKey:
     pixel, floor = thresholds.pixel, thresholds.floor
-    names = tuple(map(_identity, map_metrics(pixel is not None, floor is not None)))
+    names = metric_identities(thresholds)
     return CellKey(FORMAT, model.sha256, test.sha256, test.perturbation, pixel, names, floor)
-
-
-def _identity(entry: Metric) -> str:
-    """Return a metric's name, and a hash of its code if that is a user's own."""
-    return ":".join(filter(None, (entry.name, code_of(entry.score))))
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """What scoring a test set gives; fields as of :class:`Cell`."""
-
-    photos: list[str]
-    scores: dict[str, Column]
-    image_scores: dict[str, Column]
-    histogram: Column
-    curve: Curve
-
-
-def _photo_scores(
-    found: Localized, thresholds: Thresholds, score_maps: _ScoreMaps
-) -> dict[str, Tensor]:
-    """Score a batch of heat maps: per photo one row of each table."""
-    table: dict[str, Tensor] = {f"image/{name}": scores for name, scores in found.scores.items()}
-    for chosen, probabilities, truth in by_size(found.probabilities, found.masks):
-        scores = score_maps(probabilities, truth, thresholds)
-        parts = {f"scores/{name}": values for name, values in scores.items()}
-        parts |= {f"curve/{k}": v for k, v in threshold_curves(probabilities, truth).items()}
-        parts["histogram"] = calibration_histogram(probabilities, truth)
-        for name, values in parts.items():
-            empty = values.new_empty(len(found.masks), *values.shape[1:])
-            table.setdefault(name, empty)[chosen] = values
-    return table
-
-
-def _map_scores(probabilities: Tensor, truth: Tensor, chosen: Thresholds) -> dict[str, Tensor]:
-    return localization_scores(probabilities, truth, chosen.pixel, chosen.floor)
-
-
-def _untouched_scores(
-    probabilities: Tensor, truth: Tensor, chosen: Thresholds
-) -> dict[str, Tensor]:
-    return untouched_scores(probabilities, chosen.floor)
-
-
-def _scored(photos: list[str], table: dict[str, Tensor]) -> _Scored:
-    curves = {
-        name: [_number(v) for v in values.double().mean(0).tolist()]
-        for name, values in _group(table, "curve/")
-    }
-    return _Scored(
-        photos,
-        scores={name: values.double().numpy() for name, values in _group(table, "scores/")},
-        image_scores={name: values.double().numpy() for name, values in _group(table, "image/")},
-        histogram=table["histogram"].double().numpy(),
-        curve=Curve(list(THRESHOLDS), **curves),
-    )
-
-
-def _group(table: dict[str, Tensor], prefix: str) -> list[tuple[str, Tensor]]:
-    return [(k.removeprefix(prefix), v) for k, v in table.items() if k.startswith(prefix)]
-
-
-def _number(value: float) -> float | None:
-    """Return a figure for JSON, which has no NaN."""
-    return None if isnan(value) else float(value)

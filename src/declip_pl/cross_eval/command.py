@@ -10,6 +10,7 @@ from typing import Annotated
 import torch
 from annotated_types import Interval
 
+from declip_pl.cross_eval.breakdown import write_bins
 from declip_pl.cross_eval.build import build_matrix
 from declip_pl.cross_eval.cell import Cell
 from declip_pl.cross_eval.cells import inverted_maps, polarity_warnings
@@ -37,7 +38,7 @@ from declip_pl.cross_eval.provenance import describe
 from declip_pl.cross_eval.scoring import score_all
 from declip_pl.cross_eval.summary import scores_of_all, summary
 from declip_pl.cross_eval.views.domains_png import domains_png
-from declip_pl.cross_eval.views.heat_map import matrix_png
+from declip_pl.cross_eval.views.heat_map import draw_matrix
 from declip_pl.cross_eval.views.report import write_report
 from declip_pl.cross_eval.views.wandb_run import track
 from declip_pl.data.datamodule import LocalizationDataModule
@@ -241,7 +242,7 @@ class _Work:
             about = describe(folder, data, results, failures, start)
             scored = (results["cells"], results["thresholds"], data.generators)
             pooled = self.pooling or shared_pooling(methods)
-            matrix = build_matrix(methods, *scored, pooled, about, before)
+            matrix = build_matrix(methods, *scored, pooled, about, before, results["baselines"])
             self._show(folder, matrix, methods, _warnings(data, methods, results["cells"]))
         return matrix
 
@@ -250,7 +251,8 @@ class _Work:
     ) -> None:
         """Write the matrix and all that people look at, and print the summary."""
         write_matrix(folder, matrix)
-        matrix_png(matrix, folder / "matrix.png")
+        write_bins(folder, matrix)
+        draw_matrix(matrix, folder / "matrix.png", folder / "matrix.pdf")
         report = write_report(folder)
         models = [method for method in methods if isinstance(method, Model)]
         hints = track(folder, {model.name: model.checkpoint.path for model in models})

@@ -7,14 +7,8 @@ from shlex import join
 from declip_pl.cross_eval.cell import finished_cell
 from declip_pl.cross_eval.columns import Column
 from declip_pl.cross_eval.map_names import content_of, is_map_folder
-from declip_pl.cross_eval.matrix import (
-    FILE,
-    ROOT,
-    Matrix,
-    ScoredModel,
-    read_matrix,
-    readable_matrices,
-)
+from declip_pl.cross_eval.matrix import FILE, ROOT, Matrix, read_matrix, readable_matrices
+from declip_pl.cross_eval.scored_model import ScoredModel
 from declip_pl.errors import UserError
 from declip_pl.model.checkpoint import read_checkpoint
 
@@ -22,6 +16,14 @@ Where = tuple[str, str]
 """A row (what a model was trained on) and a column (what it was tested on)."""
 Photos = tuple[list[str], dict[str, Column]]
 """Names of P photos, and their scores ``[P]`` by metric, NaN where one is undefined."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Image scores in [0, 1] by photo, and the threshold that was chosen for them, if any."""
+
+    scores: dict[str, float]
+    threshold: float | None
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,21 @@ class Evaluation:
         models = [self.model] if self.model else [m for m in self.matrix.models if m.row == row]
         found = {m.seed: finished_cell(self.folder, self.matrix, m, column) for m in models}
         return {seed: (cell.photos, cell.scores) for seed, cell in found.items() if cell}
+
+    def images(self, where: Where) -> dict[int, Images]:
+        """Return the photos and image scores that each seed has in a cell, by its pooling."""
+        row, column = where
+        models = [self.model] if self.model else [m for m in self.matrix.models if m.row == row]
+        found = {m.seed: finished_cell(self.folder, self.matrix, m, column) for m in models}
+        pooling = self.matrix.pooling
+        return {
+            seed: Images(
+                dict(zip(cell.photos, cell.image_scores[pooling].tolist(), strict=True)),
+                cell.thresholds.image.get(pooling),
+            )
+            for seed, cell in found.items()
+            if cell
+        }
 
     def trained_on(self, row: str) -> tuple[str, ...]:
         """Return the generators that a row was trained on; none if they are not on record."""

@@ -21,7 +21,7 @@ from declip_pl.cross_eval.map_names import (
     photos_by_name,
     stem_of,
 )
-from declip_pl.cross_eval.matrix import ChosenThresholds, GivenMaps, ScoredModel
+from declip_pl.cross_eval.scored_model import ChosenThresholds, GivenMaps, ScoredModel
 from declip_pl.csv_files import read_csv
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.images import upright_size

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from declip_pl.cross_eval.figures import Curve, Panel, Reliability
+from declip_pl.cross_eval.measured import Curve, Panel, Rates, Reliability
+from declip_pl.cross_eval.scored_model import ScoredModel
 from declip_pl.csv_files import write_csv
 from declip_pl.errors import UserError
 from declip_pl.records import from_json, read_json, write_json
@@ -72,75 +73,6 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class ChosenThresholds:
-    """The thresholds of a model that were chosen on validation photos; None where none were."""
-
-    pixel: float | None
-    image: float | None
-    floor: float | None = None
-
-
-@dataclass(frozen=True)
-class GivenMaps:
-    """The heat maps by which another method was scored.
-
-    Attributes:
-        files: How many of the folder's files are maps of test photos.
-        missing: How many test photos have no map, and were left out.
-        sha256: Hash of all maps in the folder.
-        polarity: Which values mean fake: ``white`` high ones, ``black`` low ones.
-        resized: Whether maps may have another size than their photo, to which they are brought.
-        scores: Where the photos' scores come from, in words.
-    """
-
-    files: int
-    missing: int
-    sha256: str
-    polarity: str
-    resized: bool
-    scores: str
-
-
-@dataclass(frozen=True)
-class ScoredModel:
-    """A model that was scored.
-
-    Attributes:
-        name: What it is called.
-        row: Its row in the matrix; models of several seeds share one.
-        trained_on: The generators of its training photos; empty where they are not on record.
-        seed: Of its training.
-        encoder: Its frozen encoder's name.
-        encoder_source: Where the encoder's weights came from.
-        layer: Its feature layer.
-        decoder: Its decoder's name.
-        supervision: ``full`` or ``weak``.
-        image_size: Side of its input in pixels.
-        checkpoint: Name of the file or folder that was read.
-        checkpoint_sha256: Hash of the file with its weights.
-        thresholds: Chosen on validation photos.
-        maps: Of a method that is known by its heat maps alone: no text above says anything of it,
-            but for ``checkpoint``, the maps' folder, and the hash, which is of the maps and of how
-            they are read. None of a trained model.
-    """
-
-    name: str
-    row: str
-    trained_on: tuple[str, ...]
-    seed: int
-    encoder: str
-    encoder_source: str
-    layer: str
-    decoder: str
-    supervision: str
-    image_size: int
-    checkpoint: str
-    checkpoint_sha256: str
-    thresholds: ChosenThresholds
-    maps: GivenMaps | None = None
-
-
-@dataclass(frozen=True)
 class ScoredSet:
     """A test set: how many photos, and a hash of them and their masks."""
 
@@ -155,6 +87,33 @@ class Data:
     root: str
     name: str
     tests: dict[str, ScoredSet]
+
+
+@dataclass(frozen=True)
+class BinScore:
+    """A row's or baseline's mean over a part of its cells (None: all), of their photos in a bin."""
+
+    train: str
+    part: str | None
+    metric: str
+    score: Score
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Fakes of one kind, such as those of which 1 to 5 % of the pixels are fake.
+
+    Attributes:
+        kind: What they are sorted by, of :data:`declip_pl.cross_eval.breakdown.KINDS`.
+        name: Which of them these are.
+        photos: How many there are, over all test sets.
+        scores: Of rows and baselines.
+    """
+
+    kind: str
+    name: str
+    photos: int
+    scores: tuple[BinScore, ...]
 
 
 @dataclass(frozen=True)
@@ -229,8 +188,9 @@ class Matrix(About):
         reliability: By row and column.
         panels: By row, column, and ``best``, ``median`` or ``worst``.
         inputs: A hash of all that the scores are made from; None in files of older versions.
-        all_fake: What an answer that calls every pixel fake scores, in percent by metric and
-            column; None in files of older versions.
+        baselines: By metric, answer and column; None in files of older versions, as for all below.
+        rates: ROC and precision-recall curves, by row and column.
+        bins: Scores by kinds of photos.
     """
 
     format: int
@@ -248,15 +208,27 @@ class Matrix(About):
     reliability: dict[str, dict[str, Reliability]]
     panels: dict[str, dict[str, dict[str, Panel]]]
     inputs: str | None = None
-    all_fake: dict[str, dict[str, float]] | None = None
+    baselines: dict[str, dict[str, dict[str, Score]]] | None = None
+    rates: dict[str, dict[str, Rates]] | None = None
+    bins: tuple[Bin, ...] | None = None
 
     def score(self, metric: str, row: str, column: str) -> Score | None:
-        """Return a cell's score; None if the cell failed."""
-        return self.matrix.get(metric, {}).get(row, {}).get(column)
+        """Return a row's or a baseline's score; None if the cell failed."""
+        return {**self.matrix.get(metric, {}), **self.answers(metric)}.get(row, {}).get(column)
 
     def of_row(self, metric: str, row: str) -> Score | None:
         """Return a row's score of a metric that is the same on every column; None if all failed."""
-        return next(iter(self.matrix.get(metric, {}).get(row, {}).values()), None)
+        scores = (self.score(metric, row, column) for column in self.columns)
+        return next(filter(None, scores), None)
+
+    def answers(self, metric: str) -> dict[str, dict[str, Score]]:
+        """Return the baselines' scores of a metric, by answer and column."""
+        return (self.baselines or {}).get(metric, {})
+
+    @property
+    def answer_names(self) -> list[str]:
+        """The baselines."""
+        return list(self.answers("iou"))
 
     def is_in_domain(self, row: str, column: str) -> bool:
         """Whether a row was trained on a column's generator."""
@@ -315,7 +287,7 @@ def write_matrix(folder: Path, matrix: Matrix) -> None:
     lines = [
         (row, column, metric, score.value, score.low, score.high, score.n)
         for metric, table in matrix.matrix.items()
-        for row, cells in table.items()
+        for row, cells in {**table, **matrix.answers(metric)}.items()
         for column, score in cells.items()
     ]
     write_csv(folder / TABLE, COLUMNS, lines)

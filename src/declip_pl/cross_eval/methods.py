@@ -2,7 +2,7 @@
 
 from typing import Protocol, Self
 
-from declip_pl.cross_eval.matrix import ChosenThresholds, ScoredModel
+from declip_pl.cross_eval.scored_model import ChosenThresholds, ScoredModel
 from declip_pl.metrics import Thresholds
 from declip_pl.model.network import Pooling
 

@@ -14,9 +14,10 @@ from typing import Self, TypeVar
 
 from declip_pl import parts
 from declip_pl.cross_eval.map_names import is_other_folder
-from declip_pl.cross_eval.matrix import ChosenThresholds, Failure, ScoredModel
+from declip_pl.cross_eval.matrix import Failure
 from declip_pl.cross_eval.methods import Method
 from declip_pl.cross_eval.progress import Countdown
+from declip_pl.cross_eval.scored_model import ChosenThresholds, ScoredModel
 from declip_pl.data.layout import ALL, ALL_BUT, FORGERIES, NONE
 from declip_pl.errors import UserError
 from declip_pl.metrics import Thresholds

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from declip_pl.cross_eval.answers import score_answers
 from declip_pl.cross_eval.cells import Cells
 from declip_pl.cross_eval.heat_maps import DecodedMaps, HeatMaps, TestSet
 from declip_pl.cross_eval.map_folder import MapFolder
@@ -59,6 +60,7 @@ def score_all(
         "tests": {t.name: ScoredSet(len(t.data), t.sha256) for t in tests},
         "thresholds": {},
         "cells": {},
+        "baselines": score_answers(folder, data, tests, failures),
         "device": str(device),
     }
     # Where nothing is left to score, no encoder is loaded. What fails here is tried again below.

@@ -248,13 +248,17 @@ class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
         Args:
             most: Of more masks, this many evenly spread ones are taken.
         """
-        files = find_samples(self.layout, "train", *self.trained_generators)[0]
-        files = files[:: max(1, -(-len(files) // most))]
+        files = self.train_mask_files(most)
         for sample in files:
             if sample.mask:
                 rule = sample.mask_rule or self.mask_rule
                 yield resize_mask(read_mask(sample.mask, rule), OUTPUT_SIZE)
         self.stamps.check(*files_of(files))
+
+    def train_mask_files(self, most: int = 2000) -> list[Sample]:
+        """Return the photos whose masks :meth:`train_masks` yields."""
+        files = find_samples(self.layout, "train", *self.trained_generators)[0]
+        return files[:: max(1, -(-len(files) // most))]
 
     def train_dataloader(self) -> DataLoader[Item]:
         """Return shuffled batches, in an order that depends on the seed and the epoch only."""

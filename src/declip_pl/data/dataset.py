@@ -201,6 +201,11 @@ class LocalizationDataset(Dataset[Item]):
         self.stamps.check(Path(path))
         return photo
 
+    @staticmethod
+    def photo_size(path: str) -> tuple[int, int]:
+        """Return width and height of one of the photos, without decoding it."""
+        return size_of(Path(path))
+
     def check_photos(self) -> None:
         """Make sure that what was made of the photos was made of those that the run began with.
 
