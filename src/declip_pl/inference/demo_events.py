@@ -244,7 +244,7 @@ class Events:
             **dict.fromkeys(empty, ""),
             results.shown: None,
             results.status: "Loading the model ...",
-            results.cancel: gradio.update(visible=True),
+            results.working: gradio.update(visible=True),
             results.looks: _hidden(),
             results.column: _hidden(),
             **self._no_files(),
@@ -253,7 +253,7 @@ class Events:
     def _idle(self, status: str) -> Values:
         """Return what a page shows that does nothing any more."""
         results = self.results
-        return {results.status: status, results.progress: "", results.cancel: _hidden()}
+        return {results.status: status, results.progress: "", results.working: _hidden()}
 
     def _no_files(self) -> Values:
         """Return what takes files away that are of another photo or threshold."""

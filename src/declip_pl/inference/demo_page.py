@@ -79,7 +79,7 @@ def build_page(
 
 def _connect(events: Events, inputs: Inputs, results: Results, network: dict[str, Any]) -> None:
     options = [inputs.model, inputs.tiles]
-    still = (results.wipe, results.zoom, results.make, results.files)
+    still = (results.cancel, results.wipe, results.zoom, results.make, results.files)
     changed = [part for part in vars(results).values() if part not in still] + results.files
     looks: dict[str, Any] = network | {"show_progress_on": results.status}
     uploaded = inputs.file.upload(
@@ -94,7 +94,7 @@ def _connect(events: Events, inputs: Inputs, results: Results, network: dict[str
         **looks,
     )
     inputs.model.change(events.about, inputs.model, inputs.about, **_OWN)
-    idle = [inputs.file, results.status, results.progress, results.cancel]
+    idle = [inputs.file, results.status, results.progress, results.working]
     for looking in (uploaded, selected, again):
         looking.success(js=INTO_VIEW)
     results.cancel.click(

@@ -44,12 +44,14 @@ class Results:
     """What is shown of photos.
 
     ``shown`` keeps what was found for the next threshold or model, ``column`` holds all that is
-    there for a photo alone. ``status`` is read out, ``progress`` is not. ``threshold`` is a slider:
-    it goes to where each photo was cut, and cuts where it is moved to.
+    there for a photo alone. ``status`` is read out, ``progress`` is not; ``working`` holds it,
+    as long as something can be cancelled, so that progress that comes late is not seen.
+    ``threshold`` is a slider: it goes to where each photo was cut, and cuts where it is moved to.
     """
 
     shown: Any
     status: Any
+    working: Any
     progress: Any
     cancel: Any
     problem: Any
@@ -103,12 +105,9 @@ def _place_inputs(models: Mapping[str, Choice], about: str, photos: Sequence[Sam
 
 
 def _place_results() -> Results:
-    shown, status, progress = (
-        gradio.State(),
-        gradio.HTML(elem_id="status"),
-        gradio.HTML(elem_id="progress"),
-    )
-    cancel = gradio.Button("Cancel", visible=False)
+    shown, status = gradio.State(), gradio.HTML(elem_id="status")
+    with gradio.Column(visible=False) as working:
+        progress, cancel = gradio.HTML(elem_id="progress"), gradio.Button("Cancel")
     problem = gradio.HTML(elem_id="problem")
     looks = _gallery([], label="Photos looked at", visible=False, elem_id="looks")
     score = gradio.HTML(elem_id="score")
@@ -137,6 +136,7 @@ def _place_results() -> Results:
     return Results(
         shown,
         status,
+        working,
         progress,
         cancel,
         problem,
