@@ -183,7 +183,7 @@ def test_a_cell_says_what_its_photos_are_like(cells, model):
     fields = np.zeros((4, 4), bool)
     fields[[0, 1, 3], [0, 1, 3]] = True  # two meet at a corner, the third stands alone
     photo = Photo("p0", np.full(16, 0.5), fields)
-    cell = cells.score(model, Enlarge(), fakes(photos=[photo]), CHOSEN)
+    cell = cells.score(model, ENLARGED, fakes(photos=[photo]), CHOSEN)
     facts = {name: values.tolist() for name, values in cell.facts.items()}
     assert facts == {"width": [40], "height": [30], "regions": [2]}
     assert cell.areas.tolist() == [100 * 3 / 16]
