@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 # because WSL exports NAME to every process. A switch is given by 1.
 LONGER := GEN:generator RUN:name
 SWITCHES := RESUME OVERWRITE LOO NONE TILES INT8
-IS_WORD := MODELS MODEL PHOTOS
+IS_WORD := MODELS MODEL PHOTOS QUESTION
 lower = $(shell echo '$(1)' | tr 'A-Z' 'a-z')
 quoted = '$(subst ','\'',$(1))'
 long = $(or $(patsubst $(1):%,%,$(filter $(1):%,$(LONGER))),$(call lower,$(1)))
@@ -25,7 +25,7 @@ empty :=
 folders = $(subst $(empty) ,$(comma),$(strip $(PHOTOS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help train cross-eval predict demo starter forge dashboard bench data weights test test-slow docs lint clean
+.PHONY: help train cross-eval ablate predict demo starter forge dashboard bench data weights test test-slow docs lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ train: $(VENV)/.installed  ## train a localizer on one generator and test it: ma
 
 cross-eval: $(VENV)/.installed  ## every generator's model (trained if missing) against every generator
 	@$(BIN)/declip-pl cross-eval $(MODELS) $(OPTIONS)
+
+ablate: $(VENV)/.installed  ## what changes when one thing changes: make ablate QUESTION=layer
+	@$(BIN)/declip-pl ablate $(call quoted,$(QUESTION)) $(OPTIONS)
 
 predict: $(VENV)/.installed  ## where were these painted over? make predict PHOTOS="a.jpg holiday/"
 	@$(BIN)/declip-pl predict $(PHOTOS) $(if $(MODEL),--model=$(call quoted,$(MODEL))) $(OPTIONS)

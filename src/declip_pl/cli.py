@@ -59,6 +59,7 @@ COMMANDS: dict[str, Command] = {
     "test": Command(_TRAIN, "training.train:test", ("model",), further=True),
     "runs": Command(_TRAIN, "inference.runs:runs"),
     "cross-eval": Command(_TRAIN, "cross_eval.command:cross_eval", ("models*",), _CELLS),
+    "ablate": Command(_TRAIN, "ablation.command:ablate", ("question",), _CELLS),
     "compare": Command(_TRAIN, "cross_eval.compare:compare", ("a", "b")),
     "dashboard": Command(_TRAIN, "cross_eval.views.wandb_dashboard:dashboard"),
     "predict": Command(_USE, "inference.predict:predict", ("paths*",), _PHOTOS),

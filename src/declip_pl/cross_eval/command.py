@@ -49,7 +49,7 @@ from declip_pl.cross_eval.provenance import describe
 from declip_pl.cross_eval.summary import summary
 from declip_pl.cross_eval.views.domains_png import domains_png
 from declip_pl.cross_eval.views.heat_map import matrix_png
-from declip_pl.cross_eval.views.report import write_report
+from declip_pl.cross_eval.views.report import REPORT, write_report
 from declip_pl.cross_eval.views.wandb_run import track
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.feature_cache import FeatureCache
@@ -110,7 +110,7 @@ def cross_eval(
     failures += unread
     if not described:
         raise UserError(_failed(failures))
-    evaluate = partial(_evaluated, named=options.encoder, pooling=pooling, device=device)
+    evaluate = partial(evaluated, named=options.encoder, pooling=pooling, device=device)
     folder = choose_folder(data, label or name_of(described), name)
     matrix = evaluate(described, data, folder, failures, start)
     if others:
@@ -133,20 +133,29 @@ def _warnings(data: LocalizationDataModule, cells: Iterable[Cell]) -> list[str]:
     return polarity_warnings(cells, data.mask_rule) + [f"warning: {line}" for line in lines]
 
 
-def _show(folder: Path, matrix: Matrix, models: Sequence[Model], warnings: Sequence[str]) -> None:
-    """Write the matrix and all that people look at, and print the summary."""
+def write_views(
+    folder: Path, matrix: Matrix, models: Sequence[Model], warnings: Sequence[str]
+) -> None:
+    """Write the matrix and all that people look at, and print the warnings."""
     write_matrix(folder, matrix)
     matrix_png(matrix, folder / "matrix.png")
-    report = write_report(folder)
+    write_report(folder)
+    for line in warnings:
+        print(line)
+
+
+def _show(folder: Path, matrix: Matrix, models: Sequence[Model], warnings: Sequence[str]) -> None:
+    """Write and log the matrix and all that people look at, and print the summary."""
+    write_views(folder, matrix, models, ())
     hints = track(folder, {model.name: model.checkpoint.path for model in models})
     print(summary(matrix))
-    print(f"report: {report}")
+    print(f"report: {folder / REPORT}")
     print(f"table:  {folder / TABLE}")
     for line in [*hints, *warnings]:
         print(line)
 
 
-def _evaluated(
+def evaluated(
     models: Sequence[Model],
     data: LocalizationDataModule,
     folder: Path,
@@ -156,8 +165,21 @@ def _evaluated(
     named: Spec | None,
     pooling: Pooling | None,
     device: torch.device,
+    show: Callable[[Path, Matrix, Sequence[Model], Sequence[str]], None] = _show,
 ) -> Matrix:
-    """Score models on a data set, write and show what came out; add to the failures."""
+    """Score models on a data set and write what came out; add to the failures.
+
+    Args:
+        models: The localizers.
+        data: What they are scored on.
+        folder: Of the cross-evaluation.
+        failures: What went wrong before.
+        start: When it began, by the monotonic clock.
+        named: Where the encoder is, if not where the models say.
+        pooling: From a map to an image's score; by default what all models say, or else top.
+        device: Where it runs.
+        show: Writes what people look at, given the warnings.
+    """
     with claim(folder, "cross-evaluating into"):
         before = check_folder(folder, data)
         results, failed = _score(models, data, folder, named, device)
@@ -166,7 +188,7 @@ def _evaluated(
         scored = (results["cells"], results["thresholds"], data.generators)
         pooled = pooling or shared_pooling(models)
         matrix = build_matrix(models, *scored, pooled, about, before)
-        _show(folder, matrix, models, _warnings(data, results["cells"].values()))
+        show(folder, matrix, models, _warnings(data, results["cells"].values()))
     return matrix
 
 

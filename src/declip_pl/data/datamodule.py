@@ -19,7 +19,7 @@ from declip_pl.data.chosen import ChosenPhotos
 from declip_pl.data.dataset import EpochSampler, Item, LocalizationDataset, collate
 from declip_pl.data.feature_cache import CachedFeatures
 from declip_pl.data.forgeries.sources import Forgeries
-from declip_pl.data.layout import FORGERIES, REAL, SPLITS, Sample, Split, find_samples
+from declip_pl.data.layout import FORGERIES, REAL, SPLITS, Sample, Split
 from declip_pl.data.masks import Polarity, read_mask
 from declip_pl.data.memory import free_memory
 from declip_pl.data.stamps import check_contents, content_hash, files_of
@@ -74,6 +74,8 @@ class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
             :mod:`declip_pl.data.feature_cache`).
         forgeries: Forgeries of untouched photos to train on as well (see
             :mod:`declip_pl.data.forgeries`).
+        train_photos: How many of the generators' training photos are used: as many of each, the
+            same for every seed, and fewer are a part of more. By default all.
 
     Attributes:
         generators: Those that are tested on.
@@ -102,6 +104,7 @@ class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
         seed: Seed = 0,
         cache: bool = True,
         forgeries: Forgeries | None = None,
+        train_photos: Annotated[int, Interval(ge=1)] | None = None,
     ) -> None:
         L.LightningDataModule.__init__(self)
         if batch_size < 1:
@@ -112,7 +115,9 @@ class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
                 f"augmentation {augmentation} and cache {cache}"
             )
         make_changes(augmentation), make_changes(perturbation)  # a wrong name fails here
-        ChosenPhotos.__init__(self, root, generator, layout, polarity, supervision, forgeries)
+        ChosenPhotos.__init__(
+            self, root, generator, layout, polarity, supervision, forgeries, train_photos
+        )
         self.augmentation = augmentation
         self.views = views
         self.perturbation = perturbation
@@ -170,7 +175,7 @@ class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
     def train_set(self) -> LocalizationDataset:
         """Return the training photos, with masks at the size of the network's output."""
         transform = build_transform(self.preprocessing, self.augmentation)
-        files = [*self.files("train", *self.names("train")), *self.further_photos("train")]
+        files = [*self.training_photos(), *self.further_photos("train")]
         turns = self.forged_samples("train")
         rule, seed, stamps = self.mask_rule, self.seed, self.stamps
         return LocalizationDataset(
@@ -241,7 +246,7 @@ class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
         Args:
             most: Of more masks, this many evenly spread ones are taken.
         """
-        files = find_samples(self.layout, "train", *self.trained_generators)[0]
+        files = [sample for sample in self.training_photos() if sample.mask]
         files = files[:: max(1, -(-len(files) // most))]
         for sample in files:
             if sample.mask:
