@@ -25,7 +25,7 @@ empty :=
 folders = $(subst $(empty) ,$(comma),$(strip $(PHOTOS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help train cross-eval ablate predict demo starter forge dashboard bench data weights test test-slow docs lint clean
+.PHONY: help train cross-eval robustness ablate predict demo starter forge dashboard bench data weights test test-slow docs lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ train: $(VENV)/.installed  ## train a localizer on one generator and test it: ma
 
 cross-eval: $(VENV)/.installed  ## every generator's model (trained if missing) against every generator
 	@$(BIN)/declip-pl cross-eval $(MODELS) $(OPTIONS)
+
+robustness: $(VENV)/.installed  ## the same models on degraded photos: make robustness MODELS="starter"
+	@$(BIN)/declip-pl robustness $(MODELS) $(OPTIONS)
 
 ablate: $(VENV)/.installed  ## what changes when one thing changes: make ablate QUESTION=layer
 	@$(BIN)/declip-pl ablate $(call quoted,$(QUESTION)) $(OPTIONS)

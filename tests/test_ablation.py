@@ -79,7 +79,6 @@ VARIANTS = {"a": {}, "b": {"model.layer": "layer2"}}
         ({"grid": {"model.layer": []}}, "expected a list"),
         ({"variants": VARIANTS, "against": "c"}, "against is 'c'"),
         ({"variants": VARIANTS, "metric": "image_auroc"}, "metric is 'image_auroc'"),
-        ({"variants": VARIANTS, "fixed": {"data.generator": "a"}}, "fixed changes data.generator"),
         ({"variants": VARIANTS, "fixed": {"epochs": 1}}, "fixed changes 'epochs'"),
         ({"variants": VARIANTS, "axis": "layer"}, "no number in 'a'"),
         ({"variants": VARIANTS, "seeds": 3}, "seeds is not known"),

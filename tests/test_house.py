@@ -23,7 +23,7 @@ FLOORS = (
     {"data"},
     {"training"},
     {"cross_eval"},
-    {"ablation"},
+    {"ablation", "robustness"},
     {"inference"},
     {"cli", "__main__"},
 )

@@ -131,7 +131,7 @@ def _plan(
     )
     # A run that another question has trained in the same way is found by its name.
     label = short_hash("\n".join([fingerprint(photos.root), *decisive]))
-    choice = asked.variants[variant].get(GENERATOR)
+    choice = asked.changes(variant).get(GENERATOR)
     choices = [str(choice)] if choice else list(photos.generators)
     return _Plan(variant, replace(recipe, label=label), choices, [])
 

@@ -9,9 +9,9 @@
     against: layer5
     axis: block                    # draw a curve over the numbers in the variants' names
 
-What varies is an entry of the recipe; ``fixed`` changes entries for all variants. With
-``data.generator`` each variant is one model; there ``each``, ``pairs`` and ``leave-one-out`` stand
-for generators of the data set. Otherwise a variant is a model for each generator.
+What varies is an entry of the recipe; ``fixed`` changes entries for all variants. A variant is a
+model for each generator of the data set or, with ``data.generator``, one model; in a grid ``each``,
+``pairs`` and ``leave-one-out`` stand there for the generators' combinations.
 """
 
 import re
@@ -73,6 +73,10 @@ class Question:
         """The name of the file."""
         return self.path.stem
 
+    def changes(self, variant: str) -> Changes:
+        """Return all that a variant changes in the recipe."""
+        return self.fixed | self.variants[variant]
+
     def sections(self, variant: str) -> Sections:
         """Return the whole recipe of a variant.
 
@@ -80,7 +84,7 @@ class Question:
             UserError: If the recipe can't be read, or a change goes into what has no entries.
         """
         found = read_recipe(self.recipe)
-        for name, value in (self.fixed | self.variants[variant]).items():
+        for name, value in self.changes(variant).items():
             if name != GENERATOR:
                 found = _changed(found, name.split("."), value, f"{self.path}: {name}")
         return found
@@ -162,8 +166,6 @@ def _variants(
 def _fixed(path: Path, content: Mapping[str, Any]) -> Changes:
     fixed = _mapping(path, content, "fixed")
     _check_entries(path, "fixed", fixed)
-    if GENERATOR in fixed:
-        raise UserError(f"{path}: fixed changes {GENERATOR}; vary it in grid or variants")
     return fixed
 
 

@@ -214,7 +214,7 @@ class Cells:
             heat = decoder(features.to(self.device).float()).sigmoid()[0, 0].cpu().numpy()
             file = Path("panels") / model.name / test.name / f"{name}.png"
             with atomic_path(self.folder / file) as temporary:
-                picture = panel(test.data.photo(item["path"]), item["mask"].numpy(), heat)
+                picture = panel(test.data.shown(item["path"]), item["mask"].numpy(), heat)
                 picture.save(temporary, compress_level=1)  # a third of the time
             drawn[name] = Panel(
                 str(file), item["name"], _number(scores[index]), sha256(self.folder / file)

@@ -166,6 +166,7 @@ def evaluated(
     pooling: Pooling | None,
     device: torch.device,
     show: Callable[[Path, Matrix, Sequence[Model], Sequence[str]], None] = _show,
+    features: Path | None = None,
 ) -> Matrix:
     """Score models on a data set and write what came out; add to the failures.
 
@@ -179,10 +180,11 @@ def evaluated(
         pooling: From a map to an image's score; by default what all models say, or else top.
         device: Where it runs.
         show: Writes what people look at, given the warnings.
+        features: Where features of the test photos are cached, if not where all others are.
     """
     with claim(folder, "cross-evaluating into"):
         before = check_folder(folder, data)
-        results, failed = _score(models, data, folder, named, device)
+        results, failed = _score(models, data, folder, named, device, features)
         failures += failed
         about = describe(folder, data, results, failures, start)
         scored = (results["cells"], results["thresholds"], data.generators)
@@ -237,6 +239,7 @@ def _score(
     folder: Path,
     named: Spec | None,
     device: torch.device,
+    features: Path | None,
 ) -> tuple[dict[str, Any], list[Failure]]:
     """Score every model on every test set; photos pass each encoder once, whatever the models.
 
@@ -267,7 +270,7 @@ def _score(
         encoder = attempt(failures, ", ".join(names), partial(_shared_encoder, sharing, named))
         if encoder is None:
             continue
-        cache = FeatureCache(encoder, perturbation=data.perturbation)
+        cache = FeatureCache(encoder, perturbation=data.perturbation, root=features)
         clean = FeatureCache(encoder)  # thresholds are chosen on photos as they are
         encoded = [
             test

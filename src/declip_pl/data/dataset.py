@@ -20,7 +20,7 @@ from declip_pl.data.images import read_photo, size_of
 from declip_pl.data.layout import Sample
 from declip_pl.data.masks import MaskRule, read_mask
 from declip_pl.data.stamps import Stamps, files_of
-from declip_pl.data.transforms import resize_mask
+from declip_pl.data.transforms import follow, resize_mask
 from declip_pl.model.features import OUTPUT_SIZE, Features
 
 
@@ -175,7 +175,7 @@ class LocalizationDataset(Dataset[Item]):
     def _read_mask(self, path: Path, own: MaskRule | None) -> NDArray[np.bool_]:
         mask = read_mask(path, own or self.mask_rule)
         self.stamps.check(path)
-        return mask
+        return follow(self.transform, mask)
 
     @staticmethod
     def _size(mask: Path | None) -> tuple[int, int]:
@@ -197,6 +197,10 @@ class LocalizationDataset(Dataset[Item]):
         photo = read_photo(path)
         self.stamps.check(Path(path))
         return photo
+
+    def shown(self, path: str) -> NDArray[np.uint8]:
+        """Return the pixels of one of the photos, cut as its mask is, otherwise as in its file."""
+        return follow(self.transform, self.photo(path))
 
     def check_photos(self) -> None:
         """Make sure that what was made of the photos was made of those that the run began with.
