@@ -18,6 +18,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from declip_pl.data.forgeries.autoencoders import UPSAMPLERS
 from declip_pl.data.forgeries.folder import ForgeryFolder
 from declip_pl.data.forgeries.forge import CONTENT
 from declip_pl.data.forgeries.operations import OPERATIONS

@@ -173,7 +173,7 @@ def test_every_shipped_degradation_is_stronger_with_each_value(found):
 
 
 def test_the_shipped_file_is_the_default():
-    assert read_degradations() == read_degradations(experiments() / "degradations.yaml")
+    assert read_degradations() == read_degradations(experiments() / "degradations/common.yaml")
 
 
 @pytest.fixture(scope="module")

@@ -76,7 +76,7 @@ def robustness(
         options: What to test on, and how missing models are trained.
         models: Runs' folders, checkpoints, saved folders, hub ids or starter to score, no others.
             By default one model for each generator of the data set, trained first where missing.
-        degradations: A YAML file; by default the one in experiments.
+        degradations: A YAML file; by default experiments/degradations/common.yaml.
         only: Names of degradations, joined by semicolons; by default all in the file.
         name: Name of the folder in outputs/robustness.
 

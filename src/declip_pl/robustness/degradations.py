@@ -18,7 +18,7 @@ from declip_pl.errors import UserError
 from declip_pl.names import check_name
 from declip_pl.training.recipe_file import experiments, read_mapping
 
-FILE = "degradations.yaml"
+FILE = "degradations/common.yaml"
 """In the folder of recipes: the degradations that come with the package."""
 
 VALUE = "VALUE"
