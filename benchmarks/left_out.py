@@ -35,9 +35,7 @@ LEFT_OUT = {
 
 def options(group: str) -> Forgeries:
     """Return how a group's forgeries are made: by nothing else."""
-    autoencoders = [
-        f"autoencoder-{kind}-*" for kind in ("nearest", "bilinear", "transposed", "shuffle")
-    ]
+    autoencoders = [f"autoencoder-{upsampler}-*" for upsampler in UPSAMPLERS]
     known = [*OPERATIONS.names(), *autoencoders, *(name for name in CONTENT if name != "own")]
     kept = LEFT_OUT[group] + (OPERATIONS.names() if group == "others" else [])
     without = [name for name in known if not any(fnmatch(name, pattern) for pattern in kept)]
