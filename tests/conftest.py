@@ -1,12 +1,14 @@
 """Small trees in the real layout and tiny CLIP models; nothing here needs a network."""
 
+import atexit
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from subprocess import Popen
 
@@ -31,6 +33,7 @@ from declip_pl.data.layout import SPLITS, Sample, build_layout, samples
 from declip_pl.metrics import table
 from declip_pl.model import checkpoint
 
+atexit.register(shutil.rmtree, os.environ["DECLIP_FEATURES"], ignore_errors=True)
 torch.set_num_threads(1)  # tests run in parallel processes
 # tqdm's own lock is shared by forks: one that is killed while it holds it stops all later ones.
 tqdm.set_lock(threading.RLock())
@@ -108,6 +111,22 @@ def wait_until(happened: Callable[[], object], process: Popen | None = None) -> 
         assert process is None or process.poll() is None, "the process ended before"
         assert time.monotonic() < end, f"it did not happen in {PATIENCE} seconds"
         time.sleep(0.02)
+
+
+def run_apart(command: Sequence[str], folder: Path, environment: Mapping[str, str]):
+    """Run a command that may start W&B's own process, and return its status and what it printed.
+
+    Its output goes to files: of a pipe the end is awaited, and W&B's process may hold it open
+    after the command has ended. That process is W&B's to end, so that is awaited within bounds.
+    """
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        done = subprocess.run(
+            command, check=False, env=environment, stdout=out, stderr=err, cwd=folder,
+            timeout=PATIENCE,
+        )  # fmt: skip
+        for file in (out, err):
+            file.seek(0)
+        return subprocess.CompletedProcess(command, done.returncode, out.read(), err.read())
 
 
 def _save(path: Path, array: np.ndarray) -> None:

@@ -22,6 +22,7 @@ from declip_pl.metrics import (
     FLOORS,
     THRESHOLDS,
     Thresholds,
+    Untouched,
     all_metrics,
     choose_thresholds,
     floor_areas,
@@ -281,23 +282,26 @@ def test_batches_do_not_matter(fakes, size):
             choice.update(maps[part], list(masks[part]), pooled, labels[part])
         found.append(choice.choose())
     chosen = labels.bool()
-    iou = area = None
-    fixed = 0.0
+    iou = untouched = None
     if chosen.any():
         iou = threshold_curves(maps[chosen, 0], masks[chosen])["iou"].double().mean(0)
     if not chosen.all():
-        area = floor_areas(maps[~chosen, 0]).double().mean(0)
-        fixed = 100 * float((maps[~chosen] > 0.5).double().mean())
-    assert found[0] == found[1] == choose_thresholds(iou, scores, labels, area, fixed)
-    assert (found[0].floor is None) == (area is None)
+        areas, over = floor_areas(maps[~chosen, 0]).double(), (maps[~chosen] > 0.5).double()
+        marked = 100 * (areas > 0).double().mean(0)
+        fixed = 100 * float(over.mean()), 100 * float(over.amax((1, 2, 3)).mean())
+        untouched = Untouched(areas.mean(0), marked, *fixed)
+    assert found[0] == found[1] == choose_thresholds(iou, scores, labels, untouched)
+    assert (found[0].floor is None) == (untouched is None)
     assert found[0].pixel is not None or not any(fakes)
 
 
 def test_a_curve_of_other_thresholds_is_refused():
     with pytest.raises(ValueError, match="an IoU for each of THRESHOLDS"):
         choose_thresholds(torch.rand(3), {}, torch.ones(0))
-    with pytest.raises(ValueError, match="an area for each of FLOORS"):
-        choose_thresholds(None, {}, torch.ones(0), torch.rand(3))
+    few, all_ = torch.rand(3), torch.rand(101)
+    for shares in ((few, few), (few, all_), (all_, few)):
+        with pytest.raises(ValueError, match="shares for each of FLOORS"):
+            choose_thresholds(None, {}, torch.ones(0), Untouched(*shares, 0.0, 0.0))
 
 
 def test_nothing_to_choose_by_gives_none():

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import wandb
+from conftest import run_apart
 from crosseval_example import as_matrix, plain_matrix, plain_model
 
 from declip_pl.cross_eval.views import wandb_dashboard as module
@@ -54,10 +54,7 @@ def call(cwd, *calls, **environment):
     """
     path = os.pathsep.join(sys.path)  # the same package as here
     clean = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), "PYTHONPATH": path} | environment
-    return subprocess.run(
-        [sys.executable, "-c", CALL, json.dumps(calls)],
-        check=False, env=clean, capture_output=True, text=True, cwd=cwd,
-    )  # fmt: skip
+    return run_apart([sys.executable, "-c", CALL, json.dumps(calls)], cwd, clean)
 
 
 def test_without_an_account_it_says_what_it_would_build(tmp_path):

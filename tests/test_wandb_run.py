@@ -3,13 +3,13 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import wandb
+from conftest import run_apart
 from crosseval_example import as_matrix, plain_cell, plain_matrix, plain_model
 from PIL import Image
 from test_cli import records
@@ -142,10 +142,7 @@ def track_apart(folder, **environment):
     """Call `track` in a process without an account, as W&B's mode holds for a whole process."""
     path = os.pathsep.join(sys.path)  # the same package as here
     clean = {"PATH": "/usr/bin:/bin", "HOME": str(folder.parent), "PYTHONPATH": path} | environment
-    done = subprocess.run(
-        [sys.executable, "-c", TRACK, folder.name],
-        check=False, env=clean, capture_output=True, text=True, cwd=folder.parent,
-    )  # fmt: skip
+    done = run_apart([sys.executable, "-c", TRACK, folder.name], folder.parent, clean)
     assert done.returncode == 0, done.stderr
     return done
 

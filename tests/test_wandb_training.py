@@ -2,11 +2,11 @@
 
 import json
 import os
-import subprocess
 import sys
 from itertools import pairwise
 
 import pytest
+from conftest import run_apart
 from test_cli import read_wandb, records
 from wandb.proto.wandb_internal_pb2 import Record
 
@@ -33,10 +33,8 @@ def logged(clip, tree, tmp_path_factory):
         "--trainer.enable_progress_bar=false",
     ]  # fmt: skip
     test = ["test", "outputs/train/run", "--generator=lama", "--trainer.accelerator=cpu"]
-    done = subprocess.run(
-        [sys.executable, "-c", COMMANDS, json.dumps([fit, test])],
-        check=False, env=environment, capture_output=True, text=True, cwd=folder,
-    )  # fmt: skip
+    command = [sys.executable, "-c", COMMANDS, json.dumps([fit, test])]
+    done = run_apart(command, folder, environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("wandb leet") == done.stdout.count("wandb sync") == 2
     return folder / "outputs/train/run"

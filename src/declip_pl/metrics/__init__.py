@@ -34,7 +34,13 @@ from declip_pl.metrics.table import (
     metric,
     untouched_metrics,
 )
-from declip_pl.metrics.thresholds import UNTOUCHED_AREA, Thresholds, choose_thresholds
+from declip_pl.metrics.thresholds import (
+    UNTOUCHED_AREA,
+    UNTOUCHED_MARKED,
+    Thresholds,
+    Untouched,
+    choose_thresholds,
+)
 from declip_pl.metrics.untouched import floor_areas, untouched_scores
 
 __all__ = [
@@ -46,10 +52,12 @@ __all__ = [
     "THRESHOLD",
     "THRESHOLDS",
     "UNTOUCHED_AREA",
+    "UNTOUCHED_MARKED",
     "Counts",
     "Metric",
     "Ranking",
     "Thresholds",
+    "Untouched",
     "all_metrics",
     "average_precision",
     "best_accuracy_threshold",

@@ -19,7 +19,7 @@ from declip_pl.metrics.localization import (
 )
 from declip_pl.metrics.sizes import by_size
 from declip_pl.metrics.table import map_metrics, untouched_metrics
-from declip_pl.metrics.thresholds import Thresholds, choose_thresholds
+from declip_pl.metrics.thresholds import Thresholds, Untouched, choose_thresholds
 from declip_pl.metrics.untouched import floor_areas, untouched_scores
 
 
@@ -175,8 +175,8 @@ class ThresholdChoice(torchmetrics.Metric):
 
     full_state_update = False
     curve: Tensor
-    area: Tensor
-    area_fixed: Tensor
+    floors: Tensor
+    fixed: Tensor
     counts: Tensor
     labels: list[Tensor] | Tensor
 
@@ -184,10 +184,10 @@ class ThresholdChoice(torchmetrics.Metric):
         super().__init__()
         self.poolings = tuple(poolings)
         curve = torch.zeros(len(THRESHOLDS), dtype=torch.float64)
-        area = torch.zeros(len(FLOORS), dtype=torch.float64)
+        floors = torch.zeros(2, len(FLOORS), dtype=torch.float64)
         self.add_state("curve", curve, dist_reduce_fx="sum")
-        self.add_state("area", area, dist_reduce_fx="sum")
-        self.add_state("area_fixed", area.new_zeros(()), dist_reduce_fx="sum")
+        self.add_state("floors", floors, dist_reduce_fx="sum")
+        self.add_state("fixed", floors.new_zeros(2), dist_reduce_fx="sum")
         self.add_state("counts", torch.zeros(2, dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("labels", [], dist_reduce_fx="cat")
         for index in range(len(self.poolings)):
@@ -226,8 +226,8 @@ class ThresholdChoice(torchmetrics.Metric):
         pooled = (getattr(self, f"scores_{index}") for index in range(len(self.poolings)))
         return [
             self.curve,
-            self.area,
-            self.area_fixed,
+            self.floors,
+            self.fixed,
             self.counts,
             _cat(self.labels),
             *map(_cat, pooled),
@@ -235,13 +235,12 @@ class ThresholdChoice(torchmetrics.Metric):
 
     def choose(self) -> Thresholds:
         """Return the thresholds, as :func:`declip_pl.metrics.choose_thresholds` chooses them."""
-        curve, area, fixed, counts, labels, *pooled = self.compute()
+        curve, floors, fixed, counts, labels, *pooled = self.compute()
         return choose_thresholds(
             curve / counts[0] if counts[0] else None,
             dict(zip(self.poolings, pooled, strict=True)),
             labels,
-            area / counts[1] if counts[1] else None,
-            float(fixed / counts[1]) if counts[1] else 0.0,
+            Untouched(*(floors / counts[1]), *(fixed / counts[1]).tolist()) if counts[1] else None,
         )
 
     def image_auroc(self) -> dict[str, float | None]:
@@ -259,9 +258,11 @@ class ThresholdChoice(torchmetrics.Metric):
                 curves = threshold_curves(resized, stacked)["iou"].double()
                 self.curve += curves.sum(0).to(self.curve.device)
             else:
-                self.area += floor_areas(resized).double().sum(0).to(self.area.device)
-                fixed = untouched_scores(resized)["untouched_area"].double().sum()
-                self.area_fixed += fixed.to(self.area.device)
+                areas = floor_areas(resized).double()
+                floors = torch.stack([areas.sum(0), 100 * (areas > 0).double().sum(0)])
+                self.floors += floors.to(self.floors.device)
+                fixed = untouched_scores(resized).values()  # the area, and whether there is a mark
+                self.fixed += torch.stack([v.double().sum() for v in fixed]).to(self.fixed.device)
             self.counts[kind] += len(stacked)
 
 

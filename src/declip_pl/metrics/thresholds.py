@@ -9,9 +9,9 @@ from declip_pl.metrics.decision import FLOORS
 from declip_pl.metrics.detection import best_accuracy_threshold
 from declip_pl.metrics.localization import THRESHOLDS
 
-UNTOUCHED_AREA = 1.0
-"""Percent of the untouched photos' pixels that the decision may always mark, where its floor is
-chosen."""
+UNTOUCHED_AREA, UNTOUCHED_MARKED = 1.0, 20.0
+"""Percent of the untouched photos' pixels that the decision may always mark, and of the photos that
+may always have a mark, where its floor is chosen."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,44 @@ class Thresholds:
     floor: float | None = None
 
 
+@dataclass(frozen=True)
+class Untouched:
+    """What is marked of untouched photos, in percent.
+
+    Attributes:
+        area: ``[len(FLOORS)]`` share of their pixels that the decision marks with each of
+            :data:`declip_pl.metrics.FLOORS`.
+        marked: ``[len(FLOORS)]`` share of the photos that then have a mark.
+        area_fixed: Share of the pixels that are marked at 0.5.
+        marked_fixed: Share of the photos that then have a mark.
+    """
+
+    area: Tensor
+    marked: Tensor
+    area_fixed: float
+    marked_fixed: float
+
+    def lowest_floor(self) -> float:
+        """Return the lowest floor that marks no more than is allowed, or else 1.
+
+        Allowed are :data:`UNTOUCHED_AREA` of the pixels and :data:`UNTOUCHED_MARKED` of the photos,
+        or as much as at 0.5 where that is more.
+
+        Raises:
+            ValueError: If there is not a share for each floor.
+        """
+        if not self.area.shape == self.marked.shape == (len(FLOORS),):
+            raise ValueError(f"expected shares for each of FLOORS; found {list(self.area.shape)}")
+        area = self.area <= max(UNTOUCHED_AREA, self.area_fixed)
+        within = (area & (self.marked <= max(UNTOUCHED_MARKED, self.marked_fixed))).tolist()
+        return FLOORS[within.index(True)] if any(within) else FLOORS[-1]
+
+
 def choose_thresholds(
     iou: Tensor | None,
     scores: Mapping[str, Tensor],
     labels: Tensor,
-    area: Tensor | None = None,
-    area_fixed: float = 0.0,
+    untouched: Untouched | None = None,
 ) -> Thresholds:
     """Choose a model's thresholds: the lowest of equally good ones.
 
@@ -44,19 +76,14 @@ def choose_thresholds(
             :data:`declip_pl.metrics.THRESHOLDS`; None without such photos.
         scores: ``[N]`` float scores in [0, 1] of all photos, by pooling.
         labels: ``[N]`` 1 = fake, 0 = real; without one of them no image threshold is chosen.
-        area: ``[len(FLOORS)]`` percent of the untouched photos' pixels that the decision marks with
-            each of :data:`declip_pl.metrics.FLOORS`; the floor is the lowest that keeps it within
-            :data:`UNTOUCHED_AREA` or ``area_fixed``, whichever is more, or else 1. None without
-            such photos.
-        area_fixed: Percent of these pixels that are marked at 0.5.
+        untouched: What is marked of the untouched photos, by which the floor is chosen; None
+            without such photos.
 
     Raises:
         ValueError: If an argument is anything else.
     """
     if iou is not None and iou.shape != (len(THRESHOLDS),):
         raise ValueError(f"expected an IoU for each of THRESHOLDS; found {list(iou.shape)}")
-    if area is not None and area.shape != (len(FLOORS),):
-        raise ValueError(f"expected an area for each of FLOORS; found {list(area.shape)}")
     both = labels.numel() > 0 and bool(labels.min() != labels.max())
     return Thresholds(
         None if iou is None else THRESHOLDS[int(iou.argmax())],
@@ -64,10 +91,5 @@ def choose_thresholds(
             name: best_accuracy_threshold(values, labels) if both else None
             for name, values in scores.items()
         },
-        None if area is None else _lowest_floor(area, max(UNTOUCHED_AREA, area_fixed)),
+        untouched.lowest_floor() if untouched else None,
     )
-
-
-def _lowest_floor(area: Tensor, allowed: float) -> float:
-    within = (area <= allowed).tolist()
-    return FLOORS[within.index(True)] if any(within) else FLOORS[-1]
