@@ -1,8 +1,8 @@
 """Make a data set to choose a recipe on: of its test photos none is any benchmark's.
 
-Training photos and validation photos are linked from a data set in Dolos' layout. The "test" split
-holds the validation photos again: as the generator made them, and forged by operations that
-training is then told to leave out (``LEFT_OUT``, for ``data.forgeries.without``)::
+Training photos are linked from a data set in Dolos' layout, as is half of the validation photos. The
+"test" split is the other half: as the generator made them, and forged by operations that training
+is then told to leave out (``LEFT_OUT``, for ``data.forgeries.without``)::
 
     python -m benchmarks.left_out SET GENERATOR OUTPUT
     declip-pl ablate levers --data OUTPUT
@@ -13,6 +13,7 @@ once, by what was kept.
 
 import shutil
 import sys
+from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from declip_pl.data.forgeries.forge import CONTENT
 from declip_pl.data.forgeries.operations import OPERATIONS
 from declip_pl.data.forgeries.sources import Forgeries
 from declip_pl.data.layout import build_layout
+from declip_pl.files import short_hash
 
 LEFT_OUT = {
     "autoencoders": ["autoencoder-transposed-*", "autoencoder-bilinear-*"],
@@ -42,28 +44,43 @@ def options(group: str) -> Forgeries:
     return Forgeries(photos=[], versions=2, seed=0, without=without)
 
 
-def link(source: Path, place: Path) -> None:
-    """Link a folder."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.symlink_to(source.resolve(), target_is_directory=True)
+def is_for_test(photo: Path) -> bool:
+    """Whether a validation photo, or what was made of it, is tested on."""
+    return int(short_hash(photo.stem), 16) % 2 == 0
+
+
+def link(files: Iterable[Path], folder: Path) -> None:
+    """Link files into a folder."""
+    folder.mkdir(parents=True)
+    for file in files:
+        (folder / file.name).symlink_to(file.resolve())
+
+
+def link_splits(root: Path, output: Path) -> None:
+    """Link a folder of splits: training photos, and validation photos in two halves."""
+    kept: dict[bool, list[Path]] = {True: [], False: []}
+    for file in sorted((root / "valid").iterdir()):
+        kept[is_for_test(file)].append(file)
+    link((root / "train").iterdir(), output / "train")
+    link(kept[False], output / "valid")
+    link(kept[True], output / "test")
 
 
 def main(root: Path, generator: str, output: Path) -> None:
     """Write the data set."""
-    for split, origin in {"train": "train", "valid": "valid", "test": "valid"}.items():
-        link(root / "real" / origin, output / "real" / split)
-        for kind in ("images", "masks"):
-            made = output / "fake" / generator / kind / split
-            link(root / "fake" / generator / kind / origin, made)
+    for place in ("real", f"fake/{generator}/images", f"fake/{generator}/masks"):
+        link_splits(root / place, output / place)
     for group in LEFT_OUT:
         folder = ForgeryFolder(build_layout("dolos", root), options(group))
         images, masks = (output / "fake" / group / kind / "test" for kind in ("images", "masks"))
         images.mkdir(parents=True), masks.mkdir(parents=True)
-        samples = [s for version in folder.samples("valid") for s in version if s.mask]
-        for sample in samples:
-            shutil.copyfile(sample.image, images / sample.image.name)
-            ImageOps.invert(Image.open(sample.mask).convert("L")).save(masks / sample.image.name)
-        print(f"{group}: {len(samples)} photos")
+        made = [forged for forged in folder.manifest.forgeries if forged.split == "valid"]
+        names = [f.name for f in made if f.about.mask_sha256 and is_for_test(Path(f.photo))]
+        for name in names:
+            shutil.copyfile(folder.image(name), images / f"{name}.png")
+            mask = Image.open(folder.mask(name)).convert("L")
+            ImageOps.invert(mask).save(masks / f"{name}.png")
+        print(f"{group}: {len(names)} photos")
 
 
 if __name__ == "__main__":
