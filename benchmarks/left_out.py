@@ -1,8 +1,8 @@
 """Make a data set to choose a recipe on: of its test photos none is any benchmark's.
 
-Training photos are linked from a data set in Dolos' layout, as is half of the validation photos. The
-"test" split is the other half: as the generator made them, and forged by operations that training
-is then told to leave out (``LEFT_OUT``, for ``data.forgeries.without``)::
+Training photos are linked from a data set in Dolos' layout, as is half of the validation photos.
+The "test" split is the other half: as the generator made them, and forged by operations that
+training is then told to leave out (``LEFT_OUT``, for ``data.forgeries.without``)::
 
     python -m benchmarks.left_out SET GENERATOR OUTPUT
     declip-pl ablate levers --data OUTPUT
