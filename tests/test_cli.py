@@ -5,13 +5,13 @@ import os
 import re
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.offline_run import records
 from conftest import PATIENCE, make_clip, make_tree, wait_until
 from PIL import Image
 
@@ -493,22 +493,6 @@ def read_wandb(path):
         updates = [*record.run.config.update, *record.config.update]
         config |= {item.key: json.loads(item.value_json) for item in updates if item.key}
     return keys, config
-
-
-def records(content):
-    """Yield the records of a LevelDB log: blocks of 32 KiB, each record maybe in several parts."""
-    position, parts, block = 7, [], 32768  # W&B's own header
-    while position + 7 <= len(content):
-        if block - position % block < 7:  # too little for a header: padding
-            position += block - position % block
-            continue
-        length, kind = struct.unpack_from("<HB", content, position + 4)
-        position += 7
-        parts.append(content[position : position + length])
-        position += length
-        if kind in (1, 4):  # whole, or the last part
-            yield b"".join(parts)
-            parts = []
 
 
 def test_wrong_checkpoint_files(finished, error_of):

@@ -11,9 +11,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from benchmarks.offline_run import records
 from conftest import make_clip, make_tree
 from PIL import Image
-from test_cli import records
 from wandb.proto.wandb_internal_pb2 import Record
 
 from declip_pl.inference.model_card import model_card

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wandb
+from benchmarks.offline_run import records
 from conftest import run_apart
 from crosseval_example import as_matrix, plain_cell, plain_matrix, plain_model
 from PIL import Image
-from test_cli import records
 
 from declip_pl.cross_eval.cell import cell_path, read_cell, write_cell
 from declip_pl.cross_eval.views.wandb_run import matrix_rows, summary_figures, track
@@ -199,7 +199,7 @@ def test_the_run_says_what_it_is(offline):
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
     assert (run.project, run.run_group, run.job_type) == ("declip-pl", "mini", "cross-eval")
     assert run.display_name == "cross-eval mini-tiny" and run.notes == "mini is a stand-in"
-    assert set(run.tags) == {"cross-eval", "mini", "ldm", "lama", "all-but-ldm", "0", "1",
+    assert set(run.tags) == {"cross-eval", "mini", "ldm", "lama", "all-but-ldm", "seed-0", "seed-1",
                              "tiny-clip+rn50", "layer1", "linear", "full"}  # fmt: skip
     del config["_wandb"]
     assert config == {
@@ -290,16 +290,29 @@ def test_summary_report_and_files(offline):
     figures = summary_figures(as_matrix(matrix))
     assert set(figures) == {
         *("iou/in_domain", "iou/out_of_domain", "iou/worst_out_of_domain", "iou/by_train/ldm"),
-        *("iou/by_test/lama", "iou/leave_one_out/all-but-ldm", "image_ap/in_domain"),
-    }  # what is undefined is left out
+        *("iou/by_test/lama", "iou/leave_one_out/all-but-ldm"),
+    }  # what is undefined is left out, and metrics for which there is no room
     assert figures["iou/by_train/ldm"] == matrix["summary"]["iou"]["by_train"]["ldm"]["value"]
-    for kept in (logged, summary):
-        assert {name: kept[name] for name in figures} == figures
+    assert {name: summary[name] for name in figures} == figures
+    assert not any("/" in name and not name.startswith("panels/") for name in logged)  # no curves
     page = run_folder / "files" / logged["report"]["path"]
     assert page.read_text() == (folder / "report.html").read_text()
     assert {"matrix.json", "matrix.csv"} <= files
     assert json.loads((run_folder / "files/matrix.json").read_text()) == matrix
     assert all(kind == "run_table" for _, kind in artifacts)  # no checkpoint is packed offline
+
+
+def test_every_mean_is_in_a_table(offline):
+    _, matrix, run_folder, _ = offline
+    _, logged, *_ = read_run(run_folder)
+    columns, rows = table_of(run_folder, logged["means"])
+    assert columns == ["metric", "mean", "of", "value", "ci_low", "ci_high", "n"]
+    found = {tuple(row[:3]): row[3:] for row in rows}
+    means = matrix["summary"]["image_ap"]["in_domain"]
+    expected = [means[key] for key in ("value", "low", "high", "n")]
+    assert found["image_ap", "in_domain", ""] == expected
+    assert found["iou", "by_train", "lama"] == [None, None, None, 0]
+    assert ("iou", "worst_out_of_domain", "") in found
 
 
 def test_it_says_how_to_look_at_an_offline_run(offline):
@@ -366,6 +379,7 @@ class RecordingRun:
         self.dir = folder / "files"
         self.dir.mkdir(exist_ok=True)
         self.fail, self.logged, self.artifacts, self.closed = fail, {}, [], None
+        self.summary = {}
 
     def __enter__(self):
         return self

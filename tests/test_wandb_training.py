@@ -1,13 +1,15 @@
 """What W&B is told of a training and of later tests: runs of their own, and the best score."""
 
+import csv
 import json
 import os
 import sys
 from itertools import pairwise
 
 import pytest
+from benchmarks.offline_run import records
 from conftest import run_apart
-from test_cli import read_wandb, records
+from test_cli import read_wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
 COMMANDS = """
@@ -63,9 +65,31 @@ def test_the_run_holds_the_curves(logged, clip):
     (run,) = logged.glob("wandb/offline-run-*/run-*.wandb")
     keys, config = read_wandb(run)
     curves = {"train/loss_epoch", "val/iou", "val/score", "learning_rate", "panels"}
-    assert keys >= curves | {"test/ldm/iou"}
+    assert keys >= curves and not any(key.startswith("test/") for key in keys)
     facts = {"layer": "layer1", "decoder": "linear", "generator": "ldm", "seed": 0}
-    assert config | facts | {"encoder": clip.name} == config and config["model"]
+    facts |= {"encoder": clip.name, "encoder_source": f"folder {clip.name}", "notice": ""}
+    assert config | facts == config and config["model"]
+    assert "seed-0" in started(only(logged)).tags
+
+
+def summary_of(found):
+    """Return the last value of each entry of a run's summary."""
+    items = [item for record in found for item in record.summary.update]
+    return {item.key: json.loads(item.value_json) for item in items if item.key}
+
+
+def test_what_a_run_has_once_is_in_its_summary(logged):
+    summary = summary_of(only(logged))
+    results = json.loads((logged / "test_metrics.json").read_text())
+    assert summary["test/ldm/iou"] == results["scores"]["ldm"]["iou"]
+    with (logged / "metrics.csv").open(newline="") as file:
+        epochs = list(csv.DictReader(file))
+    best = max(epochs, key=lambda epoch: float(epoch["val/score"]))
+    assert summary["best/epoch"] == float(best["epoch"])
+    assert summary["best/iou"] == float(best["val/iou"])
+    assert not any(key.endswith("_n") for key in summary)
+    other = summary_of(only(logged / "evaluations"))
+    assert other["test/lama/iou"] >= 0 and not any(key.startswith("best/") for key in other)
 
 
 def figures(updates):

@@ -4,10 +4,12 @@ import hashlib
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -210,3 +212,11 @@ def _refusal(error: Exception, temporary: Path) -> int | None:
     except OSError as reason:
         return reason.errno
     return None
+
+
+def command(name: str) -> str:
+    """Return how to call a program of this environment from here: by name, or by its path."""
+    beside = Path(sys.executable).with_name(name)
+    if shutil.which(name) or not beside.exists():
+        return name
+    return quote(str(relative(beside)))

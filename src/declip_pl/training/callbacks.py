@@ -16,6 +16,7 @@ from declip_pl.data.dataset import Batch, LocalizationDataset
 from declip_pl.files import atomic_path, file_name
 from declip_pl.panels import panel
 from declip_pl.training.kept_epochs import KeptEpoch
+from declip_pl.training.wandb_runs import summarised
 
 PANELS = "panels"
 """Where a run's folder keeps pictures of validation photos."""
@@ -52,6 +53,16 @@ class History(Callback):
         self._validated = False
         self.rows.append({"epoch": trainer.current_epoch, **figures})
         self._write(trainer)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Have W&B's summary hold the figures of the best epoch, as ``best/...``."""
+        kept = [c for c in trainer.callbacks if isinstance(c, KeptEpoch) and c.monitor]  # type: ignore[attr-defined]
+        rows = [row for row in self.rows if kept and kept[0].monitor in row]
+        if rows and trainer.is_global_zero:
+            choose = max if kept[0].mode == "max" else min
+            best = choose(rows, key=lambda row: row[str(kept[0].monitor)])
+            names = (name for name in best if name == "epoch" or name.startswith("val/"))
+            summarised(trainer.logger, {f"best/{n.removeprefix('val/')}": best[n] for n in names})
 
     def _write(self, trainer: L.Trainer) -> None:
         if trainer.is_global_zero and not is_trial(trainer):
@@ -133,8 +144,11 @@ class Panels(Callback):
 
     def _chosen(self, trainer: L.Trainer) -> list[str]:
         data = _validated(trainer)
-        step = max(1, len(data) // self.count)
-        return [data.path(index) for index in range(0, len(data), step)][: self.count]
+        # Of each source photo one: several generators may have manipulated it.
+        first = {sample.name: str(sample.image) for sample in reversed(data.samples)}
+        paths = list(first.values())[::-1]
+        step = max(1, len(paths) // self.count)
+        return paths[::step][: self.count]
 
 
 def _validated(trainer: L.Trainer) -> LocalizationDataset:

@@ -267,7 +267,8 @@ class DeclipCLI(LightningCLI):
             trained_on = self.checkpoint.trained_on
             name = f"{name} on {group}/{data.generator}"
             group = (trained_on and trained_on.data) or group
-        options = wandb_options(name, group, str(self.subcommand), facts.values())
+        tags = [f"seed-{value}" if key == "seed" else value for key, value in facts.items()]
+        options = wandb_options(name, group, str(self.subcommand), tags)
         return make_logger(
             self._logs,
             **options,
@@ -300,7 +301,9 @@ class _SaveConfig(SaveConfigCallback):
         if not resumed or read_recipe(path)["trainer"]["max_epochs"] != epochs:
             write_text(path, self.parser.dump(_repeatable(config), skip_none=False))
         if isinstance(trainer.logger, WandbLogger):
-            trainer.logger.log_hyperparams(self.config.as_dict())
+            source = pl_module.network.encoder.identity.source  # type: ignore[union-attr]
+            told = {"encoder_source": source, "notice": trainer.datamodule.notice}  # type: ignore[attr-defined]
+            trainer.logger.log_hyperparams(self.config.as_dict() | told)
 
 
 def _repeatable(config: Namespace) -> Namespace:

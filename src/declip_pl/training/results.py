@@ -1,9 +1,7 @@
 """What a test leaves behind: ``test_metrics.json`` and the closing summary."""
 
 import platform
-import shutil
 import subprocess
-import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,7 +12,7 @@ from typing import Any
 from declip_pl import __version__, parts
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.errors import UserError
-from declip_pl.files import file_name, relative, sha256, short_hash
+from declip_pl.files import command, file_name, sha256, short_hash
 from declip_pl.metrics import map_metrics
 from declip_pl.model.checkpoint import WEIGHTS_FILE, read_checkpoint
 from declip_pl.model.description import TrainedOn
@@ -168,14 +166,6 @@ def _thresholds(scores: dict[str, float]) -> str:
     }
     found = [f"{what} {scores[key]:.3f}" for what, key in named.items() if key in scores]
     return ", ".join(found) or "none, the checkpoint holds none"
-
-
-def command(name: str) -> str:
-    """Return how to call a program of this environment from here: by name, or by its path."""
-    beside = Path(sys.executable).with_name(name)
-    if shutil.which(name) or not beside.exists():
-        return name
-    return quote(str(relative(beside)))
 
 
 def git_commit() -> str | None:

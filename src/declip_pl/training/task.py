@@ -29,6 +29,7 @@ from declip_pl.training.encoding import EncodePhotos
 from declip_pl.training.loss import build_loss
 from declip_pl.training.same_data import check_same_data
 from declip_pl.training.scoring import NO_THRESHOLDS, Scoring
+from declip_pl.training.wandb_runs import summarised
 
 REAL_TEST, FORGED_VALID = f"test/{REAL}", f"valid/{FORGERIES}"
 
@@ -239,7 +240,8 @@ class LocalizationTask(L.LightningModule):
                 scores = self.scoring.scores(index)
                 scores |= {key: value for key, value in known.items() if value is not None}
                 self.results[name.removeprefix("test/")] = scores
-                self.log_dict({f"{name}/{key}": value for key, value in scores.items()})
+                figures = {f"{name}/{key}": value for key, value in scores.items()}
+                self.log_dict(figures, logger=not summarised(self.logger, figures))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Describe the localizer beside its weights."""

@@ -12,9 +12,8 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from declip_pl.errors import UserError
-from declip_pl.files import expanded
+from declip_pl.files import command, expanded
 from declip_pl.privacy import all_without_folders
-from declip_pl.training.results import command
 
 PROJECT = "declip-pl"
 """The W&B project of all training runs and cross-evaluations."""
@@ -133,6 +132,21 @@ def make_logger(folder: Path, **options: Any) -> WandbLogger:
     )
     logger._wandb_init.pop("anonymous", None)  # Lightning sets it, and wandb warns of it
     return logger
+
+
+def summarised(logger: Any, figures: dict[str, Any]) -> bool:
+    """Put figures into a run's summary, not into its curves, and return whether it is W&B's.
+
+    A figure that a run has once is no curve.
+
+    Args:
+        logger: Any logger of Lightning's, or None.
+        figures: By name; how many photos a score is made of (``..._n``) is left out.
+    """
+    if not isinstance(logger, WandbLogger):
+        return False
+    logger.experiment.summary.update({k: v for k, v in figures.items() if not k.endswith("_n")})
+    return True
 
 
 def wandb_id(folder: Path) -> str | None:

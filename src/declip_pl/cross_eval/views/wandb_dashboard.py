@@ -11,8 +11,8 @@ from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 from declip_pl.cross_eval.matrix import ROOT, Matrix, read_matrix, readable_matrices
 from declip_pl.cross_eval.views.wandb_run import JOB_TYPE, panels_key
 from declip_pl.errors import UserError
+from declip_pl.files import command
 from declip_pl.metrics import all_metrics
-from declip_pl.training.results import command
 from declip_pl.training.wandb_runs import PROJECT, wandb_mode, wandb_project
 
 if TYPE_CHECKING:

@@ -1,5 +1,6 @@
 """A finished cross-evaluation as a W&B run of its own, beside its training runs."""
 
+import logging
 import math
 import re
 import shutil
@@ -11,10 +12,19 @@ from typing import Any
 import wandb
 
 from declip_pl.cross_eval.cell import Cell, finished_cell
-from declip_pl.cross_eval.matrix import FILE, TABLE, Matrix, Panel, ScoredModel, read_matrix
-from declip_pl.files import relative, shortened
+from declip_pl.cross_eval.matrix import (
+    FILE,
+    TABLE,
+    Matrix,
+    Panel,
+    Score,
+    ScoredModel,
+    Summary,
+    read_matrix,
+)
+from declip_pl.files import command, relative, shortened
+from declip_pl.metrics import find_metric
 from declip_pl.records import to_json
-from declip_pl.training.results import command
 from declip_pl.training.run_folder import MOST
 from declip_pl.training.wandb_runs import (
     private_settings,
@@ -26,6 +36,7 @@ from declip_pl.training.wandb_runs import (
 
 JOB_TYPE = "cross-eval"
 MATRIX_COLUMNS = ("train", "test", "metric", "value", "ci_low", "ci_high", "n", "in_domain")
+MEAN_COLUMNS = ("metric", "mean", "of", "value", "ci_low", "ci_high", "n")
 
 
 def track(folder: Path, checkpoints: Mapping[str, Path]) -> list[str]:
@@ -33,7 +44,8 @@ def track(folder: Path, checkpoints: Mapping[str, Path]) -> list[str]:
 
     The run stands in the project and group of its training runs and answers to the same config
     keys; where several values met, it holds them all, as in ``generator: "ldm, lama"``. It gets
-    the matrix and every photo's scores as tables, the summary's figures, the pictures, the report,
+    the matrix, all means and every photo's scores as tables, the means of a few metrics in its
+    summary, the pictures, the report,
     and, where W&B is online, the checkpoints as artifacts. Logging a folder again continues its
     run.
 
@@ -84,17 +96,36 @@ def photo_table(
     return columns, [[record.get(name) for name in columns] for record in records]
 
 
+def mean_rows(matrix: Matrix) -> list[list[Any]]:
+    """Return one row of :data:`MEAN_COLUMNS` for each mean over cells."""
+    return [
+        [metric, part, name, *map(_number, (score.value, score.low, score.high)), score.n]
+        for metric, summary in matrix.summary.items()
+        for part, name, score in _means(summary)
+    ]
+
+
 def summary_figures(matrix: Matrix) -> dict[str, float]:
-    """Return the summary's defined values under names such as ``iou/by_train/ldm``."""
-    figures: dict[str, float | None] = {}
-    for metric, summary in matrix.summary.items():
-        for part, found in vars(summary).items():
-            if isinstance(found, dict):  # a figure for each row or column
-                figures |= {f"{metric}/{part}/{name}": score.value for name, score in found.items()}
-            elif found:
-                figures[f"{metric}/{part}"] = found.value
-    defined = {name: _number(value) for name, value in figures.items()}
-    return {name: value for name, value in defined.items() if value is not None}
+    """Return the defined means that a table of runs is sorted by, such as ``iou/by_train/ldm``.
+
+    They are those of the metrics that are shown where there is room for a few.
+    """
+    return {
+        "/".join(filter(None, (metric, part, name))): score.value
+        for metric, summary in matrix.summary.items()
+        if find_metric(metric).key
+        for part, name, score in _means(summary)
+        if _number(score.value) is not None and score.value is not None
+    }
+
+
+def _means(summary: Summary) -> Iterator[tuple[str, str, Score]]:
+    """Yield each mean: what it is over, whose it is (a row or column, if not of all), and it."""
+    for part, found in vars(summary).items():
+        if isinstance(found, dict):
+            yield from ((part, name, score) for name, score in found.items())
+        elif found:
+            yield part, "", found
 
 
 def _log(
@@ -122,9 +153,13 @@ def _log(
         wandb.Table.MAX_ROWS = max(wandb.Table.MAX_ROWS, len(rows))
         tables = {
             "matrix": wandb.Table(list(MATRIX_COLUMNS), matrix_rows(matrix)),
+            "means": wandb.Table(list(MEAN_COLUMNS), mean_rows(matrix)),
             "photos": wandb.Table([*columns], rows),
         }
-        run.log(summary_figures(matrix) | tables | _pictures(folder, matrix))
+        logging.disable()  # it warns of pictures that differ in size, as photos do
+        run.log(tables | _pictures(folder, matrix))
+        logging.disable(logging.NOTSET)
+        run.summary.update(summary_figures(matrix))
         for name in (FILE, TABLE):
             # W&B would only link to a file elsewhere.
             run.save(shutil.copy(folder / name, run.dir), base_path=run.dir, policy="now")
@@ -161,7 +196,8 @@ def _tags(matrix: Matrix) -> list[str]:
     """Return every single value that a training run has for a tag, to find all runs by one."""
     models = matrix.models
     keys = ("encoder", "layer", "decoder", "supervision")
-    values = [JOB_TYPE, matrix.data.name, *matrix.rows, *matrix.seeds]
+    seeds = [f"seed-{seed}" for seed in matrix.seeds]
+    values = [JOB_TYPE, matrix.data.name, *matrix.rows, *seeds]
     values += [getattr(model, key) for model in models for key in keys]
     return list(map(str, values))
 
