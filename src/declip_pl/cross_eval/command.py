@@ -264,6 +264,7 @@ def _score(
     # Where nothing is left to score, no encoder is loaded. What fails here is tried again below.
     add = partial(_add_finished, cells, data, tests, results)
     left = [model for model in models if not attempt([], model.name, partial(add, model))]
+    data.index.save()
     countdown = Countdown(len(left))
     for sharing in by_encoder(left):
         names = [model.name for model in sharing]
@@ -272,11 +273,8 @@ def _score(
             continue
         cache = FeatureCache(encoder, perturbation=data.perturbation, root=features)
         clean = FeatureCache(encoder)  # thresholds are chosen on photos as they are
-        encoded = [
-            test
-            for test in tests
-            if attempt(failures, f"test set {test.name}", partial(_encode, cache, test, device))
-        ]
+        encode = partial(_encode, cache, data, device)
+        encoded = [t for t in tests if attempt(failures, f"test set {t.name}", partial(encode, t))]
         for model in sharing:
             print(countdown.next(f"scoring {model.name}"), flush=True)
             work = partial(_score_model, cells, model, data, encoder, clean, encoded, results)
@@ -313,7 +311,7 @@ def _score_model(
     decoder = load_decoder(model.checkpoint, encoder).to(cells.device)
     valid = _valid_sets(data, model)
     for part in valid:
-        _encode(cache, part, cells.device)
+        _encode(cache, data, cells.device, part)
     encoder.offload()
     thresholds = cells.thresholds(model, decoder, valid)
     results["thresholds"][model.name] = thresholds
@@ -326,9 +324,12 @@ def _score_model(
     return failures
 
 
-def _encode(cache: FeatureCache, test: TestSet, device: torch.device) -> bool:
+def _encode(
+    cache: FeatureCache, data: LocalizationDataModule, device: torch.device, test: TestSet
+) -> bool:
     """Give a set its photos' features."""
-    test.data.views = [cache.fetch([sample.image for sample in test.data.samples], device)]
+    photos = [sample.image for sample in test.data.samples]
+    test.data.views = [cache.fetch(photos, device, data.index.hashes)]
     test.data.check_photos()
     return True
 
@@ -360,7 +361,8 @@ def _valid_sets(data: LocalizationDataModule, model: Model) -> list[TestSet]:
 def _test_set(data: LocalizationDataModule, name: str, split: Any, *generators: str) -> TestSet:
     photos = data.evaluation_set(name, split, *generators)
     perturbation = key_of(data.perturbation if split == "test" else UNPERTURBED)
-    return TestSet(name, photos, content_hash(photos.samples, data.mask_rule_key), perturbation)
+    digest = content_hash(photos.samples, data.mask_rule_key, data.index.hashes)
+    return TestSet(name, photos, digest, perturbation)
 
 
 def _failed(failures: Sequence[Failure]) -> str:
