@@ -73,7 +73,8 @@ def main(root: Path, generator: str, output: Path) -> None:
     for group in LEFT_OUT:
         folder = ForgeryFolder(build_layout("dolos", root), options(group))
         images, masks = (output / "fake" / group / kind / "test" for kind in ("images", "masks"))
-        images.mkdir(parents=True), masks.mkdir(parents=True)
+        for made_in in (images, masks):
+            made_in.mkdir(parents=True)
         made = [forged for forged in folder.manifest.forgeries if forged.split == "valid"]
         names = [f.name for f in made if f.about.mask_sha256 and is_for_test(Path(f.photo))]
         for name in names:

@@ -4,12 +4,14 @@ import csv
 from math import isclose
 
 import pytest
+import torch
 import yaml
 from conftest import GENERATORS, make_clip, make_tree
 
 from declip_pl import cli
 from declip_pl.ablation.ablation import Ablation, Change, Line, Variant, read_ablation
 from declip_pl.ablation.changes import changes
+from declip_pl.ablation.encoding import encode_together
 from declip_pl.ablation.picture import ablation_png
 from declip_pl.ablation.question import number_in, read_question, shipped
 from declip_pl.ablation.table import ablation_text
@@ -18,9 +20,12 @@ from declip_pl.cross_eval.evaluation import Evaluation
 from declip_pl.cross_eval.matrix import Made, Score, read_matrix
 from declip_pl.cross_eval.statistics import holm
 from declip_pl.data.datamodule import LocalizationDataModule
+from declip_pl.data.feature_cache import FeatureCache
 from declip_pl.errors import UserError
+from declip_pl.model.encoder import build_encoder
 from declip_pl.model.transformers_encoder import TransformersEncoder
 from declip_pl.training.lightning_cli import DeclipCLI
+from declip_pl.training.recipe import Options, Recipe
 
 RECIPE = {"model": {"encoder": "x", "layer": "layer1", "decoder": "linear"}}
 
@@ -251,6 +256,52 @@ def test_a_variant_that_fails_is_named_and_the_rest_is_written(answered, capfd):
     found = read_ablation(answered / "outputs/ablate/dolos-fails")
     assert list(found.variants) == ["good"] and found.failed
     assert "bad: left out" in capfd.readouterr().out
+
+
+def test_layers_of_one_encoder_are_encoded_by_one_pass(tmp_path, monkeypatch):
+    """Of each photo: the joined features are, channel by channel, those of the single layers."""
+    make_tree(tmp_path / "dolos")
+    clip = make_clip(tmp_path / "clip")
+    monkeypatch.setenv("DECLIP_FEATURES", str(tmp_path / "features"))
+    layers = ["layer1", "layer3", "layer2+layer1"]
+    (tmp_path / "recipe.yaml").write_text("data: {num_workers: 0}\n")
+    recipes = {
+        layer: Recipe(
+            tmp_path / "dolos",
+            tmp_path / "recipe.yaml",
+            Options(encoder=str(clip), layer=layer, decoder="linear"),
+        )
+        for layer in layers
+    }
+    passed = []
+    forward = TransformersEncoder.forward
+
+    def count(self, pixels):
+        passed.extend([self.layer] * len(pixels) * (len(pixels) > 1))
+        return forward(self, pixels)
+
+    monkeypatch.setattr(TransformersEncoder, "forward", count)
+    choices = {layer: list(GENERATORS) for layer in layers}
+    for _ in range(2):  # the second time everything is there
+        encode_together(recipes, choices, torch.device("cpu"))
+    photos = [path for path in (tmp_path / "dolos").rglob("*") if is_photo(path)]
+    assert set(passed) == {"layer1+layer3+layer2"} and len(passed) == len(photos)
+    for layer in layers:
+        encoder = build_encoder(str(clip), layer)
+        cached = FeatureCache(encoder).fetch(photos, torch.device("cpu"))
+        monkeypatch.setenv("DECLIP_FEATURES", str(tmp_path / "apart"))
+        apart = FeatureCache(encoder).fetch(photos, torch.device("cpu"))
+        monkeypatch.setenv("DECLIP_FEATURES", str(tmp_path / "features"))
+        for photo in photos:
+            assert torch.equal(cached[photo].grid, apart[photo].grid)
+            assert torch.equal(cached[photo].cls, apart[photo].cls)
+    assert len(passed) == 4 * len(photos)  # the last three times one by one
+
+
+def is_photo(path):
+    """Whether a file of the tree is a photo that training or testing sees."""
+    unseen = path.parts[-3:-1] == ("real", "train")  # masks alone are trained on
+    return path.is_file() and "masks" not in path.parts and not unseen
 
 
 def made_up(scores, against="a", **more):

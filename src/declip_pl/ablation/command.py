@@ -20,6 +20,7 @@ from declip_pl.ablation.ablation import (
     write_ablation,
 )
 from declip_pl.ablation.changes import changes
+from declip_pl.ablation.encoding import encode_together
 from declip_pl.ablation.picture import PICTURE, ablation_png
 from declip_pl.ablation.question import GENERATOR, Question, number_in, read_question
 from declip_pl.ablation.table import ablation_text
@@ -85,6 +86,11 @@ def ablate(
     folder = ROOT / shortened(name or f"{photos.root.name}-{asked.name}", MOST)
     with claim(folder, "ablating into"):
         plans = [_plan(asked, variant, folder, photos, options) for variant in asked.variants]
+        encode_together(
+            {plan.variant: plan.recipe for plan in plans},
+            {plan.variant: plan.choices for plan in plans},
+            find_device(device),
+        )
         failures = _train(plans, seeds)
         matrices = _score(plans, photos, folder, failures, find_device(device))
         if asked.against not in matrices:

@@ -14,10 +14,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from declip_pl.data.cached_features import CachedFeatures
 from declip_pl.data.check import check_data
 from declip_pl.data.chosen import ChosenPhotos
 from declip_pl.data.dataset import EpochSampler, Item, LocalizationDataset, collate
-from declip_pl.data.feature_cache import CachedFeatures
 from declip_pl.data.forgeries.sources import Forgeries
 from declip_pl.data.layout import FORGERIES, REAL, SPLITS, Sample, Split
 from declip_pl.data.masks import Polarity, read_mask

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
-from declip_pl.data.feature_cache import CachedFeatures
+from declip_pl.data.cached_features import CachedFeatures
 from declip_pl.data.images import read_photo, size_of
 from declip_pl.data.layout import Sample
 from declip_pl.data.masks import MaskRule, read_mask

@@ -191,8 +191,9 @@ class Recipe:
 
     def data_module(self, choice: str) -> LocalizationDataModule:
         """Return the data that a generator choice stands for."""
-        names = ("layout", "polarity", "forgeries")
+        names = ("layout", "polarity", "forgeries", "train_photos")
         options = {name: self.entries[f"data.{name}"] for name in names}
+        options |= {"supervision": self.entries["model.supervision"]}
         return LocalizationDataModule(str(self.root), choice, **options)
 
     @cached_property
