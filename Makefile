@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 # because WSL exports NAME to every process. A switch is given by 1.
 LONGER := GEN:generator RUN:name
 SWITCHES := RESUME OVERWRITE LOO NONE TILES INT8 RESIZE PARTIAL
-IS_WORD := MODELS MODEL PHOTOS
+IS_WORD := MODELS MODEL PHOTOS QUESTION
 lower = $(shell echo '$(1)' | tr 'A-Z' 'a-z')
 quoted = '$(subst ','\'',$(1))'
 long = $(or $(patsubst $(1):%,%,$(filter $(1):%,$(LONGER))),$(call lower,$(1)))
@@ -25,7 +25,7 @@ empty :=
 folders = $(subst $(empty) ,$(comma),$(strip $(PHOTOS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help train cross-eval evaluate predict demo starter forge dashboard bench data weights test test-slow docs lint clean
+.PHONY: help train cross-eval evaluate robustness ablate predict demo starter forge dashboard bench data weights test test-slow docs lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -40,6 +40,12 @@ cross-eval: $(VENV)/.installed  ## every generator's model (trained if missing) 
 
 evaluate: $(VENV)/.installed  ## score finished models or others' heat maps: make evaluate MODELS="a b" DATA=
 	@$(BIN)/declip-pl evaluate $(MODELS) $(OPTIONS)
+
+robustness: $(VENV)/.installed  ## the same models on degraded photos: make robustness MODELS="starter"
+	@$(BIN)/declip-pl robustness $(MODELS) $(OPTIONS)
+
+ablate: $(VENV)/.installed  ## what changes when one thing changes: make ablate QUESTION=layer
+	@$(BIN)/declip-pl ablate $(call quoted,$(QUESTION)) $(OPTIONS)
 
 predict: $(VENV)/.installed  ## where were these painted over? make predict PHOTOS="a.jpg holiday/"
 	@$(BIN)/declip-pl predict $(PHOTOS) $(if $(MODEL),--model=$(call quoted,$(MODEL))) $(OPTIONS)

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 
-from declip_pl.data.feature_cache import SHARD, CachedFeatures
+from declip_pl.data.cached_features import CachedFeatures
+from declip_pl.data.feature_cache import SHARD
 from declip_pl.data.shards import inspect, shard_files, write_shard
 
 TOKENS, CHANNELS, GRID = 257, 1024, 16

@@ -15,7 +15,8 @@ from torch import nn
 
 from declip_pl.data import feature_cache
 from declip_pl.data.cache_folders import META
-from declip_pl.data.feature_cache import CachedFeatures, FeatureCache
+from declip_pl.data.cached_features import CachedFeatures
+from declip_pl.data.feature_cache import FeatureCache
 from declip_pl.data.layout import Sample
 from declip_pl.data.shards import FORMAT, Shard, inspect, open_shard, shard_files, write_shard
 from declip_pl.data.stamps import check_contents, content_hash, files_of

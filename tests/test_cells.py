@@ -71,7 +71,7 @@ class Photos(list):
     def photo_size(self, path):
         return 40, 30
 
-    def photo(self, path):
+    def shown(self, path):
         return np.full((8, 8, 3), int(path[1:]), np.uint8)
 
 
@@ -189,7 +189,7 @@ def test_a_cell_says_what_its_photos_are_like(cells, model):
     assert cell.areas.tolist() == [100 * 3 / 16]
     assert sum(cell.pixels.fake) == 3 * 64 and sum(cell.pixels.real) == 13 * 64
     assert cell.pixels.fake[LEVELS // 2 - 1] + cell.pixels.fake[LEVELS // 2] == 3 * 64
-    assert cells.score(model, Enlarge(), reals(), CHOSEN).facts == {}
+    assert cells.score(model, ENLARGED, reals(), CHOSEN).facts == {}
 
 
 def test_reals_have_image_scores_and_pixels_alone(cells, model):

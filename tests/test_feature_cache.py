@@ -18,9 +18,10 @@ from torch.utils.data import DataLoader
 
 from declip_pl import cli
 from declip_pl.data import cache_folders, datamodule, feature_cache
+from declip_pl.data.cached_features import CachedFeatures
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.dataset import LocalizationDataset, collate
-from declip_pl.data.feature_cache import CachedFeatures, FeatureCache
+from declip_pl.data.feature_cache import FeatureCache
 from declip_pl.data.shards import shard_files
 from declip_pl.data.transforms import build_transform
 from declip_pl.errors import UserError

@@ -23,6 +23,7 @@ FLOORS = (
     {"data"},
     {"training"},
     {"cross_eval"},
+    {"ablation", "robustness"},
     {"inference"},
     {"cli", "__main__"},
 )

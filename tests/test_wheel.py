@@ -75,7 +75,8 @@ def python(wheel, tmp_path_factory) -> Path:
 
 def test_the_wheel_holds_all_sources_recipes_templates_and_types(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    recipes = {f"declip_pl/experiments/{path.name}" for path in (ROOT / "experiments").iterdir()}
+    files = [path for path in (ROOT / "experiments").rglob("*") if path.is_file()]
+    recipes = {f"declip_pl/{path.relative_to(ROOT).as_posix()}" for path in files}
     templates = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.j2")}
     sources = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.py")}
     assert recipes and templates and sources

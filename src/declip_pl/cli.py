@@ -64,6 +64,8 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command(_TRAIN, "cross_eval.command:evaluate", ("methods*",), _CELLS),
     "runs": Command(_TRAIN, "inference.runs:runs"),
     "cross-eval": Command(_TRAIN, "cross_eval.command:cross_eval", (), _CELLS, instead=_EVALUATE),
+    "ablate": Command(_TRAIN, "ablation.command:ablate", ("question",), _CELLS),
+    "robustness": Command(_TRAIN, "robustness.command:robustness", ("models*",), _CELLS),
     "compare": Command(_TRAIN, "cross_eval.compare:compare", ("a", "b")),
     "dashboard": Command(_TRAIN, "cross_eval.views.wandb_dashboard:dashboard"),
     "predict": Command(_USE, "inference.predict:predict", ("paths*",), _PHOTOS),

@@ -94,7 +94,9 @@ def bins_of(
         columns: The test sets of fakes.
         in_domain: Each row's columns that it was trained on.
     """
-    cells = {cell.test: cell for cell in models.cells.values() if cell.facts}
+    # Another method may have maps of some of the photos only.
+    ordered = sorted(models.cells.values(), key=lambda cell: len(cell.photos))
+    cells = {cell.test: cell for cell in ordered if cell.facts}
     bins = []
     for key, kind in KINDS.items():
         values = {test: kind.of(cells[test]) for test in columns if test in cells}

@@ -10,10 +10,6 @@ from typing import Annotated
 import torch
 from annotated_types import Interval
 
-from declip_pl.cross_eval.breakdown import write_bins
-from declip_pl.cross_eval.build import build_matrix
-from declip_pl.cross_eval.cell import Cell
-from declip_pl.cross_eval.cells import inverted_maps, polarity_warnings
 from declip_pl.cross_eval.domains import (
     PICTURE,
     SPREADSHEET,
@@ -21,12 +17,13 @@ from declip_pl.cross_eval.domains import (
     domains_text,
     write_domains,
 )
-from declip_pl.cross_eval.folder import check_folder, choose_folder, name_of
-from declip_pl.cross_eval.map_folder import MapFolder, MapOptions, read_map_folder
+from declip_pl.cross_eval.folder import choose_folder, name_of
+from declip_pl.cross_eval.map_folder import MapOptions, read_map_folder
 from declip_pl.cross_eval.map_names import is_map_folder
-from declip_pl.cross_eval.matrix import TABLE, UNPERTURBED, Failure, Matrix, write_matrix
+from declip_pl.cross_eval.matrix import TABLE, UNPERTURBED, Failure, Matrix
 from declip_pl.cross_eval.methods import Method
-from declip_pl.cross_eval.models import Model, attempt, read_models, shared_pooling
+from declip_pl.cross_eval.models import Model, attempt, read_models
+from declip_pl.cross_eval.one_set import Way, evaluate_set
 from declip_pl.cross_eval.plan import (
     choose_data_sets,
     choose_recipe,
@@ -34,15 +31,12 @@ from declip_pl.cross_eval.plan import (
     read_data_sets,
     trained,
 )
-from declip_pl.cross_eval.provenance import describe
-from declip_pl.cross_eval.scoring import score_all
 from declip_pl.cross_eval.summary import scores_of_all, summary
 from declip_pl.cross_eval.views.domains_png import domains_png
-from declip_pl.cross_eval.views.heat_map import draw_matrix
-from declip_pl.cross_eval.views.report import write_report
+from declip_pl.cross_eval.views.report import REPORT, write_report
 from declip_pl.cross_eval.views.wandb_run import track
 from declip_pl.data.datamodule import LocalizationDataModule
-from declip_pl.data.layout import ALL, REAL, left_out_line, notices
+from declip_pl.data.layout import ALL
 from declip_pl.data.layouts.dolos import Source
 from declip_pl.data.masks import Polarity
 from declip_pl.data.transforms import Changes
@@ -235,29 +229,18 @@ class _Work:
         start: float,
     ) -> Matrix:
         """Score on a data set, write and show what came out; add to the failures."""
-        with claim(folder, "cross-evaluating into"):
-            before = check_folder(folder, data)
-            results, failed = score_all(methods, data, folder, self.encoder, self.device)
-            failures += failed
-            about = describe(folder, data, results, failures, start)
-            scored = (results["cells"], results["thresholds"], data.generators)
-            pooled = self.pooling or shared_pooling(methods)
-            matrix = build_matrix(methods, *scored, pooled, about, before, results["baselines"])
-            self._show(folder, matrix, methods, _warnings(data, methods, results["cells"]))
-        return matrix
+        way = Way(self.encoder, self.pooling, self.device)
+        show = partial(self._show, folder, methods)
+        return evaluate_set(methods, data, folder, failures, start, way, show)
 
     def _show(
-        self, folder: Path, matrix: Matrix, methods: Sequence[Method], warnings: Sequence[str]
+        self, folder: Path, methods: Sequence[Method], matrix: Matrix, warnings: Sequence[str]
     ) -> None:
-        """Write the matrix and all that people look at, and print the summary."""
-        write_matrix(folder, matrix)
-        write_bins(folder, matrix)
-        draw_matrix(matrix, folder / "matrix.png", folder / "matrix.pdf")
-        report = write_report(folder)
+        """Log the matrix, and print the summary and where everything is."""
         models = [method for method in methods if isinstance(method, Model)]
         hints = track(folder, {model.name: model.checkpoint.path for model in models})
         print(self.text(matrix))
-        print(f"report: {report}")
+        print(f"report: {folder / REPORT}")
         print(f"table:  {folder / TABLE}")
         for line in [*hints, *warnings]:
             print(line)
@@ -288,20 +271,6 @@ class _Work:
             failures += [Failure(f"data set {data.root.name}: {f.what}", f.why) for f in own]
             matrices += [matrix] if matrix else []
         return matrices
-
-
-def _warnings(
-    data: LocalizationDataModule,
-    methods: Sequence[Method],
-    cells: dict[tuple[str, str], Cell],
-) -> list[str]:
-    """Return what deserves a look in the data that were scored, one line each."""
-    left_out = left_out_line(data.layout, [*data.generators, REAL])
-    lines = [*notices(data.layout), *([left_out] if left_out else [])]
-    maps = [method.name for method in methods if isinstance(method, MapFolder)]
-    inverted = (inverted_maps(cell) for (name, _), cell in cells.items() if name in maps)
-    found = polarity_warnings(cells.values(), data.mask_rule)
-    return found + [f"warning: {line}" for line in [*lines, *filter(None, inverted)]]
 
 
 def _show_all(folder: Path, matrices: Sequence[Matrix]) -> None:

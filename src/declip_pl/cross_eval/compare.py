@@ -124,8 +124,8 @@ def _shared(a: Evaluation, b: Evaluation) -> list[Pair]:
 
 
 def _row(side: Evaluation, other: Evaluation, row: str) -> str:
-    """Return what a row is called on the other side: two models are paired whatever theirs are."""
-    return other.model.row if side.model and other.model else row
+    """Return what a row is called on the other side: the only ones of both are always paired."""
+    return other.rows[0] if len(side.rows) == len(other.rows) == 1 else row
 
 
 def _extent(evaluation: Evaluation) -> str:
@@ -160,11 +160,11 @@ def _check_metric(pairs: Sequence[Pair], metric: str) -> None:
 def _groups(a: Evaluation, b: Evaluation, pairs: Sequence[Pair]) -> dict[str, NDArray[np.bool_]]:
     """Return which pairs are in-domain on both sides, and which out-of-domain on both.
 
-    Of whole cross-evaluations only rows of one generator count. Rows of which the training data
+    Of several rows only those of one generator count. Rows of which the training data
     are not on record are in neither.
     """
     trained = [(a.trained_on(pair.rows[0]), b.trained_on(pair.rows[1])) for pair in pairs]
-    whole = not (a.model and b.model)
+    whole = not len(a.rows) == len(b.rows) == 1
     counted = np.array([all(t) and not (whole and max(map(len, t)) > 1) for t in trained], bool)
     inside = np.array(
         [[pair.column in found for found in t] for pair, t in zip(pairs, trained, strict=True)]

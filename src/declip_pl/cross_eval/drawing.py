@@ -44,7 +44,7 @@ def draw_panels(
     drawn = {}
     for kind, index in chosen(iou, photos, cell).items():
         item, heat = data[places[index]], localize(places[index])
-        picture = panel(data.photo(item["path"]), item["mask"].numpy(), heat)
+        picture = panel(data.shown(item["path"]), item["mask"].numpy(), heat)
         # A sample is only looked at in the report; as WebP it takes a fifth of the disk.
         file = Path("panels", *cell, kind + (".png" if kind in PANELS else ".webp"))
         with atomic_path(folder / file) as temporary:

@@ -46,13 +46,17 @@ class Evaluation:
         name = f"{self.model.name} in {self.matrix.name}" if self.model else self.matrix.name
         return f"{name} ({self.folder})"
 
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The rows that count."""
+        return (self.model.row,) if self.model else self.matrix.rows
+
     def cells(self) -> list[Where]:
         """Return the cells that did not fail, in the matrix' order."""
-        rows = (self.model.row,) if self.model else self.matrix.rows
         tables = self.matrix.matrix.values()
         return [
             (row, column)
-            for row in rows
+            for row in self.rows
             for column in self.matrix.columns
             if any(column in table.get(row, {}) for table in tables)
         ]

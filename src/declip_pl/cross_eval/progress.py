@@ -1,4 +1,4 @@
-"""How far a cross-evaluation is: which model of how many, and about how long the rest takes."""
+"""How far a long command is: which model of how many, and about how long the rest takes."""
 
 import time
 
@@ -6,19 +6,21 @@ MINUTE = 60
 
 
 class Countdown:
-    """Tells of each of several models, as it begins, how far that is.
+    """Tells of each of several things, as it begins, how far that is.
 
     Args:
         total: How many there are.
+        unit: What they are.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, unit: str = "model") -> None:
         self.total = total
+        self.unit = unit
         self.begun = 0
         self._start = time.monotonic()
 
     def next(self, what: str) -> str:
-        """Return the line for the next model.
+        """Return the line for the next one.
 
         Args:
             what: Is done now, with its name.
@@ -28,7 +30,7 @@ class Countdown:
             each = (time.monotonic() - self._start) / self.begun
             left = f", about {duration(each * (self.total - self.begun))} left"
         self.begun += 1
-        return f"{what} (model {self.begun} of {self.total}{left})"
+        return f"{what} ({self.unit} {self.begun} of {self.total}{left})"
 
 
 def duration(seconds: float) -> str:

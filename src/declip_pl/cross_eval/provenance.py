@@ -38,11 +38,21 @@ def describe(
         perturbation=key_of(data.perturbation),
         data=Data(fingerprint(data.root), data.root.name, results["tests"]),
         failed=tuple(Failure(without_folders(f.what), without_folders(f.why)) for f in failures),
-        made=Made(
-            command=shlex.join(all_without_folders(sys.argv)),
-            seconds=round(time.monotonic() - start, 1),
-            machine=f"{platform.system()} {platform.machine()}",
-            device=results["device"],
-            **circumstances(),
-        ),
+        made=made(start, results["device"]),
+    )
+
+
+def made(start: float, device: str) -> Made:
+    """Return how something comes about.
+
+    Args:
+        start: When it began, by ``time.monotonic()``.
+        device: Where it ran.
+    """
+    return Made(
+        command=shlex.join(all_without_folders(sys.argv)),
+        seconds=round(time.monotonic() - start, 1),
+        machine=f"{platform.system()} {platform.machine()}",
+        device=device,
+        **circumstances(),
     )

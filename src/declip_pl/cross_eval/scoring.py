@@ -34,6 +34,7 @@ def score_all(
     folder: Path,
     named: Spec | None,
     device: torch.device,
+    features: Path | None = None,
 ) -> tuple[dict[str, Any], list[Failure]]:
     """Score every method on every test set; photos pass each encoder once, whatever the models.
 
@@ -43,6 +44,7 @@ def score_all(
         folder: The cross-evaluation's.
         named: Where the user says that the models' encoder is.
         device: Where networks run.
+        features: Where features of the test photos are cached, if not where all others are.
 
     Returns:
         ``tests`` by name, ``thresholds`` by model, ``cells`` by model and test set, ``device``;
@@ -73,7 +75,9 @@ def score_all(
         work = partial(_score_maps, cells, maps, tests, results)
         failures += attempt(failures, maps.name, work) or []
     for sharing in by_encoder([method for method in left if isinstance(method, Model)]):
-        failures += _score_sharing(cells, sharing, data, named, device, tests, results, countdown)
+        failures += _score_sharing(
+            cells, sharing, data, named, device, tests, results, countdown, features
+        )
     return results, failures
 
 
@@ -86,6 +90,7 @@ def _score_sharing(
     tests: Sequence[TestSet],
     results: dict[str, Any],
     countdown: Countdown,
+    features: Path | None,
 ) -> list[Failure]:
     """Add thresholds and cells of models of one encoder to the results; return what failed."""
     failures: list[Failure] = []
@@ -93,7 +98,7 @@ def _score_sharing(
     encoder = attempt(failures, ", ".join(names), partial(_shared_encoder, models, named))
     if encoder is None:
         return failures
-    cache = FeatureCache(encoder, perturbation=data.perturbation)
+    cache = FeatureCache(encoder, perturbation=data.perturbation, root=features)
     clean = FeatureCache(encoder)  # thresholds are chosen on photos as they are
     encode = partial(_encode, cache, data, device)
     encoded = [t for t in tests if attempt(failures, f"test set {t.name}", partial(encode, t))]

@@ -1,5 +1,6 @@
 """Which files each stage of training and testing sees."""
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import chain
@@ -30,6 +31,7 @@ from declip_pl.data.masks import Polarity
 from declip_pl.data.place import read_place
 from declip_pl.data.stamps import Stamps, files_of
 from declip_pl.errors import UserError
+from declip_pl.files import short_hash
 from declip_pl.model.description import SeenPhotos, Supervision, TestedOn, TrainedOn
 from declip_pl.parts import Spec
 from declip_pl.records import json_hash
@@ -51,6 +53,7 @@ class ChosenPhotos:
         polarity: Which grey value of the masks means fake, in place of the layout's.
         supervision: ``full`` or ``weak``, which needs real photos.
         forgeries: Forgeries to train on as well.
+        train_photos: How many of the generators' training photos are used; None for all.
 
     Attributes:
         generators: Those that are tested on.
@@ -67,6 +70,7 @@ class ChosenPhotos:
         polarity: Polarity | None,
         supervision: Supervision,
         forgeries: Forgeries | None,
+        train_photos: int | None,
     ) -> None:
         if generator == NONE and forgeries is None:
             raise UserError(
@@ -83,6 +87,7 @@ class ChosenPhotos:
         self.mask_rule_key = mask_rule_key(self.mask_rule, layout)
         self.supervision = supervision
         self.forgeries = forgeries
+        self.train_photos = train_photos
 
     def _tested(self) -> list[str]:
         if not isinstance(self.layout, PhotoFolders):
@@ -128,6 +133,33 @@ class ChosenPhotos:
     def files(self, split: Split, *generators: str) -> list[Sample]:
         """List the samples of some generators (or ``real``) in a split."""
         return samples(self.layout, split, *generators)
+
+    def training_photos(self) -> list[Sample]:
+        """List the data set's training photos: the generators', and real ones where they are seen.
+
+        Raises:
+            UserError: If ``train_photos`` are more than there are.
+        """
+        reals = [REAL] if REAL in self.names("train") else []
+        fakes = self.files("train", *self.trained_generators)
+        return [*self._as_many(fakes), *self.files("train", *reals)]
+
+    def _as_many(self, fakes: list[Sample]) -> list[Sample]:
+        """Return as many as are used: as many of each generator, fewer always a part of more."""
+        if self.train_photos is None:
+            return fakes
+        if self.train_photos > len(fakes):
+            raise UserError(
+                f"train_photos is {self.train_photos}, but {self.root} has {len(fakes)} training "
+                f"photos of {self.generator}"
+            )
+        turns: Counter[str] = Counter()
+        order = {}
+        for sample in sorted(fakes, key=_draw):
+            order[sample] = (turns[sample.generator], sample.generator)
+            turns[sample.generator] += 1
+        kept = set(sorted(fakes, key=order.__getitem__)[: self.train_photos])
+        return [sample for sample in fakes if sample in kept]
 
     @cached_property
     def index(self) -> DataIndex:
@@ -185,14 +217,14 @@ class ChosenPhotos:
             self.root.name,
             self.notice,
             self.forged.manifest.in_short if self.forged else None,
-            sum(sample.mask is None for sample in self._training_photos()),
+            sum(sample.mask is None for sample in self._seen_photos()),
             self._seen,
         )
 
     @cached_property
     def _seen(self) -> SeenPhotos | None:
         """Of what kind the files of the training photos are."""
-        return seen_photos([sample.image for sample in self._training_photos()])
+        return seen_photos([sample.image for sample in self._seen_photos()])
 
     def tested_on(self, split: Literal["valid", "test"], untouched: tuple[float, ...]) -> TestedOn:
         """Return what a model is tested on with these data.
@@ -204,7 +236,12 @@ class ChosenPhotos:
         names = self.generators if split == "test" else self.trained_generators or [FORGERIES]
         return TestedOn(split, self.root.name, tuple(names), untouched, self.notice)
 
-    def _training_photos(self) -> Iterator[Sample]:
-        yield from find_samples(self.layout, "train", *self.names("train"))[0]
+    def _seen_photos(self) -> Iterator[Sample]:
+        yield from self.training_photos()
         yield from self.further_photos("train")
         yield from chain.from_iterable(self.forged_samples("train"))
+
+
+def _draw(sample: Sample) -> str:
+    """Return what orders photos as if they were drawn: the same order every time."""
+    return short_hash(f"{sample.generator}/{sample.name}")

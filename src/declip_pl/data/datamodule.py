@@ -14,12 +14,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from declip_pl.data.cached_features import CachedFeatures
 from declip_pl.data.check import check_data
 from declip_pl.data.chosen import ChosenPhotos
 from declip_pl.data.dataset import EpochSampler, Item, LocalizationDataset, collate
-from declip_pl.data.feature_cache import CachedFeatures
 from declip_pl.data.forgeries.sources import Forgeries
-from declip_pl.data.layout import FORGERIES, REAL, SPLITS, Sample, Split, find_samples
+from declip_pl.data.layout import FORGERIES, REAL, SPLITS, Sample, Split
 from declip_pl.data.masks import Polarity, read_mask
 from declip_pl.data.memory import free_memory
 from declip_pl.data.stamps import check_contents, content_hash, files_of
@@ -75,6 +75,8 @@ class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
             :mod:`declip_pl.data.feature_cache`).
         forgeries: Forgeries of untouched photos to train on as well (see
             :mod:`declip_pl.data.forgeries`).
+        train_photos: How many of the generators' training photos are used: as many of each, the
+            same for every seed, and fewer are a part of more. By default all.
 
     Attributes:
         generators: Those that are tested on.
@@ -103,6 +105,7 @@ class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
         seed: Seed = 0,
         cache: bool = True,
         forgeries: Forgeries | None = None,
+        train_photos: Annotated[int, Interval(ge=1)] | None = None,
     ) -> None:
         L.LightningDataModule.__init__(self)
         if batch_size < 1:
@@ -113,7 +116,9 @@ class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
                 f"augmentation {augmentation} and cache {cache}"
             )
         make_changes(augmentation), make_changes(perturbation)  # a wrong name fails here
-        ChosenPhotos.__init__(self, root, generator, layout, polarity, supervision, forgeries)
+        ChosenPhotos.__init__(
+            self, root, generator, layout, polarity, supervision, forgeries, train_photos
+        )
         self.augmentation = augmentation
         self.views = views
         self.perturbation = perturbation
@@ -176,7 +181,7 @@ class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
     def train_set(self) -> LocalizationDataset:
         """Return the training photos, with masks at the size of the network's output."""
         transform = build_transform(self.preprocessing, self.augmentation)
-        files = [*self.files("train", *self.names("train")), *self.further_photos("train")]
+        files = [*self.training_photos(), *self.further_photos("train")]
         turns = self.forged_samples("train")
         rule, seed, stamps = self.mask_rule, self.seed, self.stamps
         return LocalizationDataset(
@@ -257,7 +262,7 @@ class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
 
     def train_mask_files(self, most: int = 2000) -> list[Sample]:
         """Return the photos whose masks :meth:`train_masks` yields."""
-        files = find_samples(self.layout, "train", *self.trained_generators)[0]
+        files = [sample for sample in self.training_photos() if sample.mask]
         return files[:: max(1, -(-len(files) // most))]
 
     def train_dataloader(self) -> DataLoader[Item]:

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
-from declip_pl.data.feature_cache import CachedFeatures
+from declip_pl.data.cached_features import CachedFeatures
 from declip_pl.data.images import read_photo, size_of
 from declip_pl.data.layout import Sample
 from declip_pl.data.masks import MaskRule, read_mask
 from declip_pl.data.stamps import Stamps, files_of
-from declip_pl.data.transforms import resize_mask
+from declip_pl.data.transforms import follow, resize_mask
 from declip_pl.model.features import OUTPUT_SIZE, Features
 
 
@@ -183,7 +183,7 @@ class LocalizationDataset(Dataset[Item]):
     def _read_mask(self, path: Path, own: MaskRule | None) -> NDArray[np.bool_]:
         mask = read_mask(path, own or self.mask_rule)
         self.stamps.check(path)
-        return mask
+        return follow(self.transform, mask)
 
     def every(self, step: int, start: int) -> "LocalizationDataset":
         """Return the same set with every ``step``-th photo from ``start`` on; it has no turns."""
@@ -205,6 +205,10 @@ class LocalizationDataset(Dataset[Item]):
     def photo_size(path: str) -> tuple[int, int]:
         """Return width and height of one of the photos, without decoding it."""
         return size_of(Path(path))
+
+    def shown(self, path: str) -> NDArray[np.uint8]:
+        """Return the pixels of one of the photos, cut as its mask is, otherwise as in its file."""
+        return follow(self.transform, self.photo(path))
 
     def check_photos(self) -> None:
         """Make sure that what was made of the photos was made of those that the run began with.

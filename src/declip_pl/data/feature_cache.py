@@ -28,12 +28,12 @@ from tqdm import tqdm
 
 from declip_pl import parts
 from declip_pl.data.cache_folders import GIB, META, features_folder, writing
+from declip_pl.data.cached_features import CachedFeatures, Place
 from declip_pl.data.images import read_photo
 from declip_pl.data.shards import (
     FORMAT,
     Shard,
     inspect,
-    open_shard,
     shard_files,
     write_shard,
 )
@@ -56,68 +56,12 @@ SHARD = 64
 """Photos in a shard. They are encoded as one batch, so that a build that was killed and started
 again computes the same batches, hence the same bytes."""
 
-Place = tuple[Path, int]
-"""A shard and a row in it."""
-
 
 class Found(NamedTuple):
     """Where photos lie, by the SHA-256 of their files, and damaged shards that were met."""
 
     places: dict[str, Place]
     damaged: list[Shard]
-
-
-class CachedFeatures:
-    """Read-only features of photos, by path; nothing is loaded before it is asked for.
-
-    Args:
-        places: For each photo its shard and its row there.
-        grid_size: Side of the feature map.
-    """
-
-    def __init__(self, places: Mapping[Path, Place], grid_size: int) -> None:
-        self.places = dict(places)
-        self.grid_size = grid_size
-        self._shards: dict[Path, Any] = {}
-
-    def __getitem__(self, photo: Path) -> Features:
-        """Return fp16 features of one photo: grid ``[C, h, w]``, class token ``[C]`` or None.
-
-        Raises:
-            UserError: If the cache was deleted or damaged meanwhile.
-        """
-        shard, row = self.places[photo]
-        if shard not in self._shards:
-            self._shards[shard] = open_shard(shard).get_slice("tokens")
-        return _features(self._shards[shard][row], self.grid_size)
-
-    @property
-    def nbytes(self) -> int:
-        """Size of all shards that the photos lie in."""
-        return sum(shard.stat().st_size for shard in self._used())
-
-    def preload(self, device: torch.device) -> None:
-        """Put the shards into a device's memory; features come from there from now on.
-
-        On a CPU they stay a memory map, all of which the kernel may keep in memory.
-
-        Raises:
-            UserError: If the cache was deleted or damaged meanwhile.
-        """
-        self._shards = {
-            shard: open_shard(shard).get_tensor("tokens").to(device) for shard in self._used()
-        }
-
-    def unload(self) -> None:
-        """Free what :meth:`preload` took; features are read from the disk again."""
-        self._shards = {}
-
-    def _used(self) -> list[Path]:
-        return sorted({shard for shard, _ in self.places.values()})
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave open files out of what is sent to other processes."""
-        return self.__dict__ | {"_shards": {}}
 
 
 class FeatureCache:
@@ -185,17 +129,17 @@ class FeatureCache:
         """
         key_of = hashes(photos)
         photo_of = {key: photo for photo, key in key_of.items()}
-        places, damaged = self._look_up(photo_of)
+        places, damaged = self.look_up(photo_of)
         if missing := {key: photo for key, photo in photo_of.items() if key not in places}:
             for shard in damaged:
                 print(f"{shard.path} is damaged ({shard.fault}); its photos are encoded again")
-            with _locked(self.folder):
+            with self.locked():
                 places |= self._complete(missing, device)
         return CachedFeatures(
             {photo: places[key] for photo, key in key_of.items()}, self.encoder.shape.grid_size
         )
 
-    def _look_up(self, keys: Collection[str]) -> Found:
+    def look_up(self, keys: Collection[str]) -> Found:
         """Return where photos lie; a damaged shard holds none."""
         found = Found({}, [])
         with ThreadPoolExecutor() as pool:  # checksums are computed outside the interpreter lock
@@ -209,13 +153,13 @@ class FeatureCache:
 
     def _complete(self, missing: dict[str, Path], device: torch.device) -> dict[str, Place]:
         """Encode missing photos and return where they lie; the folder is locked meanwhile."""
-        places, damaged = self._look_up(missing)  # another process may have encoded them meanwhile
+        places, damaged = self.look_up(missing)  # another process may have encoded them meanwhile
         left = {key: photo for key, photo in missing.items() if key not in places}
         with _writing(self.folder):
             remove_leftovers(self.folder)
             for shard in damaged:
                 shard.path.unlink()
-        return places | self._encode(left, _batches(left, damaged), device)
+        return places | self._encode(left, batches_of(left, damaged), device)
 
     def _encode(
         self, photos: dict[str, Path], batches: list[list[str]], device: torch.device
@@ -223,27 +167,49 @@ class FeatureCache:
         places: dict[str, Place] = {}
         if not batches:
             return places
-        with _writing(self.folder):
-            write_text(self.folder / META, json.dumps(self.meta, indent=2) + "\n")
+        self.begin()
         encoder = self.encoder
-        home = _device_of(encoder)
+        home = device_of(encoder)
         encoder.to(device)
         bar = tqdm(total=len(photos), desc="encoding photos", unit="photo")
         try:
-            for keys, pixels in zip(batches, self._decoded(photos, batches), strict=True):
-                tokens = _tokens(encoder(pixels.to(device)))
+            for keys, pixels in zip(batches, self.decoded(photos, batches), strict=True):
+                tokens = tokens_of(encoder(pixels.to(device)))
                 if not places:
-                    self._announce(len(photos), tokens[0].nbytes)
-                with _writing(self.folder):
-                    shard = write_shard(self.folder, keys, tokens)
-                places |= {key: (shard, row) for row, key in enumerate(keys)}
+                    self.announce(len(photos), tokens[0].nbytes)
+                places |= self.add(keys, tokens)
                 bar.update(len(tokens))
         finally:
             bar.close()
             encoder.to(home)
         return places
 
-    def _decoded(self, photos: dict[str, Path], batches: list[list[str]]) -> Iterator[Tensor]:
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the folder and keep other processes from writing there."""
+        with ExitStack() as stack:
+            with _writing(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(self.folder / LOCK, "encoding photos"))
+            yield
+
+    def begin(self) -> None:
+        """Say in the folder whose features it holds."""
+        with _writing(self.folder):
+            write_text(self.folder / META, json.dumps(self.meta, indent=2) + "\n")
+
+    def add(self, keys: Sequence[str], tokens: Tensor) -> dict[str, Place]:
+        """Write photos' features and return where they lie; the folder is locked meanwhile.
+
+        Args:
+            keys: SHA-256 of each photo's file.
+            tokens: As of :func:`tokens_of`.
+        """
+        with _writing(self.folder):
+            shard = write_shard(self.folder, keys, tokens)
+        return {key: (shard, row) for row, key in enumerate(keys)}
+
+    def decoded(self, photos: dict[str, Path], batches: list[list[str]]) -> Iterator[Tensor]:
         """Yield photos in batches, ``[B, 3, S, S]`` normalised, one batch ahead."""
 
         def read(key: str) -> Tensor:
@@ -267,7 +233,7 @@ class FeatureCache:
                 ahead = pool.map(read, following)
                 yield torch.stack(batch)
 
-    def _announce(self, photos: int, bytes_each: int) -> None:
+    def announce(self, photos: int, bytes_each: int) -> None:
         """Say how much is going to be written, or that it is too much."""
         needed, free = photos * bytes_each, shutil.disk_usage(self.folder).free
         sizes = f"{needed / GIB:.2f} GiB for {photos} photos, {free / GIB:.1f} GiB are free"
@@ -283,16 +249,6 @@ def _word(changes: Changes) -> str:
     return changes if isinstance(changes, str) else f"{len(changes)}-changes"
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Make a cache's folder and keep other processes from writing there."""
-    with ExitStack() as stack:
-        with _writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(folder / LOCK, "encoding photos"))
-        yield
-
-
 def _writing(folder: Path) -> AbstractContextManager[None]:
     advice = (
         "Make room, name another folder (DECLIP_FEATURES=...) or go without them "
@@ -301,7 +257,7 @@ def _writing(folder: Path) -> AbstractContextManager[None]:
     return writing(folder, "features", "finished shards", advice)
 
 
-def _batches(keys: Iterable[str], damaged: Iterable[Shard]) -> list[list[str]]:
+def batches_of(keys: Iterable[str], damaged: Iterable[Shard]) -> list[list[str]]:
     """Return which photos are encoded together: those of a damaged shard as they were before."""
     left = dict.fromkeys(keys)
     batches = []
@@ -314,12 +270,13 @@ def _batches(keys: Iterable[str], damaged: Iterable[Shard]) -> list[list[str]]:
     return [batch for batch in batches if batch]
 
 
-def _device_of(encoder: Encoder) -> torch.device:
+def device_of(encoder: Encoder) -> torch.device:
+    """Return where an encoder's weights are."""
     weight = next(encoder.parameters(), None)  # some encoders have no weights
     return torch.device("cpu") if weight is None else weight.device
 
 
-def _tokens(features: Features) -> Tensor:
+def tokens_of(features: Features) -> Tensor:
     """Return ``[B, tokens, C]`` fp16 on the CPU, the class token first where there is one."""
     tokens = features.grid.flatten(2).transpose(1, 2)
     if features.cls is not None:
@@ -330,10 +287,3 @@ def _tokens(features: Features) -> Tensor:
             "features are too large for fp16; go without the cache (--data.cache false)"
         )
     return stored
-
-
-def _features(tokens: Tensor, grid_size: int) -> Features:
-    """Undo :func:`_tokens` for one photo, ``[tokens, C]``."""
-    cls, patches = tokens[: -(grid_size**2)], tokens[-(grid_size**2) :]
-    grid = patches.view(grid_size, grid_size, -1).permute(2, 0, 1)
-    return Features(grid, cls[0] if len(cls) else None)

@@ -55,8 +55,8 @@ def build_transform(
 ) -> A.Compose:
     """Return the transform from a uint8 array to a tensor.
 
-    Call it with ``image=[H, W, 3]``; the result holds a normalised float ``[3, S, S]``. Nothing
-    moves pixels, so masks have no part in it.
+    Call it with ``image=[H, W, 3]``; the result holds a normalised float ``[3, S, S]``. Masks
+    follow it by :func:`follow`.
 
     Args:
         preprocessing: The encoder's.
@@ -97,13 +97,28 @@ def key_of(changes: Changes) -> str:
     return parts.as_text(changes) + (f" code {' '.join(own)}" if own else "")
 
 
+def follow(transform: A.Compose, picture: NDArray[Any]) -> NDArray[Any]:
+    """Return a mask ``[H, W]``, or a photo ``[H, W, 3]``, cut as a transform cuts photos.
+
+    Args:
+        transform: Of :func:`build_transform`; a change that moves pixels has a method ``move``.
+        picture: What follows it.
+    """
+    for change in transform.transforms:
+        move = getattr(change, "move", None)
+        picture = move(picture) if move else picture
+    return picture
+
+
 def resize_mask(mask: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
     """Resize ``[H, W]`` to ``[side, side]`` by nearest pixels, so that it stays binary."""
     # A copy, as torch warns of arrays it may not write to.
     return np.array(Image.fromarray(mask).resize((side, side), Image.Resampling.NEAREST))
 
 
-CHANGES: Registry[Any] = Registry("augmentation", trusted=("albumentations",))
+CHANGES: Registry[Any] = Registry(
+    "augmentation", trusted=("albumentations",), home="declip_pl.data.degradations"
+)
 """Strengths as in the public implementation's options. Cached views depend on them: raise
 ``shards.FORMAT`` with any change."""
 
@@ -130,5 +145,8 @@ def _make_change(spec: Any) -> A.ImageOnlyTransform:
     except (ValueError, TypeError) as error:
         raise UserError(f"augmentation {spec}: {' '.join(str(error).split())}") from error
     if not isinstance(made, A.ImageOnlyTransform):
-        raise UserError(f"augmentation {spec} may move pixels, and masks would not follow")
+        raise UserError(
+            f"augmentation {spec} may move pixels, and masks would not follow; expected an "
+            "ImageOnlyTransform, with a method move(mask) if it cuts photos"
+        )
     return made

@@ -119,7 +119,7 @@ class Panels(Callback):
             if path in chosen:
                 name = f"{chosen.index(path):02d}_{Path(path).stem}"
                 heat = probabilities[0].float().cpu().numpy()
-                self._drawn[name] = panel(photos.photo(path), mask.cpu().numpy(), heat)
+                self._drawn[name] = panel(photos.shown(path), mask.cpu().numpy(), heat)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save and log the pictures if this epoch is the best so far."""

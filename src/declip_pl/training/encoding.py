@@ -7,9 +7,10 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from declip_pl.data.cached_features import CachedFeatures
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.dataset import LocalizationDataset
-from declip_pl.data.feature_cache import CachedFeatures, FeatureCache
+from declip_pl.data.feature_cache import FeatureCache
 from declip_pl.data.index import DataIndex
 from declip_pl.data.transforms import Changes
 from declip_pl.model.frozen import Encoder

@@ -18,7 +18,7 @@ from declip_pl.data.mini import MINI
 from declip_pl.data.place import Place, read_place
 from declip_pl.data.transforms import Changes
 from declip_pl.errors import UserError
-from declip_pl.files import expanded
+from declip_pl.files import expanded, shortened
 from declip_pl.model.checkpoint import read_checkpoint
 from declip_pl.model.description import Supervision
 from declip_pl.parts import Spec
@@ -31,7 +31,7 @@ from declip_pl.training.recipe_file import (
     read_config,
     read_recipe,
 )
-from declip_pl.training.run_folder import Run, run_name
+from declip_pl.training.run_folder import MOST, Run, run_name
 from declip_pl.training.task import LocalizationTask
 
 MODEL_OPTIONS = ("encoder", "layer", "decoder", "loss", "supervision")
@@ -156,15 +156,19 @@ class Recipe:
         root: The data set.
         config: The recipe's file.
         options: What takes the place of its entries.
+        label: What its runs' names end with, where the recipe is one of several that they would
+            not tell apart.
     """
 
     root: Path
     config: Path
     options: Options
+    label: str = ""
 
     def run(self, choice: str, seed: int) -> Run:
         """Return the run that ``declip-pl train`` would make of a generator and a seed."""
-        return Run(name=self._name(choice, seed))
+        name = self._name(choice, seed)
+        return Run(name=shortened(f"{name}-{self.label}", MOST) if self.label else name)
 
     @property
     def kind(self) -> str:
@@ -187,8 +191,9 @@ class Recipe:
 
     def data_module(self, choice: str) -> LocalizationDataModule:
         """Return the data that a generator choice stands for."""
-        names = ("layout", "polarity", "forgeries")
+        names = ("layout", "polarity", "forgeries", "train_photos")
         options = {name: self.entries[f"data.{name}"] for name in names}
+        options |= {"supervision": self.entries["model.supervision"]}
         return LocalizationDataModule(str(self.root), choice, **options)
 
     @cached_property
@@ -232,6 +237,7 @@ class Recipe:
         named = {f.name: getattr(self.options, f.name) for f in fields(Options)}
         named |= {"data": str(self.root), "config": str(self.config), "source": None}
         named |= {"generator": choice, "seed": seed}
+        named |= {"name": self.run(choice, seed).name} if self.label else {}
         program = [sys.executable, "-m", "declip_pl"]
         words = [f"--{k}={as_argument(v)}" for k, v in named.items() if v is not None]
         return [*program, "train", *words, "--resume", "--run.brief=true"]

@@ -71,6 +71,18 @@ def experiments() -> Path:
     return inside if inside.is_dir() else package.parents[1] / "experiments"
 
 
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML file of entries and values that is no recipe.
+
+    Raises:
+        UserError: If there is none, it is no YAML, or it holds something else.
+    """
+    content = _read(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected entries and their values")
+    return content
+
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's floats: plain YAML 1.1 reads ``1e-3`` as text."""
 

@@ -241,7 +241,7 @@ class LocalizationTask(L.LightningModule):
                 scores |= {key: value for key, value in known.items() if value is not None}
                 self.results[name.removeprefix("test/")] = scores
                 figures = {f"{name}/{key}": value for key, value in scores.items()}
-                self.log_dict(figures, logger=not summarised(self.logger, figures))
+                self.log_dict(figures, logger=False if summarised(self.logger, figures) else None)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Describe the localizer beside its weights."""

@@ -1,0 +1,235 @@
+"""``declip-pl ablate``: one question, answered by training and scoring every variant."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import yaml
+from annotated_types import Interval
+
+from declip_pl.ablation.ablation import (
+    ROOT,
+    SPREADSHEET,
+    Ablation,
+    Variant,
+    lines_of,
+    write_ablation,
+)
+from declip_pl.ablation.changes import changes
+from declip_pl.ablation.encoding import encode_together
+from declip_pl.ablation.picture import PICTURE, ablation_png
+from declip_pl.ablation.question import GENERATOR, Question, number_in, read_question
+from declip_pl.ablation.table import ablation_text
+from declip_pl.cross_eval.evaluation import Evaluation
+from declip_pl.cross_eval.folder import fingerprint
+from declip_pl.cross_eval.matrix import UNPERTURBED, Failure, Matrix
+from declip_pl.cross_eval.models import attempt, read_models, train_missing
+from declip_pl.cross_eval.one_set import Way, evaluate_set, print_warnings
+from declip_pl.cross_eval.plan import choose_data_sets, read_data_sets
+from declip_pl.cross_eval.provenance import made
+from declip_pl.cross_eval.views.report import REPORT
+from declip_pl.data.datamodule import LocalizationDataModule
+from declip_pl.data.layouts.dolos import Source
+from declip_pl.errors import UserError
+from declip_pl.files import short_hash, shortened, write_text
+from declip_pl.model.devices import find_device
+from declip_pl.names import check_name
+from declip_pl.privacy import without_folders
+from declip_pl.training.recipe import Options, Recipe
+from declip_pl.training.recipe_file import as_argument
+from declip_pl.training.run_folder import MOST, claim
+
+RECIPES = "recipes"
+"""The folder of the variants' recipes, in the ablation's."""
+
+APART = ("seed_everything", GENERATOR)
+"""Entries that say which model of a variant it is."""
+
+
+def ablate(
+    question: str,
+    data: str | None = None,
+    source: Source | None = None,
+    seeds: Annotated[int, Interval(ge=1, le=1000)] = 1,
+    name: str | None = None,
+    device: str | None = None,
+) -> None:
+    """Answer a question: train and score every variant, and say how much each of them changes.
+
+    What is finished is reused: after an interruption, the same command goes on where it was.
+
+    Args:
+        question: A YAML file, or the name of a question that comes with the package (see
+            experiments/questions).
+        data: The data set's folder or file, or LAYOUT:PATH; by default as in train.
+        source: Part of Dolos: celebahq or ffhq.
+        seeds: Models of each variant and training set, with the seeds 0, 1, ...
+        name: Name of the folder in outputs/ablate.
+        device: Where it runs, such as cpu, cuda or cuda:1; by default a GPU where there is one.
+
+    Raises:
+        UserError: If the question is not understood, or a part failed; the rest is written.
+    """
+    start = time.monotonic()
+    if name:
+        check_name(name, "an ablation's name")
+    options = Options(data=data, source=source, device=device)
+    options, places = choose_data_sets(options, None)
+    options = replace(options, layout=options.layout or "dolos")  # the same in all variants
+    (photos,) = read_data_sets(options, None, places, UNPERTURBED)
+    asked = read_question(question, photos.generators)
+    print(f"question: {asked.question} ({len(asked.variants)} variants)")
+    folder = ROOT / shortened(name or f"{photos.root.name}-{asked.name}", MOST)
+    with claim(folder, "ablating into"):
+        plans = [_plan(asked, variant, folder, photos, options) for variant in asked.variants]
+        encode_together(
+            {plan.variant: plan.recipe for plan in plans},
+            {plan.variant: plan.choices for plan in plans},
+            find_device(device),
+        )
+        failures = _train(plans, seeds)
+        matrices = _score(plans, photos, folder, failures, find_device(device))
+        if asked.against not in matrices:
+            raise UserError(_failed(failures))
+        ablation = _answer(asked, plans, matrices, folder, failures, start)
+        write_ablation(folder, ablation)
+        ablation_png(ablation, folder / PICTURE)
+    print(ablation_text(ablation))
+    print(f"picture: {folder / PICTURE}")
+    print(f"table:   {folder / SPREADSHEET}")
+    print(f"reports: {folder}/VARIANT/{REPORT}")
+    if failures:
+        raise UserError(_failed(failures))
+
+
+@dataclass
+class _Plan:
+    """How a variant is answered.
+
+    Attributes:
+        variant: Its name.
+        recipe: Of its models.
+        choices: What they are trained on.
+        runs: The folders of those that are finished.
+    """
+
+    variant: str
+    recipe: Recipe
+    choices: list[str]
+    runs: list[Path]
+
+
+def _plan(
+    asked: Question, variant: str, folder: Path, photos: LocalizationDataModule, options: Options
+) -> _Plan:
+    """Write a variant's recipe and return what is to be trained."""
+    path = folder / RECIPES / f"{variant}.yaml"
+    write_text(path, yaml.safe_dump(asked.sections(variant), sort_keys=False))
+    recipe = Recipe(photos.root, path, options)
+    decisive = sorted(
+        f"{name}: {as_argument(value)}"
+        for name, value in recipe.entries.items()
+        if name not in APART
+    )
+    # A run that another question has trained in the same way is found by its name.
+    label = short_hash("\n".join([fingerprint(photos.root), *decisive]))
+    choice = asked.changes(variant).get(GENERATOR)
+    choices = [str(choice)] if choice else list(photos.generators)
+    return _Plan(variant, replace(recipe, label=label), choices, [])
+
+
+def _train(plans: Sequence[_Plan], seeds: int) -> list[Failure]:
+    """Train what is missing and add the finished runs to the plans; return what failed."""
+    failures: list[Failure] = []
+    for plan in plans:
+        print(f"variant: {plan.variant}", flush=True)
+        plan.runs, failed = train_missing(plan.recipe, plan.choices, seeds)
+        failures += [Failure(f"{plan.variant}: {failure.what}", failure.why) for failure in failed]
+    return failures
+
+
+def _score(
+    plans: Sequence[_Plan],
+    photos: LocalizationDataModule,
+    folder: Path,
+    failures: list[Failure],
+    device: torch.device,
+) -> dict[str, Matrix]:
+    """Cross-evaluate each variant in a folder of its own; add to the failures."""
+    matrices = {}
+    for plan in plans:
+        own: list[Failure] = []
+        work = partial(_matrix, plan, photos, folder / plan.variant, own, device)
+        matrix = attempt(own, "all of it", work)
+        failures += [Failure(f"{plan.variant}: {failure.what}", failure.why) for failure in own]
+        if matrix:
+            matrices[plan.variant] = matrix
+    return matrices
+
+
+def _matrix(
+    plan: _Plan,
+    photos: LocalizationDataModule,
+    folder: Path,
+    failures: list[Failure],
+    device: torch.device,
+) -> Matrix:
+    start = time.monotonic()
+    models, unread = read_models(plan.runs, photos.generators)
+    if not models:
+        raise UserError("none of its models was trained")
+    failures += unread
+    way = Way(None, None, device)
+    return evaluate_set(models, photos, folder, failures, start, way, print_warnings)
+
+
+def _answer(
+    asked: Question,
+    plans: Sequence[_Plan],
+    matrices: Mapping[str, Matrix],
+    folder: Path,
+    failures: Sequence[Failure],
+    start: float,
+) -> Ablation:
+    """Return what the variants' matrices say."""
+    lines = [line for variant, matrix in matrices.items() for line in lines_of(variant, matrix)]
+    known = {variant: Evaluation(folder / variant, matrix) for variant, matrix in matrices.items()}
+    compared = changes(known, asked.against, asked.metric)
+    first = matrices[asked.against]
+    return Ablation(
+        name=folder.name,
+        question=asked.question,
+        recipe=asked.recipe.name,
+        axis=asked.axis,
+        fixed={name: as_argument(value) for name, value in asked.fixed.items()},
+        data=first.data.name,
+        notice=first.notice,
+        seeds=len(first.seeds),
+        against=asked.against,
+        metric=asked.metric,
+        variants={
+            plan.variant: Variant(
+                {k: as_argument(v) for k, v in asked.variants[plan.variant].items()},
+                tuple(run.name for run in plan.runs),
+                number_in(plan.variant) if asked.axis else None,
+            )
+            for plan in plans
+            if plan.variant in matrices
+        },
+        lines=tuple(
+            replace(line, change=compared.get((line.variant, line.metric, line.part)))
+            for line in lines
+        ),
+        failed=tuple(Failure(without_folders(f.what), without_folders(f.why)) for f in failures),
+        made=made(start, first.made.device),
+    )
+
+
+def _failed(failures: Sequence[Failure]) -> str:
+    lines = [f"  {failure.what}: {failure.why}" for failure in failures]
+    return "\n".join(["these parts of the ablation failed:", *lines,
+                      "the same command tries them again"])  # fmt: skip

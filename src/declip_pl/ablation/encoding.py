@@ -1,0 +1,69 @@
+"""Variants that differ in the layer alone: each photo passes the encoder once for all of them."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from declip_pl.data.feature_cache import FeatureCache
+from declip_pl.data.layer_caches import fill, words_of
+from declip_pl.model.encoder import build_encoder
+from declip_pl.model.own_encoder import NO_LAYER
+from declip_pl.parts import Spec, as_text
+from declip_pl.training.recipe import Recipe
+
+
+def encode_together(
+    recipes: Mapping[str, Recipe], choices: Mapping[str, Sequence[str]], device: torch.device
+) -> None:
+    """Encode the photos of variants that have one encoder at several layers.
+
+    What is left, and whatever is augmented, is encoded when a variant is trained or scored.
+
+    Args:
+        recipes: Of the variants.
+        choices: What each variant's models are trained on.
+        device: Where the encoder runs.
+
+    Raises:
+        UserError: If the encoder can't be found, or a photo can't be decoded.
+    """
+    groups: dict[tuple[str, int | None], list[str]] = defaultdict(list)
+    for variant, recipe in recipes.items():
+        said = recipe.entries
+        cached = said["data.cache"] and said["data.augmentation"] == "none"
+        if cached and said["model.layer"] != NO_LAYER:
+            groups[as_text(said["model.encoder"]), said["model.image_size"]].append(variant)
+    for variants in groups.values():
+        layers = list(dict.fromkeys(recipes[v].entries["model.layer"] for v in variants))
+        if len(layers) > 1:
+            first = recipes[variants[0]].entries
+            photos = [p for v in variants for p in _photos(recipes[v], choices[v])]
+            _fill(first["model.encoder"], first["model.image_size"], layers, photos, device)
+
+
+def _fill(
+    encoder: Spec,
+    size: int | None,
+    layers: Sequence[str],
+    photos: Sequence[Path],
+    device: torch.device,
+) -> None:
+    caches = []
+    for layer in layers:
+        built = build_encoder(encoder, layer, size)
+        caches.append(FeatureCache(built))
+        built.offload()
+    together = build_encoder(encoder, "+".join(words_of(layers)), size)
+    fill(caches, together, list(dict.fromkeys(photos)), device)
+
+
+def _photos(recipe: Recipe, choices: Sequence[str]) -> list[Path]:
+    """Return all photos that training, validating and testing see."""
+    found: dict[Path, None] = {}
+    for choice in choices:
+        data = recipe.data_module(choice)
+        for part in (data.train_set(), *data.valid_sets(), *data.test_sets()):
+            found |= dict.fromkeys(sample.image for sample in part.samples)
+    return list(found)

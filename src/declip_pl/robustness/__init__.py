@@ -1,0 +1,1 @@
+"""How localizers do on photos that were compressed, resized, blurred or sent around."""

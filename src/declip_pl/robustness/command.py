@@ -1,0 +1,196 @@
+"""``declip-pl robustness``: localizers on photos that were degraded in several ways."""
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from declip_pl.cross_eval.folder import name_of
+from declip_pl.cross_eval.matrix import UNPERTURBED, Failure, Matrix
+from declip_pl.cross_eval.models import attempt, read_models
+from declip_pl.cross_eval.one_set import Way, evaluate_set, print_warnings
+from declip_pl.cross_eval.plan import choose_data_sets, choose_recipe, read_data_sets, trained
+from declip_pl.cross_eval.progress import Countdown
+from declip_pl.cross_eval.provenance import made
+from declip_pl.cross_eval.views.report import REPORT
+from declip_pl.data.datamodule import LocalizationDataModule
+from declip_pl.data.transforms import Changes
+from declip_pl.errors import UserError
+from declip_pl.files import shortened
+from declip_pl.model.devices import find_device
+from declip_pl.names import check_name
+from declip_pl.privacy import without_folders
+from declip_pl.robustness.degradations import Degradation, read_degradations
+from declip_pl.robustness.picture import PICTURE, robustness_png
+from declip_pl.robustness.robustness import (
+    CLEAN,
+    ROOT,
+    SPREADSHEET,
+    Robustness,
+    lines_of,
+    write_robustness,
+)
+from declip_pl.robustness.table import robustness_text
+from declip_pl.training.recipe import Options
+from declip_pl.training.run_folder import MOST, claim
+
+FEATURES = "features"
+"""The folder of degraded photos' features, in the folder of a strength while it is scored."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A degradation at one strength, or photos as they are.
+
+    Attributes:
+        degradation: Its name.
+        value: The strength as text; empty for photos as they are.
+        changes: What happens to a photo.
+    """
+
+    degradation: str
+    value: str
+    changes: Changes
+
+    def __str__(self) -> str:
+        """Return what it is called in messages."""
+        return f"{self.degradation} {self.value}".rstrip()
+
+
+def robustness(
+    options: Options,
+    models: Sequence[str] = (),
+    degradations: Path | None = None,
+    only: str | None = None,
+    name: str | None = None,
+) -> None:
+    """Score localizers on photos that were compressed, resized, blurred or sent around.
+
+    What is finished is reused: after an interruption, the same command goes on where it was.
+
+    Args:
+        options: What to test on, and how missing models are trained.
+        models: Runs' folders, checkpoints, saved folders, hub ids or starter to score, no others.
+            By default one model for each generator of the data set, trained first where missing.
+        degradations: A YAML file; by default experiments/degradations/common.yaml.
+        only: Names of degradations, joined by semicolons; by default all in the file.
+        name: Name of the folder in outputs/robustness.
+
+    Raises:
+        UserError: If there is nothing to score, or a part failed; the rest is written.
+    """
+    start = time.monotonic()
+    if name:
+        check_name(name, "a name for the results")
+    if models and options.trains():
+        raise UserError("given models are scored as they are: leave out all options of training")
+    chosen = _chosen(read_degradations(degradations), only)
+    options, places = choose_data_sets(options, None)
+    recipe = None if models else choose_recipe(options, places[0].root)
+    read = partial(read_data_sets, options, recipe, places)
+    (photos,) = read(UNPERTURBED)
+    paths, failures, label = (
+        trained(recipe, photos, seeds=1, loo=False, none=False) if recipe else (models, [], None)
+    )
+    folder = ROOT / shortened(name or f"{photos.root.name}-{label or _name(paths, photos)}", MOST)
+    matrices: list[tuple[Step, Matrix]] = []
+    with claim(folder, "scoring into"):
+        steps = list(_steps(chosen))
+        countdown = Countdown(len(steps), "strength")
+        for step in steps:
+            print(countdown.next(f"scoring {step}"), flush=True)
+            own: list[Failure] = []
+            (data,) = read(step.changes)
+            work = partial(_scored, paths, data, folder / step.degradation / step.value, own,
+                           find_device(options.device))  # fmt: skip
+            matrix = attempt(own, "all of it", work)
+            failures += [Failure(f"{step}: {failure.what}", failure.why) for failure in own]
+            matrices += [(step, matrix)] if matrix else []
+        if not matrices or matrices[0][0].degradation != CLEAN:
+            raise UserError(_failed(failures))
+        found = _robustness(folder, chosen, matrices, failures, start)
+        write_robustness(folder, found)
+        robustness_png(found, folder / PICTURE)
+    print(robustness_text(found))
+    print(f"picture: {folder / PICTURE}")
+    print(f"table:   {folder / SPREADSHEET}")
+    print(f"reports: {folder}/DEGRADATION/VALUE/{REPORT}")
+    if failures:
+        raise UserError(_failed(failures))
+
+
+def _chosen(known: Sequence[Degradation], only: str | None) -> list[Degradation]:
+    if only is None:
+        return list(known)
+    names = [name.strip() for name in only.split(";")]
+    by_name = {degradation.name: degradation for degradation in known}
+    if missing := [name for name in names if name not in by_name]:
+        raise UserError(f"there is no degradation {missing[0]!r}; expected {'; '.join(by_name)}")
+    return [by_name[name] for name in names]
+
+
+def _steps(degradations: Sequence[Degradation]) -> Iterator[Step]:
+    yield Step(CLEAN, "", UNPERTURBED)
+    for degradation in degradations:
+        for value in degradation.values:
+            yield Step(degradation.name, str(value), degradation.changes(value))
+
+
+def _name(paths: Sequence[str | Path], photos: LocalizationDataModule) -> str:
+    return name_of(read_models(paths, photos.generators)[0])
+
+
+def _scored(
+    paths: Sequence[str | Path],
+    data: LocalizationDataModule,
+    folder: Path,
+    failures: list[Failure],
+    device: torch.device,
+) -> Matrix:
+    """Cross-evaluate on photos of one strength; their features go once that is done."""
+    start = time.monotonic()
+    models, unread = read_models(paths, data.generators)
+    failures += unread
+    if not models:
+        raise UserError("there is no model to score")
+    features = None if data.perturbation == UNPERTURBED else folder / FEATURES
+    way = Way(None, None, device, features)
+    matrix = evaluate_set(models, data, folder, failures, start, way, print_warnings)
+    if features:
+        shutil.rmtree(features, ignore_errors=True)
+    return matrix
+
+
+def _robustness(
+    folder: Path,
+    degradations: Sequence[Degradation],
+    matrices: Sequence[tuple[Step, Matrix]],
+    failures: Sequence[Failure],
+    start: float,
+) -> Robustness:
+    clean = matrices[0][1]
+    return Robustness(
+        name=folder.name,
+        data=clean.data.name,
+        notice=clean.notice,
+        rows=clean.rows,
+        models=tuple(model.name for model in clean.models),
+        degradations={found.name: tuple(map(str, found.values)) for found in degradations},
+        lines=tuple(
+            line
+            for step, matrix in matrices
+            for line in lines_of(step.degradation, step.value, matrix)
+        ),
+        failed=tuple(Failure(without_folders(f.what), without_folders(f.why)) for f in failures),
+        made=made(start, clean.made.device),
+    )
+
+
+def _failed(failures: Sequence[Failure]) -> str:
+    lines = [f"  {failure.what}: {failure.why}" for failure in failures]
+    return "\n".join(["these parts failed:", *lines,
+                      "the same command tries them again"])  # fmt: skip

@@ -1,0 +1,357 @@
+"""`declip-pl ablate`: questions from files, what is trained and scored, and what is compared."""
+
+import csv
+from math import isclose
+
+import pytest
+import torch
+import yaml
+from conftest import GENERATORS, make_clip, make_tree
+
+from declip_pl import cli
+from declip_pl.ablation.ablation import Ablation, Change, Line, Variant, read_ablation
+from declip_pl.ablation.changes import changes
+from declip_pl.ablation.encoding import encode_together
+from declip_pl.ablation.picture import ablation_png
+from declip_pl.ablation.question import number_in, read_question, shipped
+from declip_pl.ablation.table import ablation_text
+from declip_pl.cross_eval.compare import comparison
+from declip_pl.cross_eval.evaluation import Evaluation
+from declip_pl.cross_eval.matrix import Made, Score, read_matrix
+from declip_pl.cross_eval.statistics import holm
+from declip_pl.data.datamodule import LocalizationDataModule
+from declip_pl.data.feature_cache import FeatureCache
+from declip_pl.errors import UserError
+from declip_pl.model.encoder import build_encoder
+from declip_pl.model.transformers_encoder import TransformersEncoder
+from declip_pl.training.lightning_cli import DeclipCLI
+from declip_pl.training.recipe import Options, Recipe
+
+RECIPE = {"model": {"encoder": "x", "layer": "layer1", "decoder": "linear"}}
+
+
+def ask(folder, recipe=RECIPE, **content):
+    """Write a question and read it."""
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    content = {"question": "Why?", "recipe": "recipe.yaml", **content}
+    (folder / "mine.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    return read_question(str(folder / "mine.yaml"), ["a", "b", "c"])
+
+
+def test_a_grid_is_every_combination(tmp_path):
+    asked = ask(tmp_path, grid={"model.layer": ["layer1", "layer2"], "model.loss": ["bce", "dice"]})
+    assert list(asked.variants) == ["layer1, bce", "layer1, dice", "layer2, bce", "layer2, dice"]
+    assert asked.variants["layer2, dice"] == {"model.layer": "layer2", "model.loss": "dice"}
+    assert asked.against == "layer1, bce" and asked.metric == "iou" and asked.axis is None
+
+
+def test_generators_by_words(tmp_path):
+    words = ["each", "pairs", "leave-one-out", "all"]
+    asked = ask(tmp_path, grid={"data.generator": words})
+    each, pairs = ["a", "b", "c"], ["a+b", "a+c", "b+c"]
+    apart = ["all-but-a", "all-but-b", "all-but-c"]
+    assert list(asked.variants) == [*each, *pairs, *apart, "all"]
+    assert asked.sections("a+b") == RECIPE  # which generators is not the recipe's to say
+
+
+def test_a_variant_is_the_recipe_with_its_entries_changed(tmp_path):
+    decoder = {"class_path": "light", "init_args": {"width": 8, "depth": 2}}
+    recipe = {"model": {"layer": "layer1", "decoder": decoder}, "trainer": {"max_epochs": 9}}
+    asked = ask(
+        tmp_path, recipe, fixed={"data.train_photos": 3},
+        variants={"plain": {}, "wide": {"model.decoder.init_args.width": 16}},
+    )  # fmt: skip
+    assert asked.sections("plain") == recipe | {"data": {"train_photos": 3}}
+    wide = asked.sections("wide")
+    assert wide["model"]["decoder"]["init_args"] == {"width": 16, "depth": 2}
+    assert wide["model"]["layer"] == "layer1" and wide["trainer"] == {"max_epochs": 9}
+
+
+VARIANTS = {"a": {}, "b": {"model.layer": "layer2"}}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({}, "two variants or more"),
+        ({"variants": {"a": {}}}, "two variants or more"),
+        ({"variants": ["a", "b"]}, "variants is ['a', 'b']"),
+        ({"variants": {"a": {}, "b": ["model.layer"]}}, "b is ['model.layer']"),
+        ({"variants": {"a/b": {}, "c": {}}}, "can't be a variant's name"),
+        ({"variants": {"a": {}, "b": {"layer": 3}}}, "b changes 'layer'"),
+        ({"variants": {"a": {}, "b": {"run.name": "x"}}}, "b changes 'run.name'"),
+        ({"grid": {"model.layer": "layer1"}}, "expected a list"),
+        ({"grid": {"model.layer": []}}, "expected a list"),
+        ({"variants": VARIANTS, "against": "c"}, "against is 'c'"),
+        ({"variants": VARIANTS, "metric": "image_auroc"}, "metric is 'image_auroc'"),
+        ({"variants": VARIANTS, "fixed": {"epochs": 1}}, "fixed changes 'epochs'"),
+        ({"variants": VARIANTS, "axis": "layer"}, "no number in 'a'"),
+        ({"variants": VARIANTS, "seeds": 3}, "seeds is not known"),
+        ({"variants": VARIANTS, "question": 3}, "expected question as text"),
+    ],
+)
+def test_a_wrong_question_is_one_line_that_names_the_file(tmp_path, content, said):
+    with pytest.raises(UserError) as error:
+        ask(tmp_path, **content)
+    assert "mine.yaml" in str(error.value) and said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_change_below_what_has_no_entries(tmp_path):
+    asked = ask(tmp_path, variants={"a": {}, "b": {"model.decoder.init_args.width": 3}})
+    with pytest.raises(UserError, match=r"mine.yaml: model.decoder.init_args.width.*'linear'"):
+        asked.sections("b")
+
+
+def test_no_such_question(tmp_path):
+    with pytest.raises(UserError, match=r"no question 'why'.*clip.*layer"):
+        read_question("why", [])
+
+
+def test_numbers_in_names():
+    names = {"layer5": 5, "25": 25, "JPEG 0.5": 0.5, "plain": None, "5 photos": None}
+    assert {name: number_in(name) for name in names} == names
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_question_is_read_and_every_variant_is_a_configuration(
+    name, tmp_path, monkeypatch
+):
+    parsed = []
+
+    def stop(self):
+        parsed.append(self.config.fit.as_dict())
+        raise SystemExit(0)
+
+    monkeypatch.setattr(DeclipCLI, "before_instantiate_classes", stop)
+    asked = read_question(name, ["a", "b", "c"])
+    for variant in asked.variants:
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(asked.sections(variant)))
+        with pytest.raises(SystemExit):
+            cli.main(["fit", f"--config={tmp_path}/recipe.yaml"])
+    assert len(parsed) == len(asked.variants) >= 2
+    if asked.variants.keys() - {"a", "b", "c"} and not any("+" in v for v in asked.variants):
+        told = [str(found) for found in parsed]
+        assert len(set(told)) == len(told)  # no two variants are the same
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory):
+    """A folder with a question that was answered by tiny models."""
+    folder = tmp_path_factory.mktemp("asked")
+    make_tree(folder / "dolos")
+    make_clip(folder / "tiny-clip")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("DECLIP_FEATURES", str(folder / "features"))
+        (folder / "recipe.yaml").write_text(
+            f"model: {{encoder: {folder}/tiny-clip, layer: layer1, decoder: linear, "
+            "image_size: 64}\n"
+            "data: {root: x, generator: x, batch_size: 4, num_workers: 0}\n"
+            "trainer: {max_epochs: 1, accelerator: cpu, enable_progress_bar: false, logger: false}"
+        )
+        (folder / "mine.yaml").write_text(
+            "question: Does more training help?\nrecipe: recipe.yaml\n"
+            "grid: {trainer.max_epochs: [1, 3]}\naxis: epochs\n"
+        )
+        cli.main(["ablate", "mine.yaml", "--data=dolos"])
+        yield folder
+
+
+def test_what_an_ablation_leaves(answered):
+    folder = answered / "outputs/ablate/dolos-mine"
+    found = read_ablation(folder)
+    assert list(found.variants) == ["1", "3"] and found.against == "1"
+    assert [variant.number for variant in found.variants.values()] == [1, 3]
+    assert found.axis == "epochs" and found.recipe == "recipe.yaml"
+    assert found.question == "Does more training help?" and found.failed == ()
+    assert (folder / "ablation.png").stat().st_size > 5000
+    for variant in found.variants:
+        matrix = read_matrix(folder / variant)
+        means = matrix.summary["iou"]
+        assert found.find(variant, "iou", "in-domain").score == means.in_domain
+        assert found.find(variant, "iou", "out-of-domain").score == means.out_of_domain
+        assert found.find(variant, "iou", "worst out-of-domain").score.value == (
+            means.worst_out_of_domain.value
+        )
+        assert found.find(variant, "iou", "test ldm").score == means.by_test["ldm"]
+        assert {model.name for model in matrix.models} == set(found.variants[variant].models)
+        assert (folder / variant / "report.html").is_file()
+    with (folder / "ablation.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(found.lines)
+    changed = [row for row in rows if row["change"]]
+    assert {(row["variant"], row["metric"], row["part"]) for row in changed} == {
+        ("3", "iou", "in-domain"), ("3", "iou", "out-of-domain"),
+    }  # fmt: skip
+    assert all(row["against"] == "1" for row in changed)
+
+
+def test_changes_are_those_of_compare_and_corrected_together(answered):
+    folder = answered / "outputs/ablate/dolos-mine"
+    known = {name: Evaluation(folder / name, read_matrix(folder / name)) for name in ("1", "3")}
+    found = changes(known, "1", "iou")
+    means = comparison(known["1"], known["3"], "iou").means
+    assert [change.value for change in found.values()] == [mean.change.value for mean in means]
+    expected = holm([mean.p_value for mean in means])
+    assert [change.corrected for change in found.values()] == list(expected)
+    ours = {key[2]: change for key, change in found.items()}
+    for part in ("in-domain", "out-of-domain"):  # the same photos on both sides: means differ so
+        scores = [
+            getattr(side.matrix.summary["iou"], part.replace("-", "_")).value
+            for side in known.values()
+        ]
+        assert isclose(ours[part].value, scores[1] - scores[0], abs_tol=1e-9)
+
+
+def test_the_same_command_again_trains_and_encodes_nothing(answered, monkeypatch, capsys):
+    def fail(*call):
+        raise AssertionError("the encoder is not needed")
+
+    monkeypatch.setattr(TransformersEncoder, "forward", fail)
+    before = {path: path.stat().st_mtime_ns for path in (answered / "outputs/train").rglob("*")}
+    cli.main(["ablate", "mine.yaml", "--data=dolos"])
+    assert before == {p: p.stat().st_mtime_ns for p in (answered / "outputs/train").rglob("*")}
+    printed = capsys.readouterr().out
+    assert "Does more training help?" in printed
+    assert not any(line.startswith(("training ", "scoring ")) for line in printed.splitlines())
+
+
+@pytest.mark.slow  # trains
+def test_another_question_finds_what_was_trained_in_the_same_way(answered, capsys):
+    (answered / "other.yaml").write_text(
+        "question: And two?\nrecipe: recipe.yaml\nvariants:\n"
+        "  three: {trainer.max_epochs: 3}\n  more photos: {data.train_photos: 8}\n"
+    )
+    cli.main(["ablate", "other.yaml", "--data=dolos", "--name=again"])
+    found = read_ablation(answered / "outputs/ablate/again")
+    first = read_ablation(answered / "outputs/ablate/dolos-mine")
+    assert found.variants["three"].models == first.variants["3"].models
+    assert not set(found.variants["more photos"].models) & set(first.variants["1"].models)
+
+
+@pytest.mark.slow  # trains
+def test_training_sets_are_one_model_each(answered):
+    (answered / "sets.yaml").write_text(
+        "question: Which?\nrecipe: recipe.yaml\ngrid: {data.generator: [each, all]}\n"
+    )
+    cli.main(["ablate", "sets.yaml", "--data=dolos"])
+    found = read_ablation(answered / "outputs/ablate/dolos-sets")
+    assert list(found.variants) == [*GENERATORS, "all"]
+    assert all(len(variant.models) == 1 for variant in found.variants.values())
+    # Each was trained on another generator, and all on both: no cell is in domain, or out, in two.
+    assert found.find("lama", "iou", "out-of-domain").change is None
+    assert found.find("all", "iou", "in-domain").change is not None
+
+
+@pytest.mark.slow  # trains
+def test_a_variant_that_fails_is_named_and_the_rest_is_written(answered, capfd):
+    (answered / "fails.yaml").write_text(
+        "question: Which?\nrecipe: recipe.yaml\nvariants:\n"
+        "  good: {trainer.max_epochs: 3}\n  bad: {model.layer: layer99}\n"
+    )
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["ablate", "fails.yaml", "--data=dolos"])
+    assert "bad" in str(stop.value) and "failed" in str(stop.value)
+    found = read_ablation(answered / "outputs/ablate/dolos-fails")
+    assert list(found.variants) == ["good"] and found.failed
+    assert "bad: left out" in capfd.readouterr().out
+
+
+def test_layers_of_one_encoder_are_encoded_by_one_pass(tmp_path, monkeypatch):
+    """Of each photo: the joined features are, channel by channel, those of the single layers."""
+    make_tree(tmp_path / "dolos")
+    clip = make_clip(tmp_path / "clip")
+    monkeypatch.setenv("DECLIP_FEATURES", str(tmp_path / "features"))
+    layers = ["layer1", "layer3", "layer2+layer1"]
+    (tmp_path / "recipe.yaml").write_text("data: {num_workers: 0}\n")
+    recipes = {
+        layer: Recipe(
+            tmp_path / "dolos",
+            tmp_path / "recipe.yaml",
+            Options(encoder=str(clip), layer=layer, decoder="linear"),
+        )
+        for layer in layers
+    }
+    passed = []
+    forward = TransformersEncoder.forward
+
+    def count(self, pixels):
+        passed.extend([self.layer] * len(pixels) * (len(pixels) > 1))
+        return forward(self, pixels)
+
+    monkeypatch.setattr(TransformersEncoder, "forward", count)
+    choices = {layer: list(GENERATORS) for layer in layers}
+    for _ in range(2):  # the second time everything is there
+        encode_together(recipes, choices, torch.device("cpu"))
+    photos = [path for path in (tmp_path / "dolos").rglob("*") if is_photo(path)]
+    assert set(passed) == {"layer1+layer3+layer2"} and len(passed) == len(photos)
+    for layer in layers:
+        encoder = build_encoder(str(clip), layer)
+        cached = FeatureCache(encoder).fetch(photos, torch.device("cpu"))
+        monkeypatch.setenv("DECLIP_FEATURES", str(tmp_path / "apart"))
+        apart = FeatureCache(encoder).fetch(photos, torch.device("cpu"))
+        monkeypatch.setenv("DECLIP_FEATURES", str(tmp_path / "features"))
+        for photo in photos:
+            assert torch.equal(cached[photo].grid, apart[photo].grid)
+            assert torch.equal(cached[photo].cls, apart[photo].cls)
+    assert len(passed) == 4 * len(photos)  # the last three times one by one
+
+
+def is_photo(path):
+    """Whether a file of the tree is a photo that training or testing sees."""
+    unseen = path.parts[-3:-1] == ("real", "train")  # masks alone are trained on
+    return path.is_file() and "masks" not in path.parts and not unseen
+
+
+def made_up(scores, against="a", **more):
+    """Return an ablation of the means out of domain, with a change of the second variant."""
+    change = Change(5.0, 1.5, 8.5, 0.01, 0.02)
+    lines = tuple(
+        Line(name, "iou", "out-of-domain", Score(value, value - 2, value + 2, 9),
+             None if name == against else change)
+        for name, value in scores.items()
+    )  # fmt: skip
+    variants = {name: Variant({}, (name,), number_in(name)) for name in scores}
+    made = Made("declip-pl ablate", 1.0, "Linux", "cpu", None, "2026-01-01", {})
+    content = {
+        "name": "x", "question": "Why?", "recipe": "r.yaml", "axis": None, "fixed": {},
+        "data": "dolos", "notice": None, "seeds": 1, "against": against, "metric": "iou",
+        "variants": variants, "lines": lines, "failed": (), "made": made,
+    }  # fmt: skip
+    return Ablation(**(content | more))
+
+
+def test_the_table_by_hand():
+    lines = ablation_text(made_up({"a": 40.0, "b": 45.04}, notice="a stand-in")).split("\n")
+    (head,) = (line for line in lines if line.startswith("variant"))
+    assert head.split()[:4] == ["variant", "in-domain", "out-of-domain", "worst"]
+    a, b = (next(line for line in lines if line.startswith(f"{name} ")) for name in "ab")
+    assert a.split() == ["a", "undefined", "40.0", "undefined", "undefined"]
+    assert b.split()[2:3] == ["45.0"]
+    assert b.split()[5:] == ["+5.0", "[+1.5,", "+8.5]", "0.020", "*"]
+    assert lines[-1] == "a stand-in"
+
+
+@pytest.mark.parametrize("axis", [None, "layer"])
+def test_pictures_of_names_and_of_numbers(tmp_path, axis):
+    ablation_png(
+        made_up({"layer1": 40.0, "layer10": 45.0}, "layer1", axis=axis), tmp_path / "a.png"
+    )
+    assert (tmp_path / "a.png").stat().st_size > 5000
+
+
+def test_as_many_photos_of_each_generator_and_fewer_are_part_of_more(tmp_path):
+    make_tree(tmp_path / "dolos")
+
+    def used(generator, count):
+        data = LocalizationDataModule(str(tmp_path / "dolos"), generator, train_photos=count)
+        return {(s.generator, s.name) for s in data.training_photos()}
+
+    four, six, everything = (used("lama+ldm", count) for count in (4, 6, None))
+    assert four < six < everything and len(everything) == 16
+    assert sorted(generator for generator, _ in four) == ["lama"] * 2 + ["ldm"] * 2
+    assert {name for _, name in used("lama", 3)} != {name for _, name in used("ldm", 3)}
+    assert used("lama", 3) == used("lama", 3)
+    with pytest.raises(UserError, match=r"train_photos is 9, but .* has 8 training photos of lama"):
+        used("lama", 9)
