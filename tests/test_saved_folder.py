@@ -305,6 +305,7 @@ def _matrix(
     for field in fields(ScoredModel):
         text[field.name] = ""
     text |= {"trained_on": ("ldm",), "seed": 0, "image_size": 224, "thresholds": chosen}
+    text |= {"maps": None}
     scored = [ScoredModel(**text | {"row": r, "checkpoint_sha256": sha}) for r, sha in models]
     empty = {"curves": {}, "reliability": {}, "panels": {}, "summary": {}, "in_domain": {}}
     found = Matrix(
