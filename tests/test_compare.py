@@ -343,14 +343,14 @@ def test_a_model_that_nothing_scored_says_which_command_to_run(scored):
     with pytest.raises(
         UserError,
         match=r"^no cross-evaluation in outputs/cross_eval has scored unscored; run: "
-        r"declip-pl cross-eval first unscored$",
+        r"declip-pl evaluate first unscored$",
     ):
         compare("first", "unscored")
 
 
 def test_an_unknown_metric_is_refused(folders):
-    with pytest.raises(UserError, match="metric image_ap is not in every cell; expected ap, iou"):
-        compare(*map(str, folders), metric="image_ap")
+    with pytest.raises(UserError, match="metric f1_plain is not in every cell; expected ap, iou"):
+        compare(*map(str, folders), metric="f1_plain")
 
 
 def test_the_table_says_what_its_numbers_are(tmp_path, capsys):
@@ -381,3 +381,64 @@ def test_one_seed_is_not_called_several(folders, capsys):
     text = capsys.readouterr().out
     assert "over seeds" not in text
     assert "seeds: A 1, B 1" in text
+
+
+def write_images(folder, fakes, reals, seeds=(0,), threshold=None):
+    """Write a cross-evaluation of one row with image scores of fakes and reals."""
+    models = [plain_model("ldm", name=f"m{seed}", seed=seed) for seed in seeds]
+    matrix = plain_matrix(models, ("lama",), name=folder.name)
+    matrix["data"]["tests"]["real"] = {"photos": 40, "sha256": "t"}
+    matrix["matrix"]["iou"] = {"ldm": {"lama": plain_score(50.0)}}
+    for seed, model in zip(seeds, models, strict=True):
+        for column, scores in (("lama", fakes[seed]), ("real", reals[seed])):
+            made = plain_cell(model, column, PHOTOS, {"iou": scores}, {"top": scores})
+            chosen = replace(made.thresholds, image={"top": threshold})
+            write_cell(cell_path(folder, model["name"], column), replace(made, thresholds=chosen))
+    folder.mkdir(exist_ok=True)
+    (folder / "matrix.json").write_text(json.dumps(matrix))
+    return folder
+
+
+def image_scores(gap, seed=0):
+    """Return scores of fakes and reals that are ``gap`` apart, give or take 0.1."""
+    rng = np.random.default_rng(seed)
+    return 0.4 + gap + rng.normal(0, 0.1, 40), 0.4 + rng.normal(0, 0.1, 40)
+
+
+def test_metrics_of_whole_photos_are_compared_by_resampling_the_difference(tmp_path, capsys):
+    pairs = {
+        name: image_scores(gap, seed)
+        for seed, (name, gap) in enumerate({"a": 0.05, "b": 0.3}.items())
+    }
+    folders = [
+        write_images(tmp_path / name, *[[part] for part in pair]) for name, pair in pairs.items()
+    ]
+    found = read(*folders, "image_auroc")
+    (cell,) = found.cells
+    for side, (fakes, reals) in zip((cell.a, cell.b), pairs.values(), strict=True):
+        assert side == pytest.approx(100 * (fakes[:, None] > reals).mean())
+    assert cell.change.value == pytest.approx(cell.b - cell.a) and cell.change.n == 80
+    assert cell.change.low > 0 and cell.p_value == pytest.approx(2 / 2001)
+    compare(*map(str, folders), "image_auroc")
+    assert "from the resamples" in capsys.readouterr().out
+    compare(*map(str, folders), "image_ece")
+    assert "image_ece in percent (less is better)" in capsys.readouterr().out
+
+
+def test_an_image_metric_does_not_differ_from_itself_and_averages_seeds(tmp_path):
+    pairs = [image_scores(0.1, seed) for seed in (0, 1)]
+    folder = write_images(tmp_path / "a", *zip(*pairs, strict=True), seeds=(0, 1), threshold=0.45)
+    for metric in ("image_ap", "image_accuracy", "image_accuracy_tuned"):
+        (cell,) = read(folder, folder, metric).cells
+        assert cell.change.value == 0 and cell.a == cell.b
+    expected = np.mean([[(fakes > 0.45).mean(), (reals <= 0.45).mean()] for fakes, reals in pairs])
+    assert read(folder, folder, "image_accuracy_tuned").cells[0].a == pytest.approx(100 * expected)
+
+
+def test_an_image_metric_needs_reals_and_thresholds(tmp_path, folders):
+    with pytest.raises(UserError, match="there are no real photos in both"):
+        read(*folders, "image_auroc")
+    fakes, reals = image_scores(0.1)
+    folder = write_images(tmp_path / "x", [fakes], [reals])
+    with pytest.raises(UserError, match="image_accuracy_tuned needs thresholds"):
+        read(folder, folder, "image_accuracy_tuned")

@@ -80,7 +80,7 @@ def test_every_item_is_of_its_epoch(root, supervision):
 
 def test_preloaded_masks_are_those_of_the_epoch(root):
     plain, preloaded = module(root).train_set(), module(root).train_set()
-    assert preloaded.mask_bytes == 20 * 256**2
+    assert preloaded.mask_bytes() == 20 * 256**2
     preloaded.preload(torch.device("cpu"))
     for epoch in range(3):
         plain.epoch = preloaded.epoch = epoch
@@ -396,7 +396,7 @@ def test_a_run_without_a_data_set_is_finished_and_tested_where_there_is_one(
     cli.main(["train", *options, "--name=run"])
     printed = capsys.readouterr().out
     assert "data: none (DATA names it)" in printed and "there was no data set to test" in printed
-    assert "declip-pl test outputs/train/run --data DIR" in printed.replace("\n", " ")
+    assert "declip-pl evaluate outputs/train/run --data DIR" in printed.replace("\n", " ")
     run = Path("outputs/train/run")
     results = json.loads((run / "test_metrics.json").read_text())
     assert results["scores"] == {} and results["data"]["root"] == "none"

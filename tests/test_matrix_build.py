@@ -10,17 +10,9 @@ from benchmarks.matrix import MADE, trained_models
 from declip_pl.cross_eval.build import build_matrix
 from declip_pl.cross_eval.cell import FORMAT as CELL_FORMAT
 from declip_pl.cross_eval.cell import Cell, CellKey
-from declip_pl.cross_eval.matrix import (
-    FORMAT,
-    About,
-    ChosenThresholds,
-    Curve,
-    Data,
-    Failure,
-    Panel,
-    Score,
-    ScoredModel,
-)
+from declip_pl.cross_eval.matrix import FORMAT, About, Data, Failure, Score
+from declip_pl.cross_eval.measured import Curve, Panel
+from declip_pl.cross_eval.scored_model import ChosenThresholds, ScoredModel
 from declip_pl.cross_eval.scores import Scores
 from declip_pl.cross_eval.statistics import BINS, bootstrap
 from declip_pl.cross_eval.summary import summary

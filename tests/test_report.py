@@ -75,7 +75,7 @@ def test_every_value_stands_with_its_interval_in_its_matrix(example, page):
         for row in table.values()
         for cell in row.values()
     )
-    assert expected.total() == 19 * CELLS_WITHOUT_FAILED
+    assert expected.total() == 21 * CELLS_WITHOUT_FAILED
     assert expected <= shown
 
 
@@ -117,9 +117,7 @@ def test_published_figures_are_not_called_another_network_where_they_are_the_sam
 
 
 def test_nothing_is_loaded_from_elsewhere(example, page):
-    assert {"script", "link", "iframe", "object", "embed", "base"}.isdisjoint(
-        tag for tag, _ in page.tags
-    )
+    assert {"link", "iframe", "object", "embed", "base"}.isdisjoint(tag for tag, _ in page.tags)
     for tag, attrs in page.tags:
         for name in LOADING & attrs.keys():
             assert attrs[name].startswith("data:image/webp;base64,"), (tag, attrs[name][:80])
@@ -158,15 +156,15 @@ def test_names_are_escaped_wherever_they_stand(tmp_path):
         assert text in page.text
     assert any(NASTY in label for label in page.values("aria-label"))
     assert any(NASTY in label for label in page.values("alt"))
-    heat_map.matrix_png(as_matrix(matrix), tmp_path / "matrix.png")  # `$` would start a formula
+    heat_map.draw_matrix(as_matrix(matrix), tmp_path / "matrix.png")  # `$` would start a formula
 
 
 def test_a_failed_cell_says_so_and_failures_stand_on_top(example, page):
     failures = example[1]["failed"]
     head = page.text[: page.text.index("In short")]
     assert failures and all(f["what"] in head and f["why"] in head for f in failures)
-    # 19 matrices, the one beside the published figures, and 5 scores of whole photos
-    assert page.cells.count("failed") == 19 + 1 + 5
+    # 21 matrices, the one beside the published figures, and 5 scores of whole photos
+    assert page.cells.count("failed") == 21 + 1 + 5
 
 
 def test_a_row_of_which_everything_failed_is_still_a_column(report_of):
@@ -176,7 +174,7 @@ def test_a_row_of_which_everything_failed_is_still_a_column(report_of):
     for part in ("curves", "reliability", "panels"):
         del matrix[part]["telea"]
     failed = [cell for cell in report_of(matrix).cells if cell.startswith("failed")]
-    assert len(failed) == 19 * 4 + 4 + 4 * 5 + 4  # and 4 scores of untouched photos
+    assert len(failed) == 21 * 4 + 4 + 4 * 5 + 4  # and 4 scores of untouched photos
 
 
 def test_an_undefined_score_is_called_undefined(report_of, tmp_path):
@@ -185,7 +183,7 @@ def test_an_undefined_score_is_called_undefined(report_of, tmp_path):
     matrix["matrix"]["ap"]["migan"]["telea"] = empty
     matrix["models"][0]["thresholds"] = {"pixel": None, "image": None}
     assert report_of(matrix).cells.count("undefined") == 1
-    heat_map.matrix_png(as_matrix(matrix), tmp_path / "matrix.png")
+    heat_map.draw_matrix(as_matrix(matrix), tmp_path / "matrix.png")
 
 
 def test_without_real_photos_there_is_no_section_on_whole_photos(report_of):
@@ -200,7 +198,7 @@ def test_a_matrix_of_one_cell(report_of, tmp_path):
     page = report_of(matrix)
     assert "nothing can be said about which generalises best" in page.text
     assert page.text.count("there is no such cell") == 2  # out-of-domain mean and worst cell
-    heat_map.matrix_png(as_matrix(matrix), tmp_path / "matrix.png")
+    heat_map.draw_matrix(as_matrix(matrix), tmp_path / "matrix.png")
 
 
 def test_a_metric_that_is_not_known_is_shown_under_its_name(report_of):
@@ -284,7 +282,7 @@ def test_no_text_of_the_matrix_leaves_the_picture(monkeypatch, tmp_path, generat
 
     monkeypatch.setattr(heat_map, "Figure", Watched)
     path = tmp_path / "matrix.png"
-    heat_map.matrix_png(as_matrix(example_matrix(generators, left_out, notice=NOTICE)), path)
+    heat_map.draw_matrix(as_matrix(example_matrix(generators, left_out, notice=NOTICE)), path)
     (figure,) = figures
     drawn = [text for axes in figure.axes for text in [axes.title, *axes.texts]]
     labels = [

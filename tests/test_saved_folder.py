@@ -11,15 +11,8 @@ import yaml
 from huggingface_hub import constants
 from localizer_example import checkpoint_of, content_of, write_run
 
-from declip_pl.cross_eval.matrix import (
-    ChosenThresholds,
-    Data,
-    Made,
-    Matrix,
-    Score,
-    ScoredModel,
-    write_matrix,
-)
+from declip_pl.cross_eval.matrix import Data, Made, Matrix, Score, write_matrix
+from declip_pl.cross_eval.scored_model import ChosenThresholds, ScoredModel
 from declip_pl.errors import UserError
 from declip_pl.files import sha256
 from declip_pl.inference import localizer, saved_folder

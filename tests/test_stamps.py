@@ -185,12 +185,12 @@ def test_cross_evaluation_notices_what_changes_behind_its_hash(
     before = mask.read_bytes()
     fetch = FeatureCache.fetch
 
-    def replaced_meanwhile(self, photos, device):
+    def replaced_meanwhile(self, photos, device, hashes):
         if any("lama" in str(photo) for photo in photos):
             replace(mask)
-        return fetch(self, photos, device)
+        return fetch(self, photos, device, hashes)
 
-    command = ["cross-eval", "outputs/model", "--data", str(own_tree), "--name", "x"]
+    command = ["evaluate", "outputs/model", "--data", str(own_tree), "--name", "x"]
     with monkeypatch.context() as patch:
         patch.setattr(FeatureCache, "fetch", replaced_meanwhile)
         with pytest.raises(SystemExit, match=f"model on lama: {mask} {CHANGED}"):

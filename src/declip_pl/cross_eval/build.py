@@ -7,29 +7,20 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from declip_pl import parts
+from declip_pl.cross_eval.breakdown import bins_of
 from declip_pl.cross_eval.cell import Cell
 from declip_pl.cross_eval.inputs import inputs_hash
-from declip_pl.cross_eval.matrix import (
-    FORMAT,
-    About,
-    Bins,
-    ChosenThresholds,
-    Curve,
-    Matrix,
-    Reliability,
-    Score,
-    ScoredModel,
-    Summary,
-    WorstScore,
-)
-from declip_pl.cross_eval.models import Model, rows_of_means
+from declip_pl.cross_eval.matrix import FORMAT, About, Matrix, Score, Summary, WorstScore
+from declip_pl.cross_eval.measured import Bins, Curve, Rates, Reliability
+from declip_pl.cross_eval.methods import Method
+from declip_pl.cross_eval.models import rows_of_means
+from declip_pl.cross_eval.rates import rates_of
+from declip_pl.cross_eval.scored_model import ChosenThresholds, ScoredModel
 from declip_pl.cross_eval.scores import Scores
 from declip_pl.cross_eval.statistics import Sampled, combined, reliability, sampled
-from declip_pl.data.layout import ALL_BUT
+from declip_pl.data.layout import ALL_BUT, REAL
 from declip_pl.metrics import Thresholds, all_metrics, find_metric
 from declip_pl.model.network import Pooling
-from declip_pl.privacy import without_folders
 
 T = TypeVar("T")
 
@@ -40,13 +31,14 @@ Table = dict[str, dict[Pair, Sampled]]
 
 
 def build_matrix(
-    models: Sequence[Model],
+    models: Sequence[Method],
     cells: Mapping[tuple[str, str], Cell],
     thresholds: Mapping[str, Thresholds],
     columns: Sequence[str],
     pooling: Pooling,
     about: About,
     before: Matrix | None = None,
+    baselines: Mapping[tuple[str, str], Cell] | None = None,
 ) -> Matrix:
     """Return the matrix of what was scored.
 
@@ -58,16 +50,46 @@ def build_matrix(
         pooling: How an image's score is pooled from its map.
         about: What the matrix is about.
         before: A matrix of before; its figures are taken if they were made from the same.
+        baselines: Cells of :func:`declip_pl.cross_eval.answers.score_answers`.
     """
-    scored = [_scored_model(model, thresholds, pooling) for model in models]
-    inputs = inputs_hash(scored, cells, thresholds, columns, pooling)
+    scored = [
+        model.described(ChosenThresholds(found.pixel, found.image.get(pooling), found.floor))
+        for model in models
+        for found in (thresholds.get(model.name, Thresholds(None, {})),)
+    ]
+    answers = baselines or {}
+    inputs = inputs_hash(scored, {**cells, **answers}, thresholds, columns, pooling)
     if before and before.inputs == inputs:
         return replace(before, **vars(about))
-    return _built(Scores(models, cells, thresholds, pooling), scored, columns, about, inputs)
+    names = dict.fromkeys(name for name, _ in answers)
+    chosen = {name: Thresholds(None, {pooling: None}) for name in names}
+    constant = None
+    if names:
+        constant = Scores([Constant(name) for name in names], answers, chosen, pooling)
+    scores = Scores(models, cells, thresholds, pooling)
+    return _built(scores, constant, scored, columns, about, inputs)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A baseline, where a model stands; it is a row of its own name."""
+
+    name: str
+    trained_on: tuple[str, ...] = ()
+
+    @property
+    def row(self) -> str:
+        """Its row."""
+        return self.name
 
 
 def _built(
-    scores: Scores, models: Sequence[ScoredModel], columns: Sequence[str], about: About, inputs: str
+    scores: Scores,
+    constant: Scores | None,
+    models: Sequence[ScoredModel],
+    columns: Sequence[str],
+    about: About,
+    inputs: str,
 ) -> Matrix:
     rows = sorted(scores.models, key=lambda row: (row.startswith(ALL_BUT), row))
     done = [(row, column) for row in rows for column in columns if any(scores.found(row, column))]
@@ -96,7 +118,18 @@ def _built(
             done, lambda row, column: next(filter(None, scores.found(row, column))).panels
         ),
         inputs=inputs,
+        baselines=_baselines(constant, columns) if constant else None,
+        rates=_by_cell(done, lambda row, column: _rates(scores, row, column)),
+        bins=bins_of(scores, constant, sorted(domains.known), columns, domains.inside),
     )
+
+
+def _baselines(scores: Scores, columns: Sequence[str]) -> dict[str, dict[str, dict[str, Score]]]:
+    """Return the scores of answers by metric, answer and column."""
+    rows = list(scores.models)
+    done = [(row, column) for row in rows for column in columns if any(scores.found(row, column))]
+    found = _sampled(scores, done)
+    return {metric: _estimates(cells, rows, done) for metric, cells in found.items()}
 
 
 @dataclass(frozen=True)
@@ -198,28 +231,6 @@ def _worst(
     return WorstScore(**vars(score), train=train, test=test)
 
 
-def _scored_model(
-    model: Model, thresholds: Mapping[str, Thresholds], pooling: Pooling
-) -> ScoredModel:
-    checkpoint = model.checkpoint
-    chosen = thresholds.get(model.name, Thresholds(None, {}))
-    return ScoredModel(
-        name=model.name,
-        row=model.row,
-        trained_on=tuple(model.trained_on),
-        seed=model.seed,
-        encoder=checkpoint.identity.name,
-        encoder_source=without_folders(checkpoint.identity.source),
-        layer=checkpoint.identity.layer,
-        decoder=parts.short(checkpoint.decoder),
-        supervision=checkpoint.supervision,
-        image_size=checkpoint.image_size,
-        checkpoint=checkpoint.path.name,
-        checkpoint_sha256=checkpoint.sha256,
-        thresholds=ChosenThresholds(chosen.pixel, chosen.image.get(pooling), chosen.floor),
-    )
-
-
 def _curve(cells: Sequence[Cell | None]) -> Curve:
     """Return the mean over seeds of the cells' threshold curves."""
     curves = [cell.curve for cell in cells if cell]
@@ -236,6 +247,11 @@ def _reliability(scores: Scores, row: str, column: str) -> Reliability:
     if scores.has_reals(row):
         image = Bins(**reliability(scores.image_histograms(row, column).sum((0, 1))))
     return Reliability(Bins(**reliability(pixel)), image)
+
+
+def _rates(scores: Scores, row: str, column: str) -> Rates:
+    photos = (scores.of_images(row, column), scores.of_images(row, REAL))
+    return rates_of(scores.found(row, column), photos)
 
 
 def _by_cell(done: Sequence[Pair], make: Callable[[str, str], T]) -> dict[str, dict[str, T]]:

@@ -1,21 +1,26 @@
 """One cell of the matrix as a file: a model's scores on every photo of a test set."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from declip_pl.cross_eval.columns import Column, read_columns, write_columns
-from declip_pl.cross_eval.matrix import Curve, Matrix, Panel, ScoredModel
+from declip_pl.cross_eval.matrix import Matrix
+from declip_pl.cross_eval.measured import Curve, Panel, PixelCounts
+from declip_pl.cross_eval.scored_model import ScoredModel
 from declip_pl.errors import UserError
 from declip_pl.files import file_name
 from declip_pl.metrics import CALIBRATION_BINS, Thresholds
 from declip_pl.records import from_json, read_json, to_json, write_json
 
-FORMAT = 4
+FORMAT = 5
 """Raise it with any change to what a cell holds; older cells are then scored anew."""
+
+FACTS = ("width", "height", "regions")
+"""What a photo is like: its size in pixels, and in how many regions its fake pixels lie."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,9 @@ class CellAbout:
         thresholds: The model's.
         photos: Names of the photos.
         curve: Means over photos.
-        panels: The best, the median and the worst photo; empty for reals.
+        panels: The best, the median and the worst photo, and samples; empty for reals.
         seconds: How long it took.
+        pixels: How all pixels of all photos are spread; None of reals and of baselines.
     """
 
     key: CellKey
@@ -66,6 +72,7 @@ class CellAbout:
     curve: Curve
     panels: dict[str, Panel]
     seconds: float
+    pixels: PixelCounts | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -77,11 +84,13 @@ class Cell(CellAbout):
         image_scores: Each photo's score in [0, 1] by pooling, ``[P]``.
         histogram: Each photo's pixels by probability, ``[P, 3, bins]``: how many, their sum, how
             many fake.
+        facts: What each photo is like, ``[P]`` by :data:`FACTS`; none of reals.
     """
 
     scores: dict[str, Column]
     image_scores: dict[str, Column]
     histogram: Column
+    facts: dict[str, Column] = field(default_factory=dict, kw_only=True)
 
     @property
     def about(self) -> CellAbout:
@@ -93,7 +102,15 @@ class Cell(CellAbout):
         """All columns by the names that they have in the file."""
         scores = {f"scores/{name}": values for name, values in self.scores.items()}
         images = {f"image_scores/{name}": values for name, values in self.image_scores.items()}
-        return {**scores, **images, "histogram": self.histogram}
+        facts = {f"facts/{name}": values for name, values in self.facts.items()}
+        return {**scores, **images, **facts, "histogram": self.histogram}
+
+    @property
+    def areas(self) -> Column:
+        """How much of each photo is fake, in percent, ``[P]``."""
+        counts = self.histogram.sum(-1)
+        shares: Column = 100 * counts[:, 2] / np.maximum(counts[:, 0], 1)
+        return shares
 
     @property
     def fake_share(self) -> float:
@@ -162,9 +179,9 @@ def write_thresholds(path: Path, thresholds: ThresholdsFile) -> None:
     write_json(path, thresholds)
 
 
-def cell_path(folder: Path, model: str, test: str) -> Path:
+def cell_path(folder: Path, model: str, test: str, of: str = "cells") -> Path:
     """Return where the cell of a model and a test set stands in a cross-evaluation's folder."""
-    return folder / "cells" / model / file_name(test, ".safetensors")
+    return folder / of / model / file_name(test, ".safetensors")
 
 
 def finished_cell(folder: Path, matrix: Matrix, model: ScoredModel, test: str) -> Cell | None:
@@ -187,8 +204,8 @@ def finished_cell(folder: Path, matrix: Matrix, model: ScoredModel, test: str) -
         cell = read_cell(path)
     except ValueError as error:
         raise UserError(
-            f"{path} is damaged ({error}); run the same `declip-pl cross-eval` again, which scores "
-            "it anew"
+            f"{path} is damaged ({error}); run the same `cross-eval` or `evaluate` again, "
+            "which scores it anew"
         ) from None
     scored = matrix.data.tests.get(test)
     if not cell or not scored:
@@ -217,7 +234,8 @@ def _read_cell(path: Path) -> Cell | None:
         raise ValueError(f"its columns are not of its {photos} photos")
     return Cell(
         **vars(about), scores=_under("scores", columns),
-        image_scores=_under("image_scores", columns), histogram=histogram,
+        image_scores=_under("image_scores", columns), facts=_under("facts", columns),
+        histogram=histogram,
     )  # fmt: skip
 
 

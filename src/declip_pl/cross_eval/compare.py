@@ -1,95 +1,29 @@
 """Is B better than A? Two cross-evaluations or two models on the same test data, photo by photo."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
 from math import isnan, nan
 
 import numpy as np
 from numpy.typing import NDArray
 
-from declip_pl.cross_eval.evaluation import Evaluation, Photos, Where, read_evaluations
+from declip_pl.cross_eval.compare_images import image_comparison
+from declip_pl.cross_eval.differences import Comparison, Difference, Pair, Seeds, corrected
+from declip_pl.cross_eval.evaluation import Evaluation, read_evaluations
 from declip_pl.cross_eval.matrix import UNPERTURBED
 from declip_pl.cross_eval.statistics import (
     RESAMPLES,
     Array,
-    Estimate,
-    holm,
     mean_of_cells,
     mean_of_defined,
     paired_p_value,
     sampled_difference,
 )
 from declip_pl.cross_eval.text_table import aligned
+from declip_pl.data.layout import REAL
 from declip_pl.errors import UserError
+from declip_pl.metrics import find_metric
 
 SIGNIFICANT = 0.05
-
-Seeds = dict[int, Photos]
-"""The photos and scores of a cell by seed."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A cell of A and the cell of B that it is compared with.
-
-    Attributes:
-        rows: A's row and B's.
-        column: The test set of both.
-        a: What A's seeds scored.
-        b: What B's seeds scored.
-    """
-
-    rows: tuple[str, str]
-    column: str
-    a: Seeds
-    b: Seeds
-
-    @property
-    def where(self) -> Where:
-        """Row and column; of two rows both."""
-        return " / ".join(dict.fromkeys(self.rows)), self.column
-
-
-@dataclass(frozen=True)
-class Difference:
-    """What changes from A to B.
-
-    Attributes:
-        where: Row and column, or the name of a mean over cells.
-        a: A's score in percent, mean over seeds of the mean over photos.
-        b: B's, on the same photos.
-        change: ``b - a`` in points, with its interval.
-        p_value: Of "no change on such photos", for these trained models.
-        corrected: The same, corrected for how many cells (or means) were tested; NaN until then.
-    """
-
-    where: tuple[str, str]
-    a: float
-    b: float
-    change: Estimate
-    p_value: float
-    corrected: float
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """All differences between two evaluations in one metric.
-
-    Attributes:
-        a: The one compared against.
-        b: The other.
-        metric: Name of the score.
-        seeds: How many seeds A and B have at most in a cell.
-        cells: Every cell that both have.
-        means: Over the in-domain and over the out-of-domain cells.
-    """
-
-    a: Evaluation
-    b: Evaluation
-    metric: str
-    seeds: tuple[int, int]
-    cells: list[Difference]
-    means: list[Difference]
 
 
 def compare(a: str, b: str, metric: str = "iou") -> None:
@@ -98,10 +32,11 @@ def compare(a: str, b: str, metric: str = "iou") -> None:
     Two models are compared on every test set, whatever they were trained on.
 
     Args:
-        a: Folder of a cross-evaluation, or a model that one has scored: a run's folder, a
-            checkpoint, a saved folder, a hub id, or starter.
+        a: Folder of a cross-evaluation, or what one has scored: a run's folder, a checkpoint, a
+            saved folder, a hub id, starter, or a folder of another method's heat maps.
         b: Another on the same test data; positive differences are in its favour.
-        metric: A score of single photos, such as iou or ap.
+        metric: A score of single photos, such as iou or ap, or of whole test sets beside their
+            real photos: image_auroc, image_ap, image_accuracy, image_accuracy_tuned, image_ece.
 
     Raises:
         UserError: If the two can't be compared.
@@ -117,6 +52,9 @@ def comparison(a: Evaluation, b: Evaluation, metric: str) -> Comparison:
     """
     pairs = _shared(a, b)
     _check_test_data(a, b, [pair.column for pair in pairs])
+    if find_metric(metric).level == "images":
+        _check_test_data(a, b, [REAL])
+        return image_comparison(a, b, pairs, metric, _groups(a, b, pairs))
     _check_metric(pairs, metric)
     scores_a, scores_b = _paired(pairs, metric)
     scored = [index for index, cell in enumerate(scores_a) if np.isfinite(cell).any()]
@@ -133,7 +71,8 @@ def comparison(a: Evaluation, b: Evaluation, metric: str) -> Comparison:
         if chosen.any()
     ]
     seeds = (scores_a.shape[1], scores_b.shape[1])
-    return Comparison(a, b, metric, seeds, _corrected(differences), _corrected(means))
+    how = "two-sided sign-flip permutation test over photos"
+    return Comparison(a, b, metric, seeds, corrected(differences), corrected(means), how)
 
 
 def describe(result: Comparison) -> str:
@@ -143,7 +82,7 @@ def describe(result: Comparison) -> str:
     photos = sorted({difference.change.n for difference in result.cells})
     lines = [
         *(f"{name}: {side.title}{_perturbed(side)}" for name, side in (("A", a), ("B", b))),
-        f"{result.metric} in percent, and B - A in points, paired by photo: "
+        f"{result.metric} in percent{_less(result.metric)}, and B - A in points, paired by photo: "
         f"{len(result.cells)} cells of {_range(photos)} photos",
         "",
         *_table([*result.cells, *result.means]),
@@ -151,7 +90,7 @@ def describe(result: Comparison) -> str:
         f"* corrected p below {SIGNIFICANT}",
         f"interval: 95 %, percentile bootstrap ({RESAMPLES} resamples) over photos"
         + (f", and over seeds (A {seeds_a}, B {seeds_b})" if max(result.seeds) > 1 else ""),
-        "p: two-sided sign-flip permutation test over photos; corrected by Holm's method "
+        f"p: {result.how}; corrected by Holm's method "
         f"over the {len(result.cells)} cells, and separately over the means",
         f"seeds: A {seeds_a}, B {seeds_b}; a p-value is about the trained models as they are, "
         "seeds averaged, on other such photos: it doesn't say that other trainings would differ",
@@ -177,7 +116,7 @@ def _shared(a: Evaluation, b: Evaluation) -> list[Pair]:
     if pairs and not shared:
         raise UserError(
             f"{a.folder} and {b.folder} share no cell that can be read: run the same "
-            "`declip-pl cross-eval` commands again, which score what is missing"
+            "`cross-eval` or `evaluate` again, which scores what is missing"
         )
     if not shared:
         raise UserError(f"{a.folder} and {b.folder} share no cell: {_extent(a)}; {_extent(b)}")
@@ -197,6 +136,11 @@ def _extent(evaluation: Evaluation) -> str:
 
 def _check_test_data(a: Evaluation, b: Evaluation, columns: Sequence[str]) -> None:
     for column in dict.fromkeys(columns):
+        if any(column not in side.matrix.data.tests for side in (a, b)):
+            raise UserError(
+                f"there are no {column} photos in both of {a.folder} and {b.folder}; a metric of "
+                "whole photos needs them: expected one of single photos, such as iou"
+            )
         hashes = [side.matrix.data.tests[column].sha256 for side in (a, b)]
         if hashes[0] != hashes[1]:
             raise UserError(
@@ -297,11 +241,6 @@ def _contributions(a: Array, b: Array) -> Array:
     return contributions
 
 
-def _corrected(differences: Sequence[Difference]) -> list[Difference]:
-    p_values = holm([difference.p_value for difference in differences])
-    return [replace(d, corrected=p) for d, p in zip(differences, p_values, strict=True)]
-
-
 def _table(differences: Sequence[Difference]) -> list[str]:
     head = ("row", "column", "A", "B", "B - A", "95 % interval", "p", "corrected p", "")
     lines = [head, *(_line(difference) for difference in differences)]
@@ -320,6 +259,10 @@ def _line(difference: Difference) -> tuple[str, ...]:
         _p(difference.corrected),
         "*" if difference.corrected < SIGNIFICANT else "",
     )
+
+
+def _less(metric: str) -> str:
+    return " (less is better)" if find_metric(metric).less_is_better else ""
 
 
 def _p(value: float) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from declip_pl.cross_eval.matrix import Matrix
+from declip_pl.cross_eval.measured import IN, OUT
 from declip_pl.cross_eval.models import rows_of_means
 from declip_pl.cross_eval.text_table import aligned
 from declip_pl.csv_files import write_csv
@@ -18,7 +19,6 @@ FAKES = ("iou", "iou_decided", "image_auroc")
 REALS = tuple(entry.name for entry in untouched_metrics(decided=True))
 """What is shown of untouched photos."""
 
-IN, OUT = "in-domain", "out-of-domain"
 SAME, OTHERS = "same generator, other photos", "other generators"
 EVERY = "all generators"
 UNTOUCHED = "untouched photos"

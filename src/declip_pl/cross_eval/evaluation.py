@@ -6,14 +6,9 @@ from shlex import join
 
 from declip_pl.cross_eval.cell import finished_cell
 from declip_pl.cross_eval.columns import Column
-from declip_pl.cross_eval.matrix import (
-    FILE,
-    ROOT,
-    Matrix,
-    ScoredModel,
-    read_matrix,
-    readable_matrices,
-)
+from declip_pl.cross_eval.map_names import content_of, is_map_folder
+from declip_pl.cross_eval.matrix import FILE, ROOT, Matrix, read_matrix, readable_matrices
+from declip_pl.cross_eval.scored_model import ScoredModel
 from declip_pl.errors import UserError
 from declip_pl.model.checkpoint import read_checkpoint
 
@@ -21,6 +16,14 @@ Where = tuple[str, str]
 """A row (what a model was trained on) and a column (what it was tested on)."""
 Photos = tuple[list[str], dict[str, Column]]
 """Names of P photos, and their scores ``[P]`` by metric, NaN where one is undefined."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Image scores in [0, 1] by photo, and the threshold that was chosen for them, if any."""
+
+    scores: dict[str, float]
+    threshold: float | None
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,21 @@ class Evaluation:
         found = {m.seed: finished_cell(self.folder, self.matrix, m, column) for m in models}
         return {seed: (cell.photos, cell.scores) for seed, cell in found.items() if cell}
 
+    def images(self, where: Where) -> dict[int, Images]:
+        """Return the photos and image scores that each seed has in a cell, by its pooling."""
+        row, column = where
+        models = [self.model] if self.model else [m for m in self.matrix.models if m.row == row]
+        found = {m.seed: finished_cell(self.folder, self.matrix, m, column) for m in models}
+        pooling = self.matrix.pooling
+        return {
+            seed: Images(
+                dict(zip(cell.photos, cell.image_scores[pooling].tolist(), strict=True)),
+                cell.thresholds.image.get(pooling),
+            )
+            for seed, cell in found.items()
+            if cell
+        }
+
     def trained_on(self, row: str) -> tuple[str, ...]:
         """Return the generators that a row was trained on; none if they are not on record."""
         found = [model.trained_on for model in self.matrix.models if model.row == row]
@@ -73,8 +91,9 @@ class Evaluation:
 def read_evaluations(a: str, b: str) -> tuple[Evaluation, Evaluation]:
     """Return what two arguments of the command line stand for.
 
-    A folder with a ``matrix.json`` stands for itself. Anything else is a model, and stands for
-    its cells in the newest cross-evaluation that scored it.
+    A folder with a ``matrix.json`` stands for itself. Anything else is a model, or a folder of
+    another method's heat maps, and stands for its cells in the newest cross-evaluation that scored
+    it.
 
     Raises:
         UserError: If a folder's matrix can't be read, there is no such model, or no
@@ -85,7 +104,7 @@ def read_evaluations(a: str, b: str) -> tuple[Evaluation, Evaluation]:
     if missing:
         raise UserError(
             f"no cross-evaluation in {ROOT} has scored {' or '.join(dict.fromkeys(missing))}; "
-            f"run: {join(['declip-pl', 'cross-eval', a, b])}"
+            f"run: {join(['declip-pl', 'evaluate', a, b])}"
         )
     first, second = (evaluation for evaluation in found if evaluation)
     return first, second
@@ -96,13 +115,15 @@ def _find(name: str) -> Evaluation | None:
     if (folder / FILE).exists():
         return Evaluation(folder, read_matrix(folder))
     try:
-        digest = read_checkpoint(name).sha256
+        is_maps = is_map_folder(folder)
+        digest = content_of(folder) if is_maps else read_checkpoint(name).sha256
     except UserError as error:
         raise UserError(
-            f"{name} is no cross-evaluation (there is no {FILE} in it) and no model: {error}"
+            f"{name} is no cross-evaluation (there is no {FILE} in it), no folder of heat maps and "
+            f"no model: {error}"
         ) from error
     for found, matrix in readable_matrices(ROOT):
         for model in matrix.models:
-            if model.checkpoint_sha256 == digest:
+            if digest == (model.maps.sha256 if model.maps else model.checkpoint_sha256):
                 return Evaluation(found, matrix, model)
     return None

@@ -12,7 +12,7 @@ import torch
 from declip_pl import cross_eval, metrics
 from declip_pl.cross_eval.cell import Cell
 from declip_pl.cross_eval.columns import columns_hash
-from declip_pl.cross_eval.matrix import ScoredModel
+from declip_pl.cross_eval.scored_model import ScoredModel
 from declip_pl.metrics import Thresholds, all_metrics
 from declip_pl.records import json_hash, to_json
 

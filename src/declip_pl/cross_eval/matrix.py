@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from declip_pl.cross_eval.measured import Curve, Panel, Rates, Reliability
+from declip_pl.cross_eval.scored_model import ScoredModel
 from declip_pl.csv_files import write_csv
 from declip_pl.errors import UserError
 from declip_pl.records import from_json, read_json, write_json
@@ -71,50 +73,6 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class ChosenThresholds:
-    """The thresholds of a model that were chosen on validation photos; None where none were."""
-
-    pixel: float | None
-    image: float | None
-    floor: float | None = None
-
-
-@dataclass(frozen=True)
-class ScoredModel:
-    """A model that was scored.
-
-    Attributes:
-        name: What it is called.
-        row: Its row in the matrix; models of several seeds share one.
-        trained_on: The generators of its training photos; empty where they are not on record.
-        seed: Of its training.
-        encoder: Its frozen encoder's name.
-        encoder_source: Where the encoder's weights came from.
-        layer: Its feature layer.
-        decoder: Its decoder's name.
-        supervision: ``full`` or ``weak``.
-        image_size: Side of its input in pixels.
-        checkpoint: Name of the file or folder that was read.
-        checkpoint_sha256: Hash of the file with its weights.
-        thresholds: Chosen on validation photos.
-    """
-
-    name: str
-    row: str
-    trained_on: tuple[str, ...]
-    seed: int
-    encoder: str
-    encoder_source: str
-    layer: str
-    decoder: str
-    supervision: str
-    image_size: int
-    checkpoint: str
-    checkpoint_sha256: str
-    thresholds: ChosenThresholds
-
-
-@dataclass(frozen=True)
 class ScoredSet:
     """A test set: how many photos, and a hash of them and their masks."""
 
@@ -132,45 +90,30 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Curve:
-    """Mean IoU and F1 in percent at each threshold in [0, 1]."""
+class BinScore:
+    """A row's or baseline's mean over a part of its cells (None: all), of their photos in a bin."""
 
-    thresholds: list[float]
-    iou: list[float | None]
-    f1: list[float | None]
+    train: str
+    part: str | None
+    metric: str
+    score: Score
 
 
 @dataclass(frozen=True)
-class Bins:
-    """A reliability diagram, all in [0, 1]; None where a bin is empty.
+class Bin:
+    """Fakes of one kind, such as those of which 1 to 5 % of the pixels are fake.
 
     Attributes:
-        probability: Each bin's mean probability.
-        fake: Each bin's share of fakes.
-        share: Each bin's share of everything.
+        kind: What they are sorted by, of :data:`declip_pl.cross_eval.breakdown.KINDS`.
+        name: Which of them these are.
+        photos: How many there are, over all test sets.
+        scores: Of rows and baselines.
     """
 
-    probability: list[float | None]
-    fake: list[float | None]
-    share: list[float | None]
-
-
-@dataclass(frozen=True)
-class Reliability:
-    """The reliability diagrams of a cell's pixels and photos; None where there are no reals."""
-
-    pixel: Bins
-    image: Bins | None
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A drawn photo: its file in the cross-evaluation's folder, that one's hash, name, IoU."""
-
-    file: str
-    photo: str
-    iou: float | None
-    sha256: str | None = None
+    kind: str
+    name: str
+    photos: int
+    scores: tuple[BinScore, ...]
 
 
 @dataclass(frozen=True)
@@ -245,6 +188,9 @@ class Matrix(About):
         reliability: By row and column.
         panels: By row, column, and ``best``, ``median`` or ``worst``.
         inputs: A hash of all that the scores are made from; None in files of older versions.
+        baselines: By metric, answer and column; None in files of older versions, as for all below.
+        rates: ROC and precision-recall curves, by row and column.
+        bins: Scores by kinds of photos.
     """
 
     format: int
@@ -262,14 +208,27 @@ class Matrix(About):
     reliability: dict[str, dict[str, Reliability]]
     panels: dict[str, dict[str, dict[str, Panel]]]
     inputs: str | None = None
+    baselines: dict[str, dict[str, dict[str, Score]]] | None = None
+    rates: dict[str, dict[str, Rates]] | None = None
+    bins: tuple[Bin, ...] | None = None
 
     def score(self, metric: str, row: str, column: str) -> Score | None:
-        """Return a cell's score; None if the cell failed."""
-        return self.matrix.get(metric, {}).get(row, {}).get(column)
+        """Return a row's or a baseline's score; None if the cell failed."""
+        return {**self.matrix.get(metric, {}), **self.answers(metric)}.get(row, {}).get(column)
 
     def of_row(self, metric: str, row: str) -> Score | None:
         """Return a row's score of a metric that is the same on every column; None if all failed."""
-        return next(iter(self.matrix.get(metric, {}).get(row, {}).values()), None)
+        scores = (self.score(metric, row, column) for column in self.columns)
+        return next(filter(None, scores), None)
+
+    def answers(self, metric: str) -> dict[str, dict[str, Score]]:
+        """Return the baselines' scores of a metric, by answer and column."""
+        return (self.baselines or {}).get(metric, {})
+
+    @property
+    def answer_names(self) -> list[str]:
+        """The baselines."""
+        return list(self.answers("iou"))
 
     def is_in_domain(self, row: str, column: str) -> bool:
         """Whether a row was trained on a column's generator."""
@@ -304,10 +263,10 @@ def read_matrix(folder: Path) -> Matrix:
     except FileNotFoundError:
         raise UserError(
             f"{folder} is no cross-evaluation: there is no {FILE} in it; expected a folder that "
-            "`declip-pl cross-eval` wrote"
+            "`declip-pl cross-eval` or `evaluate` wrote"
         ) from None
     except (OSError, ValueError) as error:
-        advice = "run the same `declip-pl cross-eval` again, which makes it anew"
+        advice = "run the same `cross-eval` or `evaluate` again, which makes it anew"
         raise DamagedMatrixError(f"{path} is damaged ({error}); {advice}") from None
 
 
@@ -328,7 +287,7 @@ def write_matrix(folder: Path, matrix: Matrix) -> None:
     lines = [
         (row, column, metric, score.value, score.low, score.high, score.n)
         for metric, table in matrix.matrix.items()
-        for row, cells in table.items()
+        for row, cells in {**table, **matrix.answers(metric)}.items()
         for column, score in cells.items()
     ]
     write_csv(folder / TABLE, COLUMNS, lines)

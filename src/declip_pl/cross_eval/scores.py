@@ -1,12 +1,11 @@
 """The scores of all cells as arrays, photos aligned by name, and the statistics of each cell."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from declip_pl.cross_eval.cell import Cell
-from declip_pl.cross_eval.models import Model
 from declip_pl.cross_eval.statistics import (
     BINS,
     Array,
@@ -35,6 +34,22 @@ class Measure(NamedTuple):
     statistic: Statistic
 
 
+class Scored(Protocol):
+    """A model, or what stands where a model stands."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    @property
+    def row(self) -> str:
+        """Its row in the matrix."""
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """The generators of its training photos."""
+
+
 class Scores:
     """The cells of all models.
 
@@ -47,7 +62,7 @@ class Scores:
 
     def __init__(
         self,
-        models: Sequence[Model],
+        models: Sequence[Scored],
         cells: Mapping[tuple[str, str], Cell],
         thresholds: Mapping[str, Thresholds],
         pooling: Pooling,
@@ -55,7 +70,7 @@ class Scores:
         self.cells = cells
         self.thresholds = thresholds
         self.pooling = pooling
-        rows: dict[str, list[Model | None]] = {}
+        rows: dict[str, list[Scored | None]] = {}
         for model in models:
             rows.setdefault(model.row, []).append(model)
         self.seeds = max(len(found) for found in rows.values())

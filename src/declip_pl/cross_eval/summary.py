@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 
 from declip_pl.cross_eval.matrix import UNPERTURBED, Matrix, Score
-from declip_pl.metrics import untouched_metrics
+from declip_pl.cross_eval.scored_model import GivenMaps
+from declip_pl.cross_eval.text_table import aligned
+from declip_pl.metrics import all_metrics, untouched_metrics
 
 _SHOWN = ("iou", "iou_decided")
 _MEANS = (
@@ -29,6 +31,53 @@ def summary(matrix: Matrix) -> str:
     return "\n".join(lines)
 
 
+def scores_of_all(matrix: Matrix) -> str:
+    """Return the key metrics of every method on each test set with their intervals, as text.
+
+    Beside them stand the scores of constant answers.
+    """
+    answers = matrix.answer_names
+    shown = [m for m in all_metrics() if m.key and m.name in matrix.metrics]
+    lines = []
+    for column in matrix.columns:
+        test = matrix.data.tests.get(column)
+        lines += ["", f"test set {column} ({test.photos if test else 0} photos), percent with "
+                  "95 % intervals"]  # fmt: skip
+        table = [["", *matrix.rows, *answers]]
+        for metric in shown:
+            scores = [matrix.score(metric.name, row, column) for row in matrix.rows]
+            beside = [_number_of(matrix.score(metric.name, answer, column)) for answer in answers]
+            table.append([metric.name, *map(_in_brackets, scores), *beside])
+        lines += [f"  {line}" for line in aligned(table, left=(0,))]
+    lines += _untouched(matrix)
+    lines += [f"{model.row}: {of_maps(model.maps)}" for model in matrix.models if model.maps]
+    lines += [matrix.notice] if matrix.notice else []
+    return "\n".join(lines)
+
+
+def of_maps(maps: GivenMaps) -> str:
+    """Return in words what another method's maps are and how they were read."""
+    parts = [f"{maps.files} heat maps", f"{maps.polarity} = fake"]
+    parts += [f"{maps.missing} test photos without a map left out"] * bool(maps.missing)
+    parts += ["brought to the photos' sizes"] * maps.resized
+    return ", ".join([*parts, f"scores of photos: {maps.scores}"])
+
+
+def _in_brackets(found: Score | None) -> str:
+    if found is None or found.low is None or found.high is None:
+        return _number_of(found)
+    return f"{_number(found.value)} [{found.low:.1f}, {found.high:.1f}]"
+
+
+def answer_means(matrix: Matrix, metric: str) -> dict[str, float | None]:
+    """Return each baseline's mean over test sets; None if no score of it is defined."""
+    means: dict[str, float | None] = {}
+    for row, cells in matrix.answers(metric).items():
+        values = [score.value for score in cells.values() if score.value is not None]
+        means[row] = sum(values) / len(values) if values else None
+    return means
+
+
 def _table(matrix: Matrix, metric: str) -> Iterator[str]:
     width = max(len(name) for name in [*matrix.rows, "test on \\ train on"]) + 2
     side = max(12, *(len(name) + 2 for name in matrix.rows))
@@ -48,6 +97,9 @@ def _means(matrix: Matrix, metric: str) -> Iterator[str]:
             yield f"{title:<26}{_with_interval(found)}"
     for row, found in {**means.by_train, **means.leave_one_out}.items():
         yield f"  {f'trained on {row}':<24}{_with_interval(found)} out of domain"
+    if found := answer_means(matrix, metric):
+        said = ", ".join(f"{row} {_number(mean)}" for row, mean in found.items())
+        yield f"baselines, means over test sets: {said}"
     for row in matrix.rows:
         if not matrix.is_on_record(row):
             yield f"  {row}: training data not on record, in none of the means"

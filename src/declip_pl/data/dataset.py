@@ -1,7 +1,7 @@
 """Samples as tensors, and batches of them."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from itertools import chain
@@ -126,18 +126,26 @@ class LocalizationDataset(Dataset[Item]):
         items = {index: self[index] for index in sorted(indices, key=self._stored)}
         return [items[index] for index in indices]
 
-    @property
-    def mask_bytes(self) -> int:
-        """Size of all masks as :meth:`preload` keeps them, a byte for each pixel."""
+    def mask_bytes(self, sides: Callable[[Path], tuple[int, int]] = size_of) -> int:
+        """Return the size of all masks as :meth:`preload` keeps them, a byte for each pixel.
+
+        Args:
+            sides: Returns the sides of a mask in px.
+        """
         if self.mask_size:
             return len(self.samples) * self.mask_size**2
-        return sum(math.prod(self._size(sample.mask)) for sample in self.samples)
+        own = (OUTPUT_SIZE, OUTPUT_SIZE)  # of what has no mask
+        return sum(math.prod(sides(s.mask) if s.mask else own) for s in self.samples)
 
     def preload(self, device: torch.device) -> None:
         """Decode all masks into a device's memory; items take them from there from now on."""
         with ThreadPoolExecutor() as pool:
             masks = [mask.to(device) for mask in pool.map(self._mask, self.samples)]
         self._preloaded = dict(enumerate(masks))
+
+    def mask(self, index: int) -> Tensor:
+        """Return the mask ``[H, W]`` bool of a photo of this epoch; the photo is not decoded."""
+        return self._mask(self.samples[self._place(index)])
 
     def _features(self, sample: Sample) -> Features:
         return self._view()[sample.image]
@@ -177,11 +185,6 @@ class LocalizationDataset(Dataset[Item]):
         self.stamps.check(path)
         return mask
 
-    @staticmethod
-    def _size(mask: Path | None) -> tuple[int, int]:
-        """Return a mask's size without decoding it."""
-        return (OUTPUT_SIZE, OUTPUT_SIZE) if mask is None else size_of(mask)
-
     def every(self, step: int, start: int) -> "LocalizationDataset":
         """Return the same set with every ``step``-th photo from ``start`` on; it has no turns."""
         part = copy(self)
@@ -197,6 +200,11 @@ class LocalizationDataset(Dataset[Item]):
         photo = read_photo(path)
         self.stamps.check(Path(path))
         return photo
+
+    @staticmethod
+    def photo_size(path: str) -> tuple[int, int]:
+        """Return width and height of one of the photos, without decoding it."""
+        return size_of(Path(path))
 
     def check_photos(self) -> None:
         """Make sure that what was made of the photos was made of those that the run began with.

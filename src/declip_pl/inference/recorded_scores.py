@@ -9,13 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from declip_pl.cross_eval.matrix import (
-    UNPERTURBED,
-    ChosenThresholds,
-    Matrix,
-    Score,
-    readable_matrices,
-)
+from declip_pl.cross_eval.matrix import UNPERTURBED, Matrix, Score, readable_matrices
+from declip_pl.cross_eval.scored_model import ChosenThresholds
 from declip_pl.errors import UserError
 from declip_pl.model.checkpoint import CONFIG_FILE, SCORES, Checkpoint, run_of
 from declip_pl.records import from_json, to_json

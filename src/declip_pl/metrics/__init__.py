@@ -9,7 +9,11 @@ how many images they are made of.
 The classes that add up batches stand in :mod:`declip_pl.metrics.accumulate`, with torchmetrics.
 """
 
-from declip_pl.metrics.calibration import CALIBRATION_BINS, calibration_histogram
+from declip_pl.metrics.calibration import (
+    CALIBRATION_BINS,
+    calibration_histogram,
+    level_counts,
+)
 from declip_pl.metrics.decision import FLOORS, PEAK, peaks, photo_thresholds
 from declip_pl.metrics.detection import best_accuracy_threshold
 from declip_pl.metrics.localization import (
@@ -71,6 +75,7 @@ __all__ = [
     "find_metric",
     "floor_areas",
     "iou",
+    "level_counts",
     "localization_scores",
     "map_metrics",
     "metric",

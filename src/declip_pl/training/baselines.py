@@ -32,12 +32,10 @@ def baselines(
         Localization scores in percent by generator and baseline; none of ``mean train mask`` where
         there are no training masks.
     """
-    masks = _Masks(data.train_masks())
-    answers = {
-        "all fake": torch.ones(OUTPUT_SIZE, OUTPUT_SIZE),
-        "all real": torch.zeros(OUTPUT_SIZE, OUTPUT_SIZE),
-        **({"mean train mask": _centred(masks)} if len(masks) else {}),
-    }
+    answers = {"all fake": constant(1), "all real": constant(0)}
+    mean = mean_mask(data.train_masks())
+    if mean is not None:
+        answers["mean train mask"] = mean
     scores: dict[str, dict[str, dict[str, float]]] = {}
     for generator in data.generators:
         # Only one process writes results, so there is nobody to gather from.
@@ -50,8 +48,22 @@ def baselines(
             for metric, answer in zip(metrics.values(), answers.values(), strict=True):
                 metric.update(answer[None, None], [mask])
         found = {name: _floats(metric) for name, metric in metrics.items()}
-        scores[generator] = found if len(masks) else found | {"mean train mask": {}}
+        scores[generator] = found if mean is not None else found | {"mean train mask": {}}
     return scores
+
+
+def constant(probability: float) -> Tensor:
+    """Return a map that has one probability everywhere, ``[256, 256]``."""
+    return torch.full((OUTPUT_SIZE, OUTPUT_SIZE), float(probability))
+
+
+def mean_mask(train_masks: Iterable[NDArray[np.bool_]]) -> Tensor | None:
+    """Return the mean of training masks, scaled so that its best cut lies at 0.5: ``[H, W]``.
+
+    None of no masks.
+    """
+    masks = _Masks(train_masks)
+    return _centred(masks) if len(masks) else None
 
 
 class _Masks:

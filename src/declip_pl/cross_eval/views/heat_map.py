@@ -1,4 +1,4 @@
-"""The matrix as a picture: ``matrix.png``, and the colours of its cells.
+"""The matrix as a picture: ``matrix.png`` and ``matrix.pdf``, and the colours of its cells.
 
 Everything is drawn on matplotlib's ``Figure`` objects; pyplot, which keeps figures alive and
 looks for a screen, is not used.
@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -62,8 +62,13 @@ def interval(score: Score) -> str:
     return f"{score.low:.1f}\N{EN DASH}{score.high:.1f}"
 
 
-def matrix_png(matrix: Matrix, path: Path) -> None:
-    """Draw the matrices of the key metrics, trained on x, tested on y, as in the paper."""
+def draw_matrix(matrix: Matrix, *paths: Path) -> None:
+    """Draw the matrices of the key metrics, trained on x, tested on y, as in the paper.
+
+    Args:
+        matrix: The cross-evaluation.
+        paths: Files to write, PNG or PDF by their names.
+    """
     names = [name for name in matrix.metrics if find_metric(name).key] or matrix.metrics[:1]
     placed = _placed(matrix)
     longest = max(len(line) for name in matrix.columns for line in wrapped(name).split("\n"))
@@ -84,13 +89,20 @@ def matrix_png(matrix: Matrix, path: Path) -> None:
             (x / width, y / height, inner[0] / width, inner[1] / height), frame_on=False
         )
         _heat_map(axes, matrix, name, placed)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=130)
+    for path in paths:
+        kind = path.suffix[1:]
+        # A PDF's text stays text that can be searched, and says no date.
+        metadata = {"CreationDate": None} if kind == "pdf" else None
+        with atomic_path(path) as temporary, rc_context({"pdf.fonttype": 42}):
+            figure.savefig(temporary, format=kind, dpi=130, metadata=metadata)
 
 
 def _heat_map(axes: Axes, matrix: Matrix, name: str, placed: dict[str, float]) -> None:
     columns, metric = matrix.columns, find_metric(name)
+    shown = {*matrix.rows, *matrix.answers(name)}  # a tuned metric has no baselines
     for row, x in placed.items():
+        if row not in shown:
+            continue
         for y, column in enumerate(columns):
             found = matrix.score(name, row, column)
             draw_cell(axes, (x, y), found, metric.less_is_better)
@@ -103,7 +115,8 @@ def _heat_map(axes: Axes, matrix: Matrix, name: str, placed: dict[str, float]) -
     axes.tick_params(length=0, labelsize=10)
     for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
         label.set_parse_math(False)
-    axes.set_xlabel("trained on", color="#57606a")
+    constant = ", or a baseline" if matrix.answer_names else ""
+    axes.set_xlabel(f"trained on{constant}", color="#57606a")
     axes.set_ylabel("tested on", color="#57606a")
     axes.set_title(metric.title, loc="left", fontsize=12, fontweight="bold", parse_math=False)
 
@@ -141,12 +154,14 @@ def draw_cell(
 
 
 def _placed(matrix: Matrix) -> dict[str, float]:
-    """Return where each training choice stands along x, leave-one-out ones behind a gap."""
-    single, apart = matrix.single_rows, matrix.leave_one_out
-    gap = _GAP if single else 0.0
-    return {row: float(index) for index, row in enumerate(single)} | {
-        row: len(single) + gap + index for index, row in enumerate(apart)
-    }
+    """Return where each row stands along x; leave-one-out rows and baselines behind gaps."""
+    placed: dict[str, float] = {}
+    x = 0.0
+    for group in (matrix.single_rows, matrix.leave_one_out, matrix.answer_names):
+        x += _GAP if placed and group else 0.0
+        placed |= {row: x + index for index, row in enumerate(group)}
+        x += len(group)
+    return placed
 
 
 def _heading(matrix: Matrix, width: float) -> list[tuple[str, Style]]:
@@ -161,8 +176,8 @@ def _heading(matrix: Matrix, width: float) -> list[tuple[str, Style]]:
 
 
 def network_of(matrix: Matrix) -> str:
-    """Return the network of a matrix' first model, to be followed by more."""
-    model = matrix.models[0] if matrix.models else None
+    """Return the network of a matrix' first trained model, to be followed by more."""
+    model = next((model for model in matrix.models if not model.maps), None)
     return f"{model.encoder} {model.layer}, {model.decoder} decoder; " if model else ""
 
 

@@ -1,4 +1,4 @@
-"""``report.html``: a cross-evaluation as one page that needs nothing but itself."""
+"""``report.html``: a cross-evaluation as one page, and the files for a paper beside it."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -9,15 +9,23 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from declip_pl.cross_eval.domains import read_domains
-from declip_pl.cross_eval.matrix import UNPERTURBED, Matrix, Score, ScoredModel, read_matrix
-from declip_pl.cross_eval.views import curves, heat_map, published_figures
+from declip_pl.cross_eval.matrix import UNPERTURBED, Matrix, Score, read_matrix
+from declip_pl.cross_eval.photos import finished_cells, write_photos
+from declip_pl.cross_eval.scored_model import ScoredModel
+from declip_pl.cross_eval.summary import answer_means, of_maps
+from declip_pl.cross_eval.views import citation, curves, heat_map, published_figures
+from declip_pl.cross_eval.views.gallery import as_json, first_lines
+from declip_pl.cross_eval.views.matrix_gallery import listing_of
+from declip_pl.cross_eval.views.matrix_tables import kind_tables, level_metrics, tables_of
 from declip_pl.cross_eval.views.pictures import pictures_of
+from declip_pl.cross_eval.views.tables import latex, markdown, write_tables
 from declip_pl.data.layout import REAL
 from declip_pl.data.layouts.dolos import SOURCES
 from declip_pl.files import write_text
-from declip_pl.metrics import Metric, all_metrics, find_metric
+from declip_pl.metrics import Metric, find_metric
 from declip_pl.model.encoder import short_name
 from declip_pl.model.network import TOP
+from declip_pl.privacy import without_folders
 
 REPORT, TEMPLATE = "report.html", "report.html.j2"
 
@@ -27,6 +35,12 @@ POOLING = {
     "max": "its largest pixel probability",
     "top": f"the mean of the {100 * TOP:.0f} % highest of its pixel probabilities",
 }
+
+FILES = (
+    *("matrix.csv", "matrix.json", "matrix.pdf", "matrix.png", "by_kind.csv", "photos.csv"),
+    *("cite.bib", "domains.csv", "domains.json", "domains.png"),
+)
+"""What a report links to, as far as it is there."""
 
 _MEANS = (
     ("in_domain", "In-domain mean IoU"),
@@ -62,10 +76,11 @@ def write_report(folder: Path) -> Path:
     """Write ``report.html`` beside ``matrix.json`` and return its path.
 
     The page is one file: style, plots and pictures are inside, nothing is loaded from elsewhere.
+    Beside it stand ``photos.csv``, ``cite.bib`` and the tables as LaTeX and Markdown.
 
     Args:
-        folder: A cross-evaluation: ``matrix.json``, the panels that it names and, where its models
-            were scored on further data sets, ``domains.json``.
+        folder: A cross-evaluation: ``matrix.json``, its cells, the panels that it names and, where
+            its models were scored on further data sets, ``domains.json``.
 
     Raises:
         UserError: If ``matrix.json`` is missing or damaged.
@@ -84,8 +99,16 @@ def write_report(folder: Path) -> Path:
         "network": _network,
         "title_of": lambda metric: find_metric(metric).title,
         "address": lambda name: quote(os.fsencode(name)),
+        "latex": latex,
+        "markdown": markdown,
+        "last_part": lambda path: Path(path).name,
+        "without_folders": without_folders,
     }
-    page = environment.get_template(TEMPLATE).render(_page(read_matrix(folder), folder))
+    matrix = read_matrix(folder)
+    write_photos(folder, finished_cells(folder, matrix))
+    write_tables(folder, tables_of(matrix))
+    write_text(folder / citation.FILE, citation.bibtex(matrix.made.git_commit))
+    page = environment.get_template(TEMPLATE).render(_page(matrix, folder))
     write_text(folder / REPORT, page)
     return folder / REPORT
 
@@ -93,10 +116,9 @@ def write_report(folder: Path) -> Path:
 def _page(matrix: Matrix, folder: Path) -> dict[str, Any]:
     """Return what the templates show."""
     rows = [row for row in matrix.rows if any(row in table for table in matrix.matrix.values())]
-    detection, untouched = (
-        [e for e in all_metrics() if e.level == level and e.name in matrix.metrics]
-        for level in ("images", "untouched")
-    )
+    detection, untouched = (level_metrics(matrix, level) for level in ("images", "untouched"))
+    pictures = pictures_of(matrix, folder)
+    listing = listing_of(matrix, folder, pictures)
     return {
         "m": matrix,
         "perturbed": matrix.perturbation != UNPERTURBED,
@@ -106,7 +128,7 @@ def _page(matrix: Matrix, folder: Path) -> dict[str, Any]:
         "generalisation": _generalisation(matrix),
         "bars": _bars(matrix),
         "unknown": [row for row in matrix.rows if not matrix.is_on_record(row)],
-        "published": _published(),
+        "published": _published(matrix.columns),
         "published_means": published_figures.MEANS,
         "differences": _differences(matrix),
         "detection": detection,
@@ -115,11 +137,21 @@ def _page(matrix: Matrix, folder: Path) -> dict[str, Any]:
         "untouched": untouched,
         "untouched_cells": {
             row: [_shown(matrix.of_row(e.name, row), e.less_is_better, False) for e in untouched]
-            for row in matrix.rows
+            for row in (*matrix.rows, *matrix.answer_names)
         },
         "pooling": POOLING.get(matrix.pooling, matrix.pooling),
-        "pictures": {row: pictures_of(matrix, row, folder) for row in rows},
+        "pictures": pictures,
+        "linked": sum(p.linked for cells in pictures.values() for c in cells.values() for p in c),
+        "listing": listing,
+        "listed": first_lines(listing) if listing else [],
+        "listing_json": as_json(listing) if listing else "",
         "plots": {row: _plots(matrix, row) for row in rows},
+        "rates": {row: _rates(matrix, row) for row in rows},
+        "exports": {table.name: table for table in tables_of(matrix)},
+        "kinds": dict(kind_tables(matrix)),
+        "constant": answer_means(matrix, "iou"),
+        "bibtex": citation.bibtex(matrix.made.git_commit),
+        "files": [name for name in FILES if (folder / name).exists()],
         "series": {row: curves.series_of(matrix, row) for row in rows},
         "domains": read_domains(folder, matrix),
         "real": REAL,
@@ -134,6 +166,9 @@ def _heat_maps(matrix: Matrix) -> dict[str, Any]:
         "metrics": [(name, find_metric(name)) for name in matrix.metrics],
         "tables": {name: _table(matrix, name, single) for name in matrix.metrics},
         "apart": {name: _table(matrix, name, apart) for name in matrix.metrics},
+        "baselines": {
+            name: _table(matrix, name, [*matrix.answers(name)]) for name in matrix.metrics
+        },
         "ours": _table(matrix, "iou", single),
         "scale": {less_is_better: _scale(less_is_better) for less_is_better in (False, True)},
     }
@@ -150,6 +185,8 @@ def _table(matrix: Matrix, metric: str, trained: Sequence[str]) -> Table:
 
 
 def _cell(matrix: Matrix, metric: str, row: str, column: str) -> Cell:
+    if row not in matrix.rows and row not in matrix.answers(metric):  # it needs a chosen threshold
+        return Cell("", "", "", False)
     score, in_domain = matrix.score(metric, row, column), matrix.is_in_domain(row, column)
     return _shown(score, find_metric(metric).less_is_better, in_domain)
 
@@ -218,14 +255,17 @@ def _in_domain(matrix: Matrix, row: str) -> list[Bar]:
     return [Bar("in", Score(mean, None, None, sum(cell.n for _, cell in defined)))]
 
 
-def _published() -> Table:
+def _published(columns: Sequence[str]) -> Table:
+    """Return the published figures, in the order of ours as far as the generators are the same."""
     figures = published_figures.MATRIX
+    order = [name for name in columns if name in figures]
+    order += [name for name in figures if name not in order]
     lines = [
         (test, [_shown(Score(figures[row][test], None, None, 0), False, row == test)
-                for row in figures])
-        for test in figures
+                for row in order])
+        for test in order
     ]  # fmt: skip
-    return Table(list(figures), lines)
+    return Table(order, lines)
 
 
 def _differences(matrix: Matrix) -> list[str]:
@@ -235,7 +275,9 @@ def _differences(matrix: Matrix) -> list[str]:
     differences = [] if is_dolos else [f"other data: Dolos, not {data}"]
     if matrix.perturbation != UNPERTURBED:
         differences.append(f"other photos: as they are, not through {matrix.perturbation}")
-    ours = sorted({(short_name(m.encoder), m.layer, m.decoder) for m in matrix.models})
+    ours = sorted(
+        {(short_name(m.encoder), m.layer, m.decoder) for m in matrix.models if not m.maps}
+    )
     if ours and ours != [published_figures.NETWORK]:
         told = " and ".join(f"{encoder} {layer}, {decoder}" for encoder, layer, decoder in ours)
         differences.append(
@@ -249,16 +291,27 @@ def _detection(matrix: Matrix, metrics: Sequence[Metric]) -> dict[str, dict[str,
     """Return each cell's image-level scores, in the order of ``metrics``."""
     return {
         row: {c: [_cell(matrix, e.name, row, c) for e in metrics] for c in matrix.columns}
-        for row in matrix.rows
+        for row in (*matrix.rows, *matrix.answer_names)
     }
 
 
 def _network(model: ScoredModel) -> str:
+    if model.maps:
+        return f"another method: {of_maps(model.maps)}"
     return (
         f"{model.encoder} {model.layer}, {model.decoder} decoder, "
         f"{model.supervision} supervision, {model.image_size} px; encoder from "
         f"{model.encoder_source}"
     )
+
+
+def _rates(matrix: Matrix, row: str) -> list[str]:
+    drawn = [
+        draw(matrix, row, level)
+        for level in ("pixel", "image")
+        for draw in (curves.roc_svg, curves.precision_svg)
+    ]
+    return [svg for svg in drawn if svg]
 
 
 def _plots(matrix: Matrix, row: str) -> list[str]:

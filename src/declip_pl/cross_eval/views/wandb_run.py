@@ -11,17 +11,10 @@ from typing import Any
 
 import wandb
 
-from declip_pl.cross_eval.cell import Cell, finished_cell
-from declip_pl.cross_eval.matrix import (
-    FILE,
-    TABLE,
-    Matrix,
-    Panel,
-    Score,
-    ScoredModel,
-    Summary,
-    read_matrix,
-)
+from declip_pl.cross_eval.drawing import PANELS
+from declip_pl.cross_eval.matrix import FILE, TABLE, Matrix, Score, Summary, read_matrix
+from declip_pl.cross_eval.measured import Panel
+from declip_pl.cross_eval.photos import finished_cells, photo_table
 from declip_pl.files import command, relative, shortened
 from declip_pl.metrics import find_metric
 from declip_pl.records import to_json
@@ -58,7 +51,7 @@ def track(folder: Path, checkpoints: Mapping[str, Path]) -> list[str]:
     """
     matrix = read_matrix(folder)
     try:
-        return _log(folder, matrix, checkpoints, *photo_table(_cells(folder, matrix)))
+        return _log(folder, matrix, checkpoints, *photo_table(finished_cells(folder, matrix)))
     except Exception as error:  # whatever W&B stumbles over, the evaluation is done and on disk
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         return [f"W&B: this cross-evaluation was not logged ({reason}); its files are in {folder}"]
@@ -76,24 +69,6 @@ def matrix_rows(matrix: Matrix) -> list[list[Any]]:
         for train, cells in rows.items()
         for test, score in cells.items()
     ]  # fmt: skip
-
-
-def photo_table(
-    cells: Iterable[tuple[ScoredModel, Cell]],
-) -> tuple[list[str], list[list[Any]]]:
-    """Return columns and rows of a table with every photo's scores.
-
-    Args:
-        cells: Models and their cells.
-
-    Returns:
-        The columns ``train, test, seed, photo``, one for each localization score (percent) and one
-        for each way to pool an image's score (0 to 1, ``image_score_<pooling>``); and a row for
-        each photo of each cell, None where a score is undefined or its cell lacks it.
-    """
-    records = [record for model, cell in cells for record in _photos(model, cell)]
-    columns = list(dict.fromkeys(name for record in records for name in record))
-    return columns, [[record.get(name) for name in columns] for record in records]
 
 
 def mean_rows(matrix: Matrix) -> list[list[Any]]:
@@ -179,7 +154,7 @@ def _facts(matrix: Matrix) -> dict[str, Any]:
     models = matrix.models
     shared = ("encoder", "layer", "decoder", "supervision", "image_size", "encoder_source")
     return {
-        **{key: _joined(getattr(model, key) for model in models) for key in shared},
+        **{key: _joined(getattr(m, key) for m in models if not m.maps) for key in shared},
         "generator": _joined(matrix.rows),
         "dataset": matrix.data.name,
         "seed": _joined(matrix.seeds),
@@ -198,7 +173,7 @@ def _tags(matrix: Matrix) -> list[str]:
     keys = ("encoder", "layer", "decoder", "supervision")
     seeds = [f"seed-{seed}" for seed in matrix.seeds]
     values = [JOB_TYPE, matrix.data.name, *matrix.rows, *seeds]
-    values += [getattr(model, key) for model in models for key in keys]
+    values += [getattr(model, key) for model in models if not model.maps for key in keys]
     return list(map(str, values))
 
 
@@ -206,23 +181,6 @@ def _joined(values: Iterable[Any]) -> Any:
     """Return the one value there is, as it is, or all that differ, as text."""
     different = list(dict.fromkeys(values))
     return different[0] if len(different) == 1 else ", ".join(map(str, different))
-
-
-def _cells(folder: Path, matrix: Matrix) -> Iterator[tuple[ScoredModel, Cell]]:
-    """Yield the cells that the matrix is made of; the folder may hold older ones, too."""
-    for model in matrix.models:
-        for test in matrix.data.tests:
-            cell = finished_cell(folder, matrix, model, test)
-            if cell:
-                yield model, cell
-
-
-def _photos(model: ScoredModel, cell: Cell) -> Iterator[dict[str, Any]]:
-    pooled = {f"image_score_{name}": scores for name, scores in cell.image_scores.items()}
-    scores = cell.scores | pooled
-    for index, photo in enumerate(cell.photos):
-        whose = {"train": model.row, "test": cell.test, "seed": model.seed, "photo": photo}
-        yield whose | {name: _number(float(values[index])) for name, values in scores.items()}
 
 
 def _number(value: float | None) -> float | None:
@@ -235,6 +193,7 @@ def _pictures(folder: Path, matrix: Matrix) -> dict[str, Any]:
         panels_key(train, test): [
             wandb.Image(folder / shown.file, caption=_caption(which, shown))
             for which, shown in triple.items()
+            if which in PANELS
         ]
         for train, tests in matrix.panels.items()
         for test, triple in tests.items()
@@ -257,7 +216,7 @@ def _caption(which: str, shown: Panel) -> str:
 
 
 def _log_checkpoints(run: Any, matrix: Matrix, checkpoints: Mapping[str, Path]) -> None:
-    for model in matrix.models:
+    for model in (model for model in matrix.models if not model.maps):
         # Artifact names allow no more than this; encoders may have a "+" in theirs.
         name = re.sub(r"[^\w.-]", "_", f"{matrix.data.name}-{model.name}")
         artifact = wandb.Artifact(name, type="model", metadata=to_json(model))
