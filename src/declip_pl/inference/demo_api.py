@@ -6,9 +6,10 @@ from typing import Any
 import gradio
 
 from declip_pl.errors import UserError
-from declip_pl.inference.demo_events import Models, delete, read_upload
+from declip_pl.inference.demo_events import delete, read_upload
 from declip_pl.inference.demo_files import write_files
 from declip_pl.inference.demo_look import Look
+from declip_pl.inference.demo_models import Models
 from declip_pl.inference.demo_text import error_text
 
 NAME = "localize"

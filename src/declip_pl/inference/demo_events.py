@@ -2,9 +2,9 @@
 
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from declip_pl.data.layout import Sample
 from declip_pl.data.masks import read_mask
 from declip_pl.errors import UserError
 from declip_pl.files import sha256
-from declip_pl.inference.demo_choices import Choice
 from declip_pl.inference.demo_files import write_files
 from declip_pl.inference.demo_html import (
     errors_html,
@@ -29,21 +28,17 @@ from declip_pl.inference.demo_html import (
     stage_html,
 )
 from declip_pl.inference.demo_look import Look, Photo
+from declip_pl.inference.demo_models import Models
 from declip_pl.inference.demo_parts import THUMBNAIL_SIDE, Inputs, Results
 from declip_pl.inference.demo_text import (
     CANCELLED,
     FAILED,
     MAX_PHOTOS,
-    NOT_FINISHED,
     TOO_MUCH,
     error_text,
-    model_text,
 )
 from declip_pl.inference.localization import Localization
 from declip_pl.inference.localizer import Localizer
-from declip_pl.inference.recorded_scores import recorded_scores
-from declip_pl.model.checkpoint import read_checkpoint
-from declip_pl.names import markdown
 
 Values = dict[Any, Any]
 """What changes on the page: components, and what is in them now."""
@@ -63,43 +58,6 @@ class Shown:
     def look(self) -> Look:
         """The photo that is shown."""
         return self.looks[self.index]
-
-
-class Models:
-    """The localizers to choose from; one at a time is in memory, as an encoder is large.
-
-    Args:
-        choices: By name.
-        encoder: Where the user says that the frozen encoder is.
-        device: Where they run.
-    """
-
-    def __init__(
-        self, choices: Mapping[str, Choice], encoder: str | None, device: str | None
-    ) -> None:
-        self.choices = choices
-        load = partial(Localizer.from_pretrained, device=device, encoder=encoder)
-        self._load = lru_cache(maxsize=1)(load)
-
-    def load(self, name: str) -> Localizer:
-        """Return a localizer.
-
-        Raises:
-            UserError: If there is none of that name, or it can't be loaded.
-        """
-        if name not in self.choices:
-            raise UserError(f"there is no model {name!r}; found: {', '.join(self.choices)}")
-        return self._load(self.choices[name].path)
-
-    def about(self, name: str) -> str:
-        """Return in Markdown what a localizer is, or what is wrong with it."""
-        choice = self.choices[name]
-        try:
-            checkpoint = read_checkpoint(choice.path)
-            text = model_text(checkpoint, recorded_scores(checkpoint))
-        except UserError as error:
-            return markdown(error_text(error))
-        return text if choice.finished else f"{NOT_FINISHED}\n\n{text}"
 
 
 class Events:

@@ -9,7 +9,8 @@ import gradio
 from declip_pl.data.layout import Sample
 from declip_pl.inference.demo_api import place_api
 from declip_pl.inference.demo_choices import Choice
-from declip_pl.inference.demo_events import Events, Models
+from declip_pl.inference.demo_events import Events
+from declip_pl.inference.demo_models import Models
 from declip_pl.inference.demo_parts import Inputs, Results, place
 from declip_pl.inference.demo_style import INTO_VIEW, ON_LOAD, WIPE, ZOOM
 
