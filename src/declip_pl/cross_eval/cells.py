@@ -25,7 +25,13 @@ from declip_pl.cross_eval.cell import (
 )
 from declip_pl.cross_eval.drawing import draw_panels
 from declip_pl.cross_eval.heat_maps import HeatMaps, TestSet
-from declip_pl.cross_eval.map_scores import SIZE, Scored, metric_identities, score_maps
+from declip_pl.cross_eval.map_scores import (
+    SIZE,
+    Scored,
+    image_tables,
+    metric_identities,
+    score_maps,
+)
 from declip_pl.cross_eval.measured import Panel
 from declip_pl.cross_eval.methods import Method
 from declip_pl.data.layout import REAL
@@ -149,8 +155,7 @@ class Cells:
         is_fake = test.name != REAL
         for found in maps.of_photos(test):
             table = score_maps(found.probabilities, found.masks, thresholds, is_fake)
-            pooled = {f"image/{name}": scores for name, scores in found.scores.items()}
-            for name, values in (table | pooled).items():
+            for name, values in (table | image_tables(found.scores)).items():
                 columns[name].append(values)
             photos += found.names
             places += found.places

@@ -24,7 +24,6 @@ from declip_pl.metrics import (
     threshold_curves,
     untouched_scores,
 )
-from declip_pl.model.network import POOLINGS, image_score
 from declip_pl.parts import code_of
 
 SIZE = "size"
@@ -51,7 +50,7 @@ class Scored:
 
         Args:
             photos: Their names.
-            tables: The tables of :func:`score_maps` and :func:`pooled_scores`, each in batches.
+            tables: The tables of :func:`score_maps` and :func:`image_tables`, each in batches.
                 :data:`SIZE` may be missing, and then there are no facts.
             is_fake: Whether the photos are fakes.
         """
@@ -103,9 +102,9 @@ def score_maps(
     return table
 
 
-def pooled_scores(logits: Tensor) -> dict[str, Tensor]:
-    """Return the image scores of ``[B, 1, h, w]`` logits: ``[B]`` for each pooling."""
-    return {f"image/{pooling}": image_score(logits, pooling) for pooling in POOLINGS}
+def image_tables(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tables of image scores, ``[B]`` for each pooling."""
+    return {f"image/{pooling}": values for pooling, values in scores.items()}
 
 
 def count_regions(masks: Tensor) -> Tensor:
