@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # in declip-pl alone (`declip-pl train --help`). Some have a shorter name here; a run's name is RUN,
 # because WSL exports NAME to every process. A switch is given by 1.
 LONGER := GEN:generator RUN:name
-SWITCHES := RESUME OVERWRITE LOO NONE TILES INT8
+SWITCHES := RESUME OVERWRITE LOO NONE TILES INT8 RESIZE PARTIAL
 IS_WORD := MODELS MODEL PHOTOS
 lower = $(shell echo '$(1)' | tr 'A-Z' 'a-z')
 quoted = '$(subst ','\'',$(1))'
@@ -25,7 +25,7 @@ empty :=
 folders = $(subst $(empty) ,$(comma),$(strip $(PHOTOS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help train cross-eval predict demo starter forge dashboard bench data weights test test-slow docs lint clean
+.PHONY: help train cross-eval evaluate predict demo starter forge dashboard bench data weights test test-slow docs lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -36,7 +36,10 @@ train: $(VENV)/.installed  ## train a localizer on one generator and test it: ma
 	@$(BIN)/declip-pl train $(OPTIONS)
 
 cross-eval: $(VENV)/.installed  ## every generator's model (trained if missing) against every generator
-	@$(BIN)/declip-pl cross-eval $(MODELS) $(OPTIONS)
+	@$(BIN)/declip-pl cross-eval $(OPTIONS)
+
+evaluate: $(VENV)/.installed  ## score finished models or others' heat maps: make evaluate MODELS="a b" DATA=
+	@$(BIN)/declip-pl evaluate $(MODELS) $(OPTIONS)
 
 predict: $(VENV)/.installed  ## where were these painted over? make predict PHOTOS="a.jpg holiday/"
 	@$(BIN)/declip-pl predict $(PHOTOS) $(if $(MODEL),--model=$(call quoted,$(MODEL))) $(OPTIONS)

@@ -17,7 +17,11 @@ import torch
 
 from benchmarks.costs import multiply_adds
 from declip_pl import Localizer
-from declip_pl.cross_eval.matrix import Matrix, Score, read_matrix
+from declip_pl.cross_eval.estimates import Score
+from declip_pl.cross_eval.matrix import (
+    Matrix,
+    read_matrix,
+)
 from declip_pl.errors import UserError
 from declip_pl.training.run_folder import Run
 

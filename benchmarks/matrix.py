@@ -29,8 +29,8 @@ from declip_pl.cross_eval.cell import (
     read_cell,
     write_cell,
 )
+from declip_pl.cross_eval.figures import Curve
 from declip_pl.cross_eval.matrix import UNPERTURBED, About, Data, Made, ScoredSet
-from declip_pl.cross_eval.measured import Curve
 from declip_pl.cross_eval.models import Model
 from declip_pl.data.layout import REAL
 from declip_pl.metrics import CALIBRATION_BINS, Thresholds, map_metrics, untouched_metrics

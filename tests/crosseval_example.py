@@ -9,8 +9,8 @@ import numpy as np
 
 from declip_pl.cross_eval.cell import FORMAT as CELL_FORMAT
 from declip_pl.cross_eval.cell import Cell, CellKey
+from declip_pl.cross_eval.figures import Curve
 from declip_pl.cross_eval.matrix import FORMAT, Matrix
-from declip_pl.cross_eval.measured import Curve
 from declip_pl.data.mini import real_crop
 from declip_pl.metrics import CALIBRATION_BINS, Thresholds
 from declip_pl.panels import panel
@@ -29,6 +29,8 @@ METRICS = (
         "f1_plain_best",
         "f1_fixed",
         "f1_best",
+        "f1_trufor_fixed",
+        "f1_trufor_best",
         "f1_tuned",
     ),
     *("ap", "pixel_ece", "image_ap", "image_auroc", "image_accuracy", "image_accuracy_tuned"),

@@ -4,7 +4,11 @@ from pathlib import Path
 
 import torch
 
+from declip_pl.inference import saved_folder
+from declip_pl.inference.recorded_scores import RecordedScores, ScoredOn
+from declip_pl.metrics import Thresholds
 from declip_pl.model.checkpoint import DECODER_PREFIX, KEY, Checkpoint
+from declip_pl.model.description import TrainedOn
 from declip_pl.training.task import LocalizationTask
 
 
@@ -25,3 +29,15 @@ def write_run(checkpoint: Checkpoint, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(content_of(checkpoint), path)
     return path
+
+
+def save_localizer(
+    folder: Path, clip: Path, seed: int, generator: str, notice: str | None, floor: float
+) -> None:
+    """Save a localizer whose random decoder knows nothing."""
+    task = LocalizationTask(str(clip), "layer1", "linear", image_size=64, seed=seed)
+    chosen = Thresholds(None, {task.description.pooling: 0.4321}, floor)
+    data = TrainedOn((generator,), "full", "0" * 64, "some", notice or "")
+    found = {generator: {"iou_n": 1, "image_threshold": 0.4321}}
+    scores = RecordedScores(found, {generator: {}}, ScoredOn("some"), notice)
+    saved_folder.save(checkpoint_of(task, trained_on=data, thresholds=chosen), folder, scores)

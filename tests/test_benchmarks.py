@@ -14,14 +14,13 @@ from benchmarks.ours import Ours
 from benchmarks.published import StandIn
 from benchmarks.settings import Settings, write_photos
 
+from declip_pl.cross_eval.estimates import Score, Summary
 from declip_pl.cross_eval.matrix import (
     ChosenThresholds,
     Data,
     Made,
     Matrix,
-    Score,
     ScoredModel,
-    Summary,
     write_matrix,
 )
 from declip_pl.data.layout import build_layout, samples

@@ -14,7 +14,8 @@ from declip_pl.cross_eval import cells as c
 from declip_pl.cross_eval.cell import FORMAT, CellKey, cell_path, read_cell, read_thresholds
 from declip_pl.cross_eval.cells import Cells
 from declip_pl.cross_eval.drawing import PANELS, SAMPLES, chosen
-from declip_pl.cross_eval.measured import LEVELS, Panel
+from declip_pl.cross_eval.figures import LEVELS, Panel
+from declip_pl.cross_eval.heat_maps import DecodedMaps
 from declip_pl.data.dataset import Item
 from declip_pl.files import sha256
 from declip_pl.metrics import THRESHOLDS, Thresholds, map_metrics
@@ -35,6 +36,9 @@ class Enlarge(nn.Module):
 class Broken(nn.Module):
     def forward(self, features):
         raise AssertionError("scored again")
+
+
+ENLARGED, BROKEN = (DecodedMaps(decoder, CPU) for decoder in (Enlarge(), Broken()))
 
 
 @dataclass
@@ -61,6 +65,9 @@ class Photos(list):
             image=Features(grid, None), mask=mask, label=float(is_fake), path=photo.name,
             name=photo.name,
         )  # fmt: skip
+
+    def path(self, index):
+        return self[index]["path"]
 
     def photo_size(self, path):
         return 40, 30
@@ -100,11 +107,11 @@ def model(tmp_path):
 
 @pytest.fixture
 def cells(tmp_path):
-    return Cells(tmp_path / "folder", CPU)
+    return Cells(tmp_path / "folder")
 
 
 def test_a_cell_holds_what_was_scored(cells, model):
-    cell = cells.score(model, Enlarge(), fakes(perturbation="jpeg"), CHOSEN)
+    cell = cells.score(model, ENLARGED, fakes(perturbation="jpeg"), CHOSEN)
     names = tuple(metric.name for metric in map_metrics(tuned=True))
     assert cell.key == CellKey(
         FORMAT, sha256(model.checkpoint.path), "hash of lama", "jpeg", 0.3, names
@@ -125,7 +132,7 @@ def test_a_cell_holds_what_was_scored(cells, model):
 
 
 def test_curves_are_means_over_photos(cells, model):
-    curve = cells.score(model, Enlarge(), fakes(), CHOSEN).curve
+    curve = cells.score(model, ENLARGED, fakes(), CHOSEN).curve
     assert curve.thresholds == list(THRESHOLDS)
     for threshold, iou, f1 in zip(curve.thresholds, curve.iou, curve.f1, strict=True):
         if threshold < 0.09:  # everything is called fake; edges are blurred
@@ -138,14 +145,14 @@ def test_curves_are_means_over_photos(cells, model):
 
 
 def test_an_undefined_curve_is_none_and_not_nan(cells, model):
-    none = cells.score(model, Enlarge(), fakes(photos=[found("p0", 0, fake=0)]), CHOSEN)
+    none = cells.score(model, ENLARGED, fakes(photos=[found("p0", 0, fake=0)]), CHOSEN)
     assert np.isnan(none.scores["ap"]).all()
     for value in (*none.curve.iou, *none.curve.f1, none.panels["best"].iou):
         assert value is None or not np.isnan(value)
 
 
 def test_the_best_the_median_and_the_worst_photo_are_drawn(cells, model):
-    cell = cells.score(model, Enlarge(), fakes(), CHOSEN)
+    cell = cells.score(model, ENLARGED, fakes(), CHOSEN)
     expected = {"best": ("p1", 100), "median": ("p0", 50), "worst": ("p2", 0)}
     assert PANELS == tuple(expected) == tuple(cell.panels)[:3]
     for which, (photo, iou) in expected.items():
@@ -177,17 +184,17 @@ def test_a_cell_says_what_its_photos_are_like(cells, model):
     fields = np.zeros((4, 4), bool)
     fields[[0, 1, 3], [0, 1, 3]] = True  # two meet at a corner, the third stands alone
     photo = Photo("p0", np.full(16, 0.5), fields)
-    cell = cells.score(model, Enlarge(), fakes(photos=[photo]), CHOSEN)
+    cell = cells.score(model, ENLARGED, fakes(photos=[photo]), CHOSEN)
     facts = {name: values.tolist() for name, values in cell.facts.items()}
     assert facts == {"width": [40], "height": [30], "regions": [2]}
     assert cell.areas.tolist() == [100 * 3 / 16]
     assert sum(cell.pixels.fake) == 3 * 64 and sum(cell.pixels.real) == 13 * 64
     assert cell.pixels.fake[LEVELS // 2 - 1] + cell.pixels.fake[LEVELS // 2] == 3 * 64
-    assert cells.score(model, Enlarge(), reals(), CHOSEN).facts == {}
+    assert cells.score(model, ENLARGED, reals(), CHOSEN).facts == {}
 
 
 def test_reals_have_image_scores_and_pixels_alone(cells, model):
-    cell = cells.score(model, Enlarge(), reals(), CHOSEN)
+    cell = cells.score(model, ENLARGED, reals(), CHOSEN)
     assert cell.panels == {}
     assert set(cell.scores) == {"untouched_area", "untouched_marked"}
     assert cell.image_scores["top"] == pytest.approx([0.1, 0.2], abs=1e-3)
@@ -198,7 +205,7 @@ def test_the_decision_cuts_each_photo_by_itself(cells, model):
     """Low probabilities that 0.5 would leave unmarked; the floor keeps an even lower one so."""
     chosen = replace(CHOSEN, floor=0.2)
     photos = [found("p0", 4, 0.4, 0.01), found("p1", 8, 0.3, 0.01), found("p2", 8, 0.1, 0.01)]
-    cell = cells.score(model, Enlarge(), fakes(photos=photos), chosen)
+    cell = cells.score(model, ENLARGED, fakes(photos=photos), chosen)
     assert cell.key.floor == 0.2 and "iou_decided" in cell.key.metrics
     assert cell.scores["iou"].tolist() == [0, 0, 0]
     assert cell.scores["iou_decided"] == pytest.approx([50, 100, 0])
@@ -207,7 +214,7 @@ def test_the_decision_cuts_each_photo_by_itself(cells, model):
 def test_reals_say_what_is_marked_of_them(cells, model):
     photos = [found("r0", 4, 0.9, 0.01, 0), found("r1", 2, 0.3, 0.01, 0), found("r2", 0, fake=0)]
     real = replace(reals(), data=Photos(photos, is_fake=False))
-    cell = cells.score(model, Enlarge(), real, replace(CHOSEN, floor=0.2))
+    cell = cells.score(model, ENLARGED, real, replace(CHOSEN, floor=0.2))
     assert cell.scores["untouched_area"] == pytest.approx([25, 0, 0])
     assert cell.scores["untouched_marked"].tolist() == [100, 0, 0]
     assert cell.scores["untouched_area_decided"] == pytest.approx([25, 12.5, 0])
@@ -215,7 +222,7 @@ def test_reals_say_what_is_marked_of_them(cells, model):
 
 
 def test_without_a_threshold_there_are_no_tuned_metrics(cells, model):
-    cell = cells.score(model, Enlarge(), fakes(), Thresholds(None, {}))
+    cell = cells.score(model, ENLARGED, fakes(), Thresholds(None, {}))
     names = tuple(metric.name for metric in map_metrics(tuned=False))
     assert tuple(cell.scores) == names == cell.key.metrics
     assert cell.key.pixel is None
@@ -223,19 +230,19 @@ def test_without_a_threshold_there_are_no_tuned_metrics(cells, model):
 
 def test_many_photos_are_scored_in_their_order(cells, model):
     photos = [found(f"p{index}", index % 9) for index in range(35)]  # more than one batch
-    cell = cells.score(model, Enlarge(), fakes(photos=photos), CHOSEN)
+    cell = cells.score(model, ENLARGED, fakes(photos=photos), CHOSEN)
     assert cell.photos == [photo.name for photo in photos]
     assert cell.scores["iou"] == pytest.approx([100 * (index % 9) / 8 for index in range(35)])
 
 
 def test_a_finished_cell_is_not_scored_again(cells, model):
-    first = cells.score(model, Enlarge(), fakes(), CHOSEN)
-    assert cells.score(model, Broken(), fakes(), CHOSEN).about == first.about
+    first = cells.score(model, ENLARGED, fakes(), CHOSEN)
+    assert cells.score(model, BROKEN, fakes(), CHOSEN).about == first.about
 
 
 @pytest.mark.parametrize("what", ["test", "perturbation", "threshold", "floor", "weights"])
 def test_a_cell_of_something_else_is_scored_again(cells, model, what):
-    cells.score(model, Enlarge(), fakes(), CHOSEN)
+    cells.score(model, ENLARGED, fakes(), CHOSEN)
     test, chosen = fakes(), CHOSEN
     if what == "test":
         test = fakes(sha256="other")
@@ -249,22 +256,22 @@ def test_a_cell_of_something_else_is_scored_again(cells, model, what):
         model.checkpoint.path.write_bytes(b"others")
         model = replace(model, checkpoint=replace(model.checkpoint))
     with pytest.raises(AssertionError, match="scored again"):
-        cells.score(model, Broken(), test, chosen)
+        cells.score(model, BROKEN, test, chosen)
     assert cells.finished(model, [], [test]) is None
 
 
 def test_a_damaged_cell_or_panel_is_named_and_made_anew(cells, model, capsys):
-    first = cells.score(model, Enlarge(), fakes(), CHOSEN)
+    first = cells.score(model, ENLARGED, fakes(), CHOSEN)
     path = cell_path(cells.folder, model.name, "lama")
     drawn = cells.folder / first.panels["worst"].file
     for file, damage in ((path, b"x"), (drawn, b"x"), (drawn, None)):
         file.write_bytes(damage) if damage else file.unlink()
         with pytest.raises(AssertionError, match="scored again"):
-            cells.score(model, Broken(), fakes(), CHOSEN)
+            cells.score(model, BROKEN, fakes(), CHOSEN)
         assert not path.exists()
         (line,) = capsys.readouterr().out.splitlines()
         assert line.startswith(f"{file} is ") and "damaged" in line and "made anew" in line
-        assert cells.score(model, Enlarge(), fakes(), CHOSEN).panels == first.panels
+        assert cells.score(model, ENLARGED, fakes(), CHOSEN).panels == first.panels
 
 
 # Thresholds
@@ -276,7 +283,7 @@ def test_thresholds_are_those_of_the_mean_over_all_photos(cells, model):
     few = [found("q0", 8, 0.4, 0.2)]  # best from 0.2 to 0.4; below 0.5 the others have half
     sets = [fakes("a", few), fakes("b", many)]
     # Over photos: (3 * 50 + 100) / 4 below 0.4, 3 * 100 / 4 above 0.5. Over sets: 75 and 50.
-    chosen = cells.thresholds(model, Enlarge(), sets)
+    chosen = cells.thresholds(model, ENLARGED, sets)
     assert 0.5 < chosen.pixel < 0.8
 
 
@@ -291,7 +298,7 @@ def on_validation(scores):
 
 
 def test_image_thresholds_and_auroc_are_of_all_validation_photos(cells, model):
-    chosen = cells.thresholds(model, Enlarge(), on_validation([0.8, 0.7, 0.3, 0.6]))
+    chosen = cells.thresholds(model, ENLARGED, on_validation([0.8, 0.7, 0.3, 0.6]))
     assert chosen.image.keys() == set(POOLINGS)
     for threshold in chosen.image.values():
         assert 0.35 - 1e-3 <= threshold < 0.6
@@ -307,7 +314,7 @@ def test_image_thresholds_and_auroc_are_of_all_validation_photos(cells, model):
 
 def test_one_fake_and_one_real_photo_are_enough(cells, model):
     valid = [reals((0.1,)), fakes(photos=[found("p0", 16, 0.8)])]
-    chosen = cells.thresholds(model, Enlarge(), valid)
+    chosen = cells.thresholds(model, ENLARGED, valid)
     assert all(0.1 - 1e-3 <= threshold < 0.8 for threshold in chosen.image.values())
     assert read_thresholds(cells.folder / f"thresholds/{model.name}.json").image_auroc == (
         pytest.approx(dict.fromkeys(POOLINGS, 100))
@@ -318,7 +325,7 @@ def test_the_floor_lies_above_what_untouched_photos_reach(cells, model):
     """Untouched photos reach 0.3, manipulated ones 0.6: from 0.31 on to 0.6 all is right."""
     fake, real = found("p0", 8, 0.6, 0.01), found("r0", 8, 0.3, 0.01, fake=0)
     valid = [fakes(photos=[fake]), replace(reals(), data=Photos([real], is_fake=False))]
-    assert cells.thresholds(model, Enlarge(), valid).floor == 0.31
+    assert cells.thresholds(model, ENLARGED, valid).floor == 0.31
 
 
 def test_the_floor_depends_on_untouched_photos_alone(cells, model):
@@ -326,12 +333,12 @@ def test_the_floor_depends_on_untouched_photos_alone(cells, model):
     fake = [found(f"p{index}", 8, 0.2, 0.01) for index in range(3)]
     real = [found("r0", 8, 0.3, 0.01, fake=0)]
     valid = [fakes(photos=fake), replace(reals(), data=Photos(real, is_fake=False))]
-    assert cells.thresholds(model, Enlarge(), valid).floor == 0.31
+    assert cells.thresholds(model, ENLARGED, valid).floor == 0.31
 
 
 @pytest.mark.parametrize("valid", [[reals()], [fakes()], []], ids=["reals", "fakes", "none"])
 def test_with_one_class_there_are_no_image_thresholds(cells, model, valid):
-    chosen = cells.thresholds(model, Enlarge(), valid)
+    chosen = cells.thresholds(model, ENLARGED, valid)
     assert (chosen.floor is None) == (not valid or valid[0].name != "real")
     assert chosen.image == dict.fromkeys(POOLINGS)
     assert (chosen.pixel is None) == (not valid or valid[0].name == "real")
@@ -341,32 +348,32 @@ def test_with_one_class_there_are_no_image_thresholds(cells, model, valid):
 
 def test_thresholds_are_chosen_once(cells, model, capsys):
     valid = on_validation([0.8, 0.7, 0.3, 0.6])
-    chosen = cells.thresholds(model, Enlarge(), valid)
-    assert cells.thresholds(model, Broken(), valid) == chosen
+    chosen = cells.thresholds(model, ENLARGED, valid)
+    assert cells.thresholds(model, BROKEN, valid) == chosen
     for other in (valid[:2], [replace(valid[0], perturbation="x"), *valid[1:]]):
         with pytest.raises(AssertionError, match="scored again"):
-            cells.thresholds(model, Broken(), other)
+            cells.thresholds(model, BROKEN, other)
     (file,) = Path(cells.folder / "thresholds").iterdir()
     file.write_text("{")
     with pytest.raises(AssertionError, match="scored again"):
-        cells.thresholds(model, Broken(), valid)
+        cells.thresholds(model, BROKEN, valid)
     assert f"{file} is damaged" in capsys.readouterr().out and not file.exists()
 
 
 def test_thresholds_of_the_checkpoint_hold(cells, model):
     model = replace(model, checkpoint=replace(model.checkpoint, thresholds=CHOSEN))
-    assert cells.thresholds(model, Broken(), [fakes()]) == CHOSEN
+    assert cells.thresholds(model, BROKEN, [fakes()]) == CHOSEN
     assert not cells.folder.exists()
 
 
 def test_what_is_finished_is_known_without_a_decoder(cells, model):
     valid, tests = on_validation([0.8, 0.7, 0.3, 0.6]), [fakes(), reals()]
     assert cells.finished(model, valid, tests) is None
-    chosen = cells.thresholds(model, Enlarge(), valid)
+    chosen = cells.thresholds(model, ENLARGED, valid)
     assert cells.finished(model, valid, []) == (chosen, {})
-    first = cells.score(model, Enlarge(), tests[0], chosen)
+    first = cells.score(model, ENLARGED, tests[0], chosen)
     assert cells.finished(model, valid, tests) is None
-    second = cells.score(model, Enlarge(), tests[1], chosen)
+    second = cells.score(model, ENLARGED, tests[1], chosen)
     found_thresholds, found_cells = cells.finished(model, valid, tests)
     assert found_thresholds == chosen
     assert {test: cell.about for test, cell in found_cells.items()} == {

@@ -550,7 +550,7 @@ def test_train_hands_on_what_it_does_not_know(monkeypatch, tree):
         ("predit", "predict"),
         ("cross_eval", "cross-eval"),
         ("cache", "cache ls"),
-        ("evaluate", "test"),
+        ("evalute", "evaluate"),
     ],
 )
 def test_a_mistyped_command_is_told_what_was_meant(error_of, typed, meant):
@@ -564,6 +564,7 @@ def test_a_mistyped_command_is_told_what_was_meant(error_of, typed, meant):
         ("train", "finished epochs are kept"),
         ("fit", "finished epochs are kept"),
         ("cross-eval", "finished models and cells are kept"),
+        ("evaluate", "finished models and cells are kept"),
         ("predict", "--resume goes on"),
         ("export", ""),
         ("compare", ""),

@@ -343,7 +343,7 @@ def test_a_model_that_nothing_scored_says_which_command_to_run(scored):
     with pytest.raises(
         UserError,
         match=r"^no cross-evaluation in outputs/cross_eval has scored unscored; run: "
-        r"declip-pl cross-eval first unscored$",
+        r"declip-pl evaluate first unscored$",
     ):
         compare("first", "unscored")
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from declip_pl import cli
-from declip_pl.cross_eval import build, cells, command
+from declip_pl.cross_eval import build, cells, scoring
 from declip_pl.cross_eval.cell import cell_path, finished_cell, read_cell
 from declip_pl.cross_eval.matrix import read_matrix
 from declip_pl.cross_eval.models import read_models, row_name
@@ -70,7 +70,8 @@ def here(drawn, blank_plots):
 def cross_eval(place, *models):
     """Score these models, or train what is missing."""
     recipe = [] if models else [f"--config={place}/tiny.yaml"]
-    cli.main(["cross-eval", *map(str, models), f"--data={place}/dolos", *recipe])
+    command = "evaluate" if models else "cross-eval"
+    cli.main([command, *map(str, models), f"--data={place}/dolos", *recipe])
 
 
 def result(here):
@@ -150,8 +151,8 @@ def test_cross_eval_leaves_everything_the_readme_promises(place, drawn, capsys):
 
 
 def test_the_encoder_is_put_away_while_decoders_score(place, here, monkeypatch):
-    load, built, held = command.load_encoder, [], []
-    monkeypatch.setattr(command, "load_encoder", lambda *of: built.append(load(*of)) or built[-1])
+    load, built, held = scoring.load_encoder, [], []
+    monkeypatch.setattr(scoring, "load_encoder", lambda *of: built.append(load(*of)) or built[-1])
     score = cells.Cells.score
 
     def watch(self, *arguments):
@@ -230,7 +231,7 @@ def test_finished_cells_are_reused_and_stale_ones_redone(place, here):
 def test_changed_photos_and_masks_make_cells_stale(place, here):
     shutil.copytree(place / "dolos", here / "dolos")
     runs = sorted((here / "outputs/train").iterdir())
-    options = ["cross-eval", *map(str, runs), f"--data={here}/dolos"]
+    options = ["evaluate", *map(str, runs), f"--data={here}/dolos"]
     cli.main(options)
     first = cell_files(here)
     masks = here / "dolos/fake/ldm/masks/test"
@@ -244,13 +245,13 @@ def test_one_failing_cell_loses_nothing_else(place, here, monkeypatch, error_of)
     second = here / "outputs/train/tiny-clip-layer1-linear-ldm"
     with monkeypatch.context() as patch:
         fail_on(patch, "lama", RuntimeError("out of memory\nand more"))
-        message = error_of("cross-eval", str(second), f"--data={place}/dolos")
+        message = error_of("evaluate", str(second), f"--data={place}/dolos")
     assert f"failed:\n  {second.name} on lama: out of memory\n" in message
     _, matrix = result(here)
     assert list(matrix["matrix"]["iou"]["ldm"]) == ["ldm"]
     assert matrix["failed"][0]["what"] == f"{second.name} on lama"
     kept = cell_files(here)
-    cli.main(["cross-eval", str(second), f"--data={place}/dolos"])
+    cli.main(["evaluate", str(second), f"--data={place}/dolos"])
     assert set(cell_files(here)) - set(kept) == {f"cells/{second.name}/lama.safetensors"}
     assert not result(here)[1]["failed"]
 
@@ -258,7 +259,7 @@ def test_one_failing_cell_loses_nothing_else(place, here, monkeypatch, error_of)
 def test_a_damaged_checkpoint_is_named_and_the_rest_scored(place, here, error_of):
     runs = sorted((here / "outputs/train").iterdir())
     (runs[0] / BEST).write_bytes(b"nonsense")
-    message = error_of("cross-eval", *map(str, runs), f"--data={place}/dolos")
+    message = error_of("evaluate", *map(str, runs), f"--data={place}/dolos")
     assert str(runs[0] / BEST) in message and "damaged" in message
     assert list(result(here)[1]["matrix"]["iou"]) == ["ldm"]
 
@@ -274,7 +275,7 @@ def test_a_damaged_test_set_is_named_and_the_rest_scored(place, here, error_of, 
         shutil.rmtree(data / "fake/lama/images/test")
         shutil.rmtree(data / "fake/lama/masks/test")
     runs = sorted((here / "outputs/train").iterdir())
-    message = error_of("cross-eval", *map(str, runs), f"--data={data}")
+    message = error_of("evaluate", *map(str, runs), f"--data={data}")
     assert "test set lama: " in message and "Traceback" not in message
     folder, matrix = result(here)
     assert {row: list(cells) for row, cells in matrix["matrix"]["iou"].items()} == {
@@ -289,7 +290,7 @@ def test_nothing_to_score_is_an_error_without_a_traceback(place, here, error_of)
     for photo in data.glob("*/*/images/test/0.png"):
         photo.write_bytes(b"nonsense")
     run = here / "outputs/train/tiny-clip-layer1-linear-ldm"
-    message = error_of("cross-eval", str(run), f"--data={data}")
+    message = error_of("evaluate", str(run), f"--data={data}")
     assert "test set lama: " in message and "test set ldm: " in message
     assert "Traceback" not in message
 
@@ -341,7 +342,7 @@ def test_with_all_cells_finished_nothing_is_loaded_or_computed_again(place, here
     def never(*_args, **_options):
         raise AssertionError("this was done before")
 
-    for module, name in ((command, "load_encoder"), (command, "load_decoder"), (build, "sampled")):
+    for module, name in ((scoring, "load_encoder"), (scoring, "load_decoder"), (build, "sampled")):
         monkeypatch.setattr(module, name, never)
     cross_eval(place)
     assert numbers(here) == expected
@@ -369,7 +370,7 @@ def test_stale_cells_are_not_read(place, here, monkeypatch, error_of):
 
 def test_masks_of_mostly_fake_pixels_are_scored_with_a_warning(place, here, capsys):
     run = here / "outputs/train/tiny-clip-layer1-linear-ldm"
-    cli.main(["cross-eval", str(run), f"--data={place}/dolos", "--polarity=white"])
+    cli.main(["evaluate", str(run), f"--data={place}/dolos", "--polarity=white"])
     printed = capsys.readouterr().out.splitlines()
     share = 100 * (1 - 40**2 / 96**2)
     for test in GENERATORS:
@@ -459,7 +460,7 @@ def test_cells_written_before_a_metric_was_added_are_scored_anew(place, here, ow
     cross_eval(place, run)
     assert all(when != first[name] for name, when in cell_files(here).items())
     matrix = result(here)[1]
-    assert matrix["metrics"][9] == "false_alarms"
+    assert matrix["metrics"][11] == "false_alarms"
     again = cell_files(here)
     cross_eval(place, run)
     assert cell_files(here) == again
@@ -523,7 +524,7 @@ def test_models_that_differ_in_more_than_the_seed_have_rows_of_their_own(place, 
     run = here / "outputs/train/tiny-clip-layer1-linear-ldm"
     shutil.copytree(run, here / "faster")
     cross_eval_models = [run, here / "faster"]
-    cli.main(["cross-eval", *map(str, cross_eval_models), f"--data={place}/dolos"])
+    cli.main(["evaluate", *map(str, cross_eval_models), f"--data={place}/dolos"])
     assert result(here)[1]["rows"] == ["ldm (faster)", f"ldm ({run.name})"]
 
 
@@ -541,16 +542,18 @@ def test_models_find_their_encoder_where_any_of_them_or_the_user_says(place, her
     expected = numbers(here)
     shutil.rmtree(here / "outputs/cross_eval")
     names[0].rename(here / "moved")
-    message = error_of("cross-eval", *map(str, runs), f"--data={place}/dolos")
+    message = error_of("evaluate", *map(str, runs), f"--data={place}/dolos")
     assert "gone is neither a folder" in message
     cross_eval(place, *runs, f"--encoder={here}/moved")
     assert numbers(here) == expected
 
 
-def test_given_models_are_not_trained(place, here, error_of):
+def test_given_models_are_scored_by_evaluate_alone(place, here, error_of):
     run = here / "outputs/train/tiny-clip-layer1-linear-ldm"
-    message = error_of("cross-eval", str(run), f"--data={place}/dolos", "--seeds=2")
-    assert "leave out all options of training" in message
+    message = error_of("cross-eval", str(run), f"--data={place}/dolos")
+    assert "finished models are scored by: declip-pl evaluate" in message
+    message = error_of("evaluate", str(run), f"--data={place}/dolos", "--seeds=2")
+    assert "--seeds" in message
 
 
 def test_leaving_one_out_takes_three(place, here, error_of):
@@ -566,12 +569,12 @@ def test_forgeries_alone_need_forgeries(place, here, error_of):
 
 def test_another_data_sets_results_are_not_replaced(place, here, error_of):
     runs = sorted((here / "outputs/train").iterdir())
-    cli.main(["cross-eval", *map(str, runs), f"--data={place}/dolos", "--name=x"])
+    cli.main(["evaluate", *map(str, runs), f"--data={place}/dolos", "--name=x"])
     before = (here / "outputs/cross_eval/x/matrix.json").read_bytes()
     data = shutil.copytree(place / "dolos", here / "dolos")
-    message = error_of("cross-eval", *map(str, runs), f"--data={data}", "--name=x")
+    message = error_of("evaluate", *map(str, runs), f"--data={data}", "--name=x")
     assert "is of the data" in message and "RUN=" in message
-    message = error_of("cross-eval", *map(str, runs), f"--data={place}/dolos", "--name=x",
+    message = error_of("evaluate", *map(str, runs), f"--data={place}/dolos", "--name=x",
                        "--perturbation=jpeg")  # fmt: skip
     assert "with the perturbation none, not jpeg" in message
     assert (here / "outputs/cross_eval/x/matrix.json").read_bytes() == before
@@ -579,17 +582,17 @@ def test_another_data_sets_results_are_not_replaced(place, here, error_of):
 
 def test_a_subset_does_not_replace_the_whole(place, here):
     cross_eval(place)
-    cli.main(["cross-eval", str(here / "outputs/train/tiny-clip-layer1-linear-ldm"),
+    cli.main(["evaluate", str(here / "outputs/train/tiny-clip-layer1-linear-ldm"),
               f"--data={place}/dolos"])  # fmt: skip
     names = sorted(p.name for p in (here / "outputs/cross_eval").iterdir())
-    assert len(names) == 2 and names[1] == "dolos-tiny-clip-layer1-linear"
+    assert names == ["dolos-tiny-clip-layer1-linear", "dolos-tiny-clip-layer1-linear-ldm"]
 
 
 def test_a_data_set_without_reals(place, here):
     data = Path(shutil.copytree(place / "dolos", here / "dolos"))
     shutil.rmtree(data / "real")
     runs = sorted((here / "outputs/train").iterdir())
-    cli.main(["cross-eval", *map(str, runs), f"--data={data}"])
+    cli.main(["evaluate", *map(str, runs), f"--data={data}"])
     folder, matrix = result(here)
     assert not any(metric.startswith("image") for metric in matrix["metrics"])
     assert "iou_tuned" in matrix["metrics"] and (folder / "report.html").exists()
@@ -661,14 +664,14 @@ def test_a_failed_training_is_named_and_the_rest_scored(place, here, error_of, m
 def test_a_run_trained_on_other_data_is_not_taken(place, here, error_of):
     make_tree(here / "dolos", counts={"train": 3, "valid": 2, "test": 2})
     message = error_of("cross-eval", f"--data={here}/dolos", f"--config={place}/tiny.yaml")
-    assert "was trained on other data than" in message and "declip-pl cross-eval " in message
+    assert "was trained on other data than" in message and "declip-pl evaluate " in message
     assert not (here / "outputs/cross_eval").exists()
 
 
 def test_models_of_before_that_were_trained_elsewhere_have_no_threshold(place, here, tmp_path):
     make_tree(tmp_path / "other", ("telea",))
     run = without_thresholds(here / "outputs/train/tiny-clip-layer1-linear-ldm")
-    cli.main(["cross-eval", str(run), f"--data={tmp_path}/other"])
+    cli.main(["evaluate", str(run), f"--data={tmp_path}/other"])
     _, matrix = result(here)
     assert matrix["in_domain"] == {"ldm": []} and matrix["columns"] == ["telea"]
     assert "iou_tuned" not in matrix["metrics"] and "in_domain" not in matrix["summary"]["iou"]
@@ -713,7 +716,7 @@ def test_thresholds_are_chosen_on_validation_photos(place, here):
             for file in (here / "dolos/fake" / generator / part / "test").iterdir():
                 shutil.copy(here / "dolos/fake" / generator / part / "train" / file.name, file)
     runs = sorted((here / "outputs/train").iterdir())
-    cli.main(["cross-eval", *map(str, runs), f"--data={here}/dolos"])
+    cli.main(["evaluate", *map(str, runs), f"--data={here}/dolos"])
     _, changed = result(here)
     assert {m["name"]: m["thresholds"] for m in changed["models"]} == before
     assert changed["matrix"]["iou_tuned"] != matrix["matrix"]["iou_tuned"]
@@ -729,7 +732,7 @@ def test_a_second_process_in_the_same_folder_is_refused(place, here, error_of):
     try:
         wait_until((folder / ".lock").exists, other)
         runs = sorted((here / "outputs/train").iterdir())
-        message = error_of("cross-eval", *map(str, runs), f"--data={place}/dolos", "--name=x")
+        message = error_of("evaluate", *map(str, runs), f"--data={place}/dolos", "--name=x")
     finally:
         other.communicate(b"\n")
     assert "another process is cross-evaluating into" in message
@@ -777,7 +780,7 @@ def test_two_models_of_one_name_are_an_error(place, here):
 def test_what_is_no_model_is_named(here, place, error_of, wrong):
     (here / "empty").mkdir()
     assert f"there is no localizer at {wrong}" in error_of(
-        "cross-eval", wrong, f"--data={place}/dolos"
+        "evaluate", wrong, f"--data={place}/dolos"
     )
 
 
@@ -805,6 +808,6 @@ def test_a_models_file_can_name_no_folder(place, here, error_of):
     content = torch.load(path, weights_only=True)
     content["declip_pl"]["trained_on"]["generators"] = ["../../../x"]
     torch.save(content, path)
-    message = error_of("cross-eval", str(run), f"--data={place}/dolos")
+    message = error_of("evaluate", str(run), f"--data={place}/dolos")
     assert "'../../../x' can't be a generator's name" in message
     assert not (here / "outputs/cross_eval").exists()

@@ -12,7 +12,7 @@ pytest.importorskip("starlette", reason="gradio is not installed (extra: demo)")
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
-from declip_pl.inference.demo_guard import UPLOAD, Guard, bounded, from_the_page
+from declip_pl.inference.demo_guard import STORED, UPLOAD, WAITING, Guard, bounded, from_the_page
 
 HOST = "127.0.0.1:7860"
 OWN = {"host": HOST}
@@ -36,9 +36,9 @@ OTHERS = [
 PAGES = ["/", "/config", UPLOAD, "/gradio_api/queue/join", "/gradio_api/file=/tmp/x.png"]
 SHUT = [
     *("/openapi.json", "/docs", "/redoc", "/monitoring", "/login", "/%2e"),
-    *("/gradio_api/openapi.json", "/gradio_api/info", "/gradio_api/call/upload"),
+    *("/gradio_api/openapi.json", "/gradio_api/info/x", "/gradio_api/call/upload"),
     *("/gradio_api/run/upload", "/gradio_api/api/upload", "/gradio_api/vibe-edit/"),
-    "/gradio_api/proxy=http://evil.example",
+    *("/gradio_api/proxy=http://evil.example", "/gradio_api/file=http://evil.example"),
 ]
 
 
@@ -188,3 +188,29 @@ def test_uploads_come_one_by_one_and_the_rest_does_not_wait(tmp_path):
     assert asyncio.run(together(UPLOAD)) == [200] * 4 and page.most == 1
     assert asyncio.run(together("/")) == [200] * 4 and page.most == 4
     assert not list(tmp_path.iterdir())
+
+
+def test_more_uploads_than_may_wait_are_told_to_come_later(tmp_path):
+    page = Page(tmp_path)
+    guard = Guard(page, tmp_path, 100)
+
+    async def together():
+        return await asyncio.gather(*(ask(guard, UPLOAD, parts=[b"x"] * 5) for _ in range(12)))
+
+    allowed = WAITING + 1  # one is read
+    assert asyncio.run(together()) == [200] * allowed + [503] * (12 - allowed)
+    assert len(page.bodies) == allowed and page.most == 1
+    assert asyncio.run(ask(guard, UPLOAD)) == 200  # and then there is room again
+
+
+def test_uploads_that_nobody_looks_at_fill_no_disk(tmp_path):
+    page = Page(tmp_path)
+    guard = Guard(page, tmp_path, 100)
+    there = tmp_path / "folder of a photo" / "photo.png"
+    there.parent.mkdir()
+    there.write_bytes(bytes(STORED * 100))
+    assert asyncio.run(ask(guard, UPLOAD)) == 200
+    there.write_bytes(bytes(STORED * 100 + 1))
+    assert asyncio.run(ask(guard, UPLOAD)) == 503 and len(page.bodies) == 1
+    there.unlink()
+    assert asyncio.run(ask(guard, UPLOAD)) == 200

@@ -374,14 +374,14 @@ def test_one_command_trains_and_scores_on_all(place, here, capsys, encoded):
     cli.main(command)
     # What is there is what each data set's own command takes.
     runs = sorted((here / "outputs/train").iterdir())
-    cli.main(["cross-eval", *map(str, runs), f"--data={place}/a/bench"])
+    cli.main(["evaluate", *map(str, runs), f"--data={place}/a/bench"])
     assert not encoded and (folder / "domains.csv").read_bytes() == before
     assert {p: p.stat().st_mtime_ns for p in here.glob("outputs/cross_eval/*/cells/*/*")} == cells
 
 
 def test_given_models_under_a_name(place, here):
     runs = sorted((here / "outputs/train").iterdir())
-    cli.main(["cross-eval", *map(str, runs), f"--data={place}/a/bench", f"--also={place}/b/bench",
+    cli.main(["evaluate", *map(str, runs), f"--data={place}/a/bench", f"--also={place}/b/bench",
               "--name=x"])  # fmt: skip
     found = matrices_by_photos()
     assert found.keys() == {A, B} and found[A].name == "x"
@@ -396,7 +396,7 @@ def test_a_failure_in_one_data_set_loses_nothing_else(place, here, error_of):
     (here / "a/bench/fake/ldm/images/test/0.png").write_bytes(b"nonsense")
     second = f"{here}/a/bench,{here}/b/bench"
     run = str(min((here / "outputs/train").iterdir()))
-    command = ["cross-eval", run, f"--data={place}/dolos", f"--also={second}"]
+    command = ["evaluate", run, f"--data={place}/dolos", f"--also={second}"]
     message = error_of(*command[:2], "gone", *command[2:])
     assert "data set bench: test set ldm: " in message
     assert message.count("there is no localizer at") == 1
@@ -409,13 +409,13 @@ def test_a_failure_in_one_data_set_loses_nothing_else(place, here, error_of):
 
 def test_a_data_set_that_fails_as_a_whole_is_left_out(place, here, error_of):
     run = str(min((here / "outputs/train").iterdir()))
-    cli.main(["cross-eval", run, f"--data={place}/a/bench"])
+    cli.main(["evaluate", run, f"--data={place}/a/bench"])
     (taken,) = (here / "outputs/cross_eval").iterdir()
     matrix = json.loads((taken / "matrix.json").read_text())
     del matrix["sha256"]
     (taken / "matrix.json").write_text(json.dumps(matrix | {"format": 99}))
     shutil.copytree(place / "b/bench", here / "other")
-    message = error_of("cross-eval", run, f"--data={place}/dolos",
+    message = error_of("evaluate", run, f"--data={place}/dolos",
                        f"--also={place}/a/bench,other", "--name=x")  # fmt: skip
     assert "data set bench: all of it: " in message and "written by a newer declip-pl" in message
     domains = read_domains(Path("outputs/cross_eval/x"), matrices_by_photos(name="x")[HOME])
@@ -443,6 +443,6 @@ def test_wrong_data_sets_are_refused_before_anything_is_trained(
 
 def test_nothing_further_writes_nothing_further(place, here):
     runs = sorted((here / "outputs/train").iterdir())
-    cli.main(["cross-eval", str(runs[0]), f"--data={place}/b/bench", "--also="])
+    cli.main(["evaluate", str(runs[0]), f"--data={place}/b/bench", "--also="])
     assert not list(here.rglob("domains.*"))
     assert np.isfinite(matrices_by_photos()[B].matrix["iou"]["lama"]["telea"].value)

@@ -396,7 +396,7 @@ def test_a_run_without_a_data_set_is_finished_and_tested_where_there_is_one(
     cli.main(["train", *options, "--name=run"])
     printed = capsys.readouterr().out
     assert "data: none (DATA names it)" in printed and "there was no data set to test" in printed
-    assert "declip-pl test outputs/train/run --data DIR" in printed.replace("\n", " ")
+    assert "declip-pl evaluate outputs/train/run --data DIR" in printed.replace("\n", " ")
     run = Path("outputs/train/run")
     results = json.loads((run / "test_metrics.json").read_text())
     assert results["scores"] == {} and results["data"]["root"] == "none"

@@ -50,10 +50,13 @@ def test_what_is_written_is_read(tmp_path):
     ("content", "message"),
     [
         (None, r"is no cross-evaluation: there is no matrix\.json in it; expected a folder that"),
-        ("", r"matrix\.json is damaged .*; run the same `declip-pl cross-eval` again, which makes"),
+        (
+            "",
+            r"matrix\.json is damaged .*; run the same `cross-eval` or `evaluate` again",
+        ),
         (
             "{",
-            r"matrix\.json is damaged .*; run the same `declip-pl cross-eval` again, which makes",
+            r"matrix\.json is damaged .*; run the same `cross-eval` or `evaluate` again",
         ),
         ("[" * 100_000, r"matrix\.json is damaged \(it is nested too deeply\)"),
         ("[]", r"matrix\.json is damaged \(it is no object\)"),
@@ -216,7 +219,7 @@ def test_a_folder_without_a_matrix_and_a_damaged_one_are_told_apart(tmp_path):
     assert not isinstance(raised.value, m.DamagedMatrixError)
     assert str(raised.value) == (
         f"{tmp_path} is no cross-evaluation: there is no matrix.json in it; expected a folder that "
-        "`declip-pl cross-eval` wrote"
+        "`declip-pl cross-eval` or `evaluate` wrote"
     )
     (tmp_path / "matrix.json").mkdir()
     with pytest.raises(m.DamagedMatrixError, match=r"again, which makes it anew$"):

@@ -10,16 +10,16 @@ from benchmarks.matrix import MADE, trained_models
 from declip_pl.cross_eval.build import build_matrix
 from declip_pl.cross_eval.cell import FORMAT as CELL_FORMAT
 from declip_pl.cross_eval.cell import Cell, CellKey
+from declip_pl.cross_eval.estimates import Score
+from declip_pl.cross_eval.figures import Curve, Panel
 from declip_pl.cross_eval.matrix import (
     FORMAT,
     About,
     ChosenThresholds,
     Data,
     Failure,
-    Score,
     ScoredModel,
 )
-from declip_pl.cross_eval.measured import Curve, Panel
 from declip_pl.cross_eval.scores import Scores
 from declip_pl.cross_eval.statistics import BINS, bootstrap
 from declip_pl.cross_eval.summary import summary

@@ -89,6 +89,49 @@ def test_border_f1_equals_an_implementation_with_scipy(case):
         assert best[index] == pytest.approx(100 * exact)
 
 
+def trufor(maps, masks, fixed):
+    """TruFor's F1 of each map: of it or its inverse, at 0.5 or at the best of all thresholds."""
+    found = []
+    for guess, mask in zip(maps, masks, strict=True):
+        fake, counted = without_border(mask)
+        cuts = [torch.tensor(0.5)] if fixed else [*guess.unique(), torch.tensor(-1.0)]
+        both = [(guess > cut, guess <= cut) for cut in cuts]
+        found.append(max(f1_by_counts(g, fake, counted) for pair in both for g in pair))
+    return 100 * torch.tensor(found)
+
+
+def test_trufors_f1_equals_an_implementation_with_scipy(case):
+    maps, masks = case
+    for given_maps in (maps, 1 - maps):
+        scores = m.localization_scores(given_maps, masks)
+        for name, fixed in (("f1_trufor_fixed", True), ("f1_trufor_best", False)):
+            assert torch.allclose(scores[name], trufor(given_maps, masks, fixed)), name
+
+
+def test_hand_made_trufors_f1():
+    """40 x 40 fakes, of which the border leaves 26 x 26; of 100 x 100 others it takes 5 around."""
+    mask = torch.zeros(1, 100, 100, dtype=torch.bool)
+    mask[0, 30:70, 30:70] = True
+    fakes, pixels = 26 * 26, 100 * 100 - (50 * 50 - 26 * 26)
+    everything = 100 * 2 * fakes / (pixels + fakes)
+
+    def scores(maps):
+        found = m.localization_scores(maps, mask)
+        return [found[name].item() for name in ("f1_trufor_fixed", "f1_trufor_best", "f1_best")]
+
+    assert scores(mask.float()) == [100, 100, 100]
+    assert scores(1 - mask.float()) == pytest.approx([100, 100, everything])
+    assert scores(0.2 * mask + 0.3) == pytest.approx([everything, 100, 100])
+    half = torch.where(mask & (torch.arange(100) < 50), 1.0, 0.0)  # 13 of 26 columns
+    assert scores(half) == pytest.approx([100 * 2 / 3] * 3)
+
+
+def test_trufors_f1_is_undefined_without_fakes_and_where_the_border_takes_them():
+    masks = torch.stack([torch.zeros(64, 64, dtype=torch.bool), box(side=5)])
+    scores = m.localization_scores(masks.float(), masks)
+    assert scores["f1_trufor_fixed"].isnan().all() and scores["f1_trufor_best"].isnan().all()
+
+
 def test_hand_made_iou():
     mask = torch.tensor([[[True, True, False, False]]])
     half = torch.tensor([[[0.9, 0.1, 0.9, 0.1]]])
@@ -289,19 +332,22 @@ def test_each_entry_of_the_table_is_its_function(case):
         "iou_decided": decided_iou,
     }
     scores = m.localization_scores(maps, masks, tuned=0.3, floor=0.4)
-    assert scores.keys() == functions.keys()
+    assert scores.keys() - {"f1_trufor_fixed", "f1_trufor_best"} == functions.keys()
     for name, function in functions.items():
         assert torch.equal(scores[name], function(maps, masks)), name
 
 
 def test_without_a_tuned_threshold_the_metrics_that_need_one_are_left_out():
     names = set(m.localization_scores(MAPS, MASKS))
-    assert names == {"iou", "f1_plain", "f1_plain_best", "f1_fixed", "f1_best", "ap"}
+    assert names == {
+        *("iou", "f1_plain", "f1_plain_best", "f1_fixed", "f1_best", "ap"),
+        *("f1_trufor_fixed", "f1_trufor_best"),
+    }
 
 
 def test_every_entry_of_the_table_says_what_it_is():
     entries = m.all_metrics()
-    assert len({entry.name for entry in entries}) == len({entry.title for entry in entries}) == 19
+    assert len({entry.name for entry in entries}) == len({entry.title for entry in entries}) == 21
     for entry in entries:
         assert entry.title and entry.definition and not entry.definition.endswith(".")
         assert (entry.score is None) == (entry.level != "map")

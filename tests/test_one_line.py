@@ -288,7 +288,7 @@ def test_full_disks(refusal, run, tree, fit_arguments, tmp_path, monkeypatch, co
     import resource
 
     arguments = writers(run, tree, fit_arguments, tmp_path / "out")
-    arguments["cross-eval"] = ["cross-eval", f"{run}", f"--data={tree}"]
+    arguments["cross-eval"] = ["evaluate", f"{run}", f"--data={tree}"]
     arguments["test"] = ["test", f"{run}", "--generator=lama", "--trainer.logger=false"]
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
@@ -428,7 +428,7 @@ def test_names_of_generators_and_photos_may_be_anything(tmp_path, clip, capsys):
     runs = sorted(str(folder) for folder in (tmp_path / "outputs/train").iterdir())
     assert len(runs) == 2
     cli.main(["test", runs[0], f"--generator={LONG}"])
-    cli.main(["cross-eval", *runs, f"--data={tree}", "--name=mine"])
+    cli.main(["evaluate", *runs, f"--data={tree}", "--name=mine"])
     cli.main(["compare", "outputs/cross_eval/mine", "outputs/cross_eval/mine"])
     cli.main(["predict", str(tree), f"--model={runs[0]}"])
     printed = capsys.readouterr().out

@@ -37,7 +37,7 @@ cli.main(["train", "--generator=ldm", f"--data={{place}}/dolos", recipe])
 (run,) = Path("outputs/train").iterdir()
 broken = place / "no such model"
 try:
-    cli.main(["cross-eval", str(run), str(broken), f"--data={{place}}/dolos", "--name=x"])
+    cli.main(["evaluate", str(run), str(broken), f"--data={{place}}/dolos", "--name=x"])
 except SystemExit as stop:  # for the model that is not there; the report says so
     print(stop)
 Localizer.from_pretrained(run).save_pretrained("saved")

@@ -108,7 +108,7 @@ def test_a_manifest_trains_and_is_in_one_report_with_sets_of_other_layouts(
     assert "nan" not in Path("runs/run/metrics.csv").read_text()
     other = columbia(tmp_path / "columbia")
     sets = f"manifest:b.csv dolos:{root}"
-    cli.main(["cross-eval", "runs/run", "--data", sets, f"--also=columbia:{other}", "--name=x"])
+    cli.main(["evaluate", "runs/run", "--data", sets, f"--also=columbia:{other}", "--name=x"])
     folders = sorted(Path("outputs/cross_eval").iterdir())
     matrices = {m.data.name: m for m in map(read_matrix, folders)}
     assert {name: set(m.data.tests) for name, m in matrices.items()} == {

@@ -75,7 +75,7 @@ def test_every_value_stands_with_its_interval_in_its_matrix(example, page):
         for row in table.values()
         for cell in row.values()
     )
-    assert expected.total() == 19 * CELLS_WITHOUT_FAILED
+    assert expected.total() == 21 * CELLS_WITHOUT_FAILED
     assert expected <= shown
 
 
@@ -163,8 +163,8 @@ def test_a_failed_cell_says_so_and_failures_stand_on_top(example, page):
     failures = example[1]["failed"]
     head = page.text[: page.text.index("In short")]
     assert failures and all(f["what"] in head and f["why"] in head for f in failures)
-    # 19 matrices, the one beside the published figures, and 5 scores of whole photos
-    assert page.cells.count("failed") == 19 + 1 + 5
+    # 21 matrices, the one beside the published figures, and 5 scores of whole photos
+    assert page.cells.count("failed") == 21 + 1 + 5
 
 
 def test_a_row_of_which_everything_failed_is_still_a_column(report_of):
@@ -174,7 +174,7 @@ def test_a_row_of_which_everything_failed_is_still_a_column(report_of):
     for part in ("curves", "reliability", "panels"):
         del matrix[part]["telea"]
     failed = [cell for cell in report_of(matrix).cells if cell.startswith("failed")]
-    assert len(failed) == 19 * 4 + 4 + 4 * 5 + 4  # and 4 scores of untouched photos
+    assert len(failed) == 21 * 4 + 4 + 4 * 5 + 4  # and 4 scores of untouched photos
 
 
 def test_an_undefined_score_is_called_undefined(report_of, tmp_path):

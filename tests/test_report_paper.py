@@ -18,7 +18,11 @@ from crosseval_example import (
 
 from declip_pl.cross_eval.breakdown import COLUMNS, KINDS, bins_of, write_bins
 from declip_pl.cross_eval.cell import cell_path, write_cell
-from declip_pl.cross_eval.matrix import Score, read_matrix, write_matrix
+from declip_pl.cross_eval.estimates import Score
+from declip_pl.cross_eval.matrix import (
+    read_matrix,
+    write_matrix,
+)
 from declip_pl.cross_eval.rates import curve, rates_of
 from declip_pl.cross_eval.scores import Scores
 from declip_pl.cross_eval.statistics import bootstrap

@@ -11,12 +11,12 @@ import yaml
 from huggingface_hub import constants
 from localizer_example import checkpoint_of, content_of, write_run
 
+from declip_pl.cross_eval.estimates import Score
 from declip_pl.cross_eval.matrix import (
     ChosenThresholds,
     Data,
     Made,
     Matrix,
-    Score,
     ScoredModel,
     write_matrix,
 )

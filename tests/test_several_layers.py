@@ -46,7 +46,7 @@ def test_from_training_to_the_report(clip, tree, fit_arguments, tmp_path, monkey
         assert torch.equal(first.network(pixels), task(pixels))
     # Both encoders have the same weights; each model gets its own features all the same.
     models = [str(run), str(runs / "tiny-clip-layer2-light-ldm")]
-    cli.main(["cross-eval", *models, f"--data={tree}", "--name=both"])
+    cli.main(["evaluate", *models, f"--data={tree}", "--name=both"])
     folder = tmp_path / "outputs/cross_eval/both"
     matrix = json.loads((folder / "matrix.json").read_text())
     assert {model["layer"] for model in matrix["models"]} == set(layers)

@@ -190,7 +190,7 @@ def test_cross_evaluation_notices_what_changes_behind_its_hash(
             replace(mask)
         return fetch(self, photos, device)
 
-    command = ["cross-eval", "outputs/model", "--data", str(own_tree), "--name", "x"]
+    command = ["evaluate", "outputs/model", "--data", str(own_tree), "--name", "x"]
     with monkeypatch.context() as patch:
         patch.setattr(FeatureCache, "fetch", replaced_meanwhile)
         with pytest.raises(SystemExit, match=f"model on lama: {mask} {CHANGED}"):

@@ -82,7 +82,7 @@ def test_every_command_takes_it(shipped, place, tree, capsys):
     cli.main(["test", "starter", f"--data={tree}", "--generator=ldm", quiet])
     results = json.loads(Path("outputs/test/starter/test_metrics_ldm.json").read_text())
     assert results["checkpoint"]["sha256"] == read_checkpoint("starter").sha256
-    cli.main(["cross-eval", "starter", f"--data={tree}", "--name=x"])
+    cli.main(["evaluate", "starter", f"--data={tree}", "--name=x"])
     (model,) = json.loads(Path("outputs/cross_eval/x/matrix.json").read_text())["models"]
     assert model["name"] == "starter"
     cli.main(["compare", "starter", "starter"])

@@ -71,7 +71,7 @@ def test_a_set_of_test_photos_can_be_tested_on(run, bench, capsys):
 
 
 def test_a_set_of_test_photos_has_its_row_in_the_matrix(run, bench):
-    cli.main(["cross-eval", str(run), f"--data={bench}", "--name=x"])
+    cli.main(["evaluate", str(run), f"--data={bench}", "--name=x"])
     matrix = read_matrix(Path("outputs/cross_eval/x"))
     kept = read_checkpoint(run).thresholds
     assert not matrix.failed and "iou_tuned" in matrix.metrics
@@ -86,7 +86,7 @@ def test_without_any_threshold_it_has_its_row_as_well(run, tmp_path, generator):
     saved["declip_pl"]["thresholds"] = None
     torch.save(saved, run / BEST)
     root = make_tree(tmp_path / "bench", (generator,), ONLY_TEST)
-    cli.main(["cross-eval", str(run), f"--data={root}", "--name=x"])
+    cli.main(["evaluate", str(run), f"--data={root}", "--name=x"])
     matrix = read_matrix(Path("outputs/cross_eval/x"))
     assert not matrix.failed and matrix.matrix["iou"]["ldm"][generator].n == 3
     assert not any("tuned" in name for name in matrix.metrics)
@@ -168,7 +168,7 @@ def test_data_sets_that_share_names_have_results_of_their_own(run, tmp_path, err
 def test_matrices_of_data_sets_that_share_a_name_lie_apart(run, tmp_path):
     for folder in ("a", "b", "a"):
         make_tree(tmp_path / folder / "same", ("ldm",), ONLY_TEST)
-        cli.main(["cross-eval", str(run), f"--data={tmp_path / folder}/same"])
+        cli.main(["evaluate", str(run), f"--data={tmp_path / folder}/same"])
     matrices = [
         read_matrix(path.parent) for path in Path("outputs/cross_eval").glob("*/matrix.json")
     ]

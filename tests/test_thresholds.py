@@ -71,7 +71,7 @@ def scores_of(run, name):
 
 
 def cross_evaluated(run, data, *options):
-    cli.main(["cross-eval", str(run), f"--data={data}", "--name=x", *options])
+    cli.main(["evaluate", str(run), f"--data={data}", "--name=x", *options])
     return read_matrix(Path("outputs/cross_eval/x"))
 
 
@@ -115,7 +115,7 @@ def test_a_models_own_pooling_is_cross_evaluations_default(run, tree):
     )
     for name in ("image_ap", "image_auroc", "image_accuracy", "image_accuracy_tuned"):
         assert scores[name] == pytest.approx(matrix.matrix[name]["ldm"]["ldm"].value, abs=1e-4)
-    both = ["cross-eval", str(saved), str(run), f"--data={tree}", "--name=both"]
+    both = ["evaluate", str(saved), str(run), f"--data={tree}", "--name=both"]
     cli.main(both)
     assert read_matrix(Path("outputs/cross_eval/both")).pooling == "top"
 
@@ -328,7 +328,7 @@ def test_another_activation_is_another_encoder(run, tree, other_activation, erro
     reason = "with hidden_act gelu in place of quick_gelu"
     assert reason in error_of("test", str(run), f"--data={tree}", "--generator=lama",
                               f"--model.encoder={other_activation}")  # fmt: skip
-    assert reason in error_of("cross-eval", str(run), f"--data={tree}")
+    assert reason in error_of("evaluate", str(run), f"--data={tree}")
     with pytest.raises(UserError, match=reason):
         Localizer.from_pretrained(run)
 
@@ -340,7 +340,7 @@ def test_models_of_two_activations_are_scored_each_by_its_own(run, tree, other_a
     saved["declip_pl"]["identity"]["arithmetic"]["hidden_act"] = "gelu"
     (run.parent / "other/checkpoints").mkdir(parents=True)
     torch.save(saved, run.parent / "other" / BEST)
-    cli.main(["cross-eval", str(run), str(run.parent / "other"), f"--data={tree}", "--name=x"])
+    cli.main(["evaluate", str(run), str(run.parent / "other"), f"--data={tree}", "--name=x"])
     table = read_matrix(Path("outputs/cross_eval/x")).matrix["ap"]
     assert len(table) == 2
     assert len({row["ldm"].value for row in table.values()}) == 2

@@ -118,7 +118,7 @@ def test_the_wheel_trains_evaluates_and_predicts_from_any_folder(python, tmp_pat
     trained = place / "outputs/train/tiny-clip-layer1-linear-ldm"
     # Not the commit of the repository that the environment lies in.
     assert '"git_commit": null' in (trained / "test_metrics.json").read_text()
-    declip_pl("cross-eval", trained, "--data", tree)
+    declip_pl("evaluate", trained, "--data", tree)
     (report,) = place.glob("outputs/cross_eval/*/report.html")
     assert "tiny-clip" in report.read_text()
     photo = tree / "fake/ldm/images/test/0.png"

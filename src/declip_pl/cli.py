@@ -16,6 +16,7 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 from io import TextIOWrapper
 from pathlib import Path
+from shlex import join
 from typing import Any, NamedTuple, NoReturn, get_type_hints
 
 from declip_pl import __version__, one_line
@@ -38,6 +39,7 @@ class Command(NamedTuple):
         words: Parameters that are plain words: ``*`` behind the name takes any number.
         kept: What an interruption leaves behind, in words; empty where there is nothing.
         further: Whether options that it does not know are handed on.
+        instead: What is told where it is given words, of which it takes none.
     """
 
     group: str
@@ -45,11 +47,13 @@ class Command(NamedTuple):
     words: tuple[str, ...] = ()
     kept: str = ""
     further: bool = False
+    instead: str = ""
 
 
 _TRAIN, _USE, _DATA = "Train and evaluate", "Use a trained localizer", "Data and weights"
 _LIGHTNING = "Lightning's own, every option in YAML or on the command line"
 _CELLS = "finished models and cells are kept: the same command goes on from there"
+_EVALUATE = "finished models are scored by: declip-pl evaluate"
 _PHOTOS = "finished photos are kept: the same command with --resume goes on from there"
 _PHOTOS_MADE = "finished photos are kept: the same command goes on from there"
 _PACKAGE = "declip_pl"
@@ -57,8 +61,9 @@ _PACKAGE = "declip_pl"
 COMMANDS: dict[str, Command] = {
     "train": Command(_TRAIN, "training.train:train", (), KEPT_RUN, further=True),
     "test": Command(_TRAIN, "training.train:test", ("model",), further=True),
+    "evaluate": Command(_TRAIN, "cross_eval.command:evaluate", ("methods*",), _CELLS),
     "runs": Command(_TRAIN, "inference.runs:runs"),
-    "cross-eval": Command(_TRAIN, "cross_eval.command:cross_eval", ("models*",), _CELLS),
+    "cross-eval": Command(_TRAIN, "cross_eval.command:cross_eval", (), _CELLS, instead=_EVALUATE),
     "compare": Command(_TRAIN, "cross_eval.compare:compare", ("a", "b")),
     "dashboard": Command(_TRAIN, "cross_eval.views.wandb_dashboard:dashboard"),
     "predict": Command(_USE, "inference.predict:predict", ("paths*",), _PHOTOS),
@@ -80,7 +85,7 @@ COMMANDS: dict[str, Command] = {
     "validate": Command(_LIGHTNING, "training.lightning_cli:DeclipCLI.validate"),
 }
 
-OTHER_WORDS = {"evaluate": ["test"], "list": ["runs"]}
+OTHER_WORDS = {"list": ["runs"]}
 """What people type who look for a command."""
 
 
@@ -148,7 +153,7 @@ def parser_of(name: str) -> Any:
         skipped.add(parameter)
     for parameter, hint in get_type_hints(function).items():
         if is_dataclass(hint):
-            parser.add_class_arguments(hint, as_group=False)
+            _add_fields(parser, hint)
             skipped.add(parameter)
         elif hint is bool and parameter not in skipped:
             parser.add_argument(f"--{parameter}", action="store_true", help=help_of[parameter])
@@ -159,6 +164,18 @@ def parser_of(name: str) -> Any:
             skipped.add(parameter)
     parser.add_function_arguments(function, skip=skipped, as_group=False)
     return parser
+
+
+def _add_fields(parser: Any, kind: Any) -> None:
+    """Add the fields of a dataclass as options; those that are true or false are switches."""
+    import docstring_parser
+
+    switches = [name for name, hint in get_type_hints(kind).items() if hint is bool]
+    parser.add_class_arguments(kind, as_group=False, skip=set(switches))
+    for parameter in docstring_parser.parse(inspect.getdoc(kind) or "").params:
+        if parameter.arg_name in switches:
+            option = f"--{parameter.arg_name}"
+            parser.add_argument(option, action="store_true", help=parameter.description)
 
 
 def overview() -> str:
@@ -204,7 +221,10 @@ def _command_name(args: list[str]) -> tuple[str, list[str]]:
 
 
 def _call(name: str, args: list[str]) -> None:
-    command, parser = COMMANDS[name], parser_of(name)
+    command = COMMANDS[name]
+    if command.instead and args and not args[0].startswith("-"):
+        raise UserError(f"{name} takes no {args[0]!r}; {command.instead} {join(args)}")
+    parser = parser_of(name)
     further: list[str] = []
     if command.further:
         args, further = _split(parser, args)

@@ -13,15 +13,17 @@ import torch
 from torch import Tensor
 
 from declip_pl.cross_eval.cell import FORMAT, Cell, CellKey, cell_path, read_cell, write_cell
-from declip_pl.cross_eval.cells import TestSet, intact
+from declip_pl.cross_eval.cells import intact
+from declip_pl.cross_eval.heat_maps import TestSet
+from declip_pl.cross_eval.map_scores import Scored, image_tables, metric_identities, score_maps
 from declip_pl.cross_eval.matrix import UNPERTURBED, Failure
 from declip_pl.cross_eval.models import attempt
-from declip_pl.cross_eval.scoring import Scored, metric_identities, pooled_scores, score_maps
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.layout import REAL
 from declip_pl.files import sha256
 from declip_pl.metrics import Thresholds
 from declip_pl.model.features import OUTPUT_SIZE
+from declip_pl.model.network import POOLINGS, image_score
 from declip_pl.training.baselines import constant, mean_mask
 
 FOLDER = "baselines"
@@ -124,7 +126,8 @@ def _scored(answer: Answer, test: TestSet, key: CellKey) -> Cell:
         found = score_maps(answers_map.expand(len(masks), -1, -1, -1), masks, _THRESHOLDS, is_fake)
         # A logit is finite here, so that its mean is a number.
         logits = answers_map.logit(1e-6).expand(len(masks), -1, -1, -1)
-        for name, values in (found | pooled_scores(logits)).items():
+        scores: dict[str, Tensor] = {pooling: image_score(logits, pooling) for pooling in POOLINGS}
+        for name, values in (found | image_tables(scores)).items():
             tables[name].append(values)
     photos = [sample.name for sample in test.data.samples]
     scored = Scored.of(photos, tables, is_fake)

@@ -10,8 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declip_pl.cross_eval.cell import Cell
-from declip_pl.cross_eval.matrix import Bin, BinScore, Matrix, Score
-from declip_pl.cross_eval.measured import IN, OUT
+from declip_pl.cross_eval.estimates import Bin, BinScore, Score
+from declip_pl.cross_eval.figures import IN, OUT
+from declip_pl.cross_eval.matrix import (
+    Matrix,
+)
 from declip_pl.cross_eval.scores import Scores, count_photos
 from declip_pl.cross_eval.statistics import Array, Statistic, mean_of_cells, sampled
 from declip_pl.csv_files import write_csv
@@ -94,7 +97,9 @@ def bins_of(
         columns: The test sets of fakes.
         in_domain: Each row's columns that it was trained on.
     """
-    cells = {cell.test: cell for cell in models.cells.values() if cell.facts}
+    # Another method may have maps of some of the photos only.
+    ordered = sorted(models.cells.values(), key=lambda cell: len(cell.photos))
+    cells = {cell.test: cell for cell in ordered if cell.facts}
     bins = []
     for key, kind in KINDS.items():
         values = {test: kind.of(cells[test]) for test in columns if test in cells}

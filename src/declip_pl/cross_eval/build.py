@@ -7,29 +7,26 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from declip_pl import parts
 from declip_pl.cross_eval.breakdown import bins_of
 from declip_pl.cross_eval.cell import Cell
+from declip_pl.cross_eval.estimates import Score, Summary, WorstScore
+from declip_pl.cross_eval.figures import Bins, Curve, Rates, Reliability
 from declip_pl.cross_eval.inputs import inputs_hash
 from declip_pl.cross_eval.matrix import (
     FORMAT,
     About,
     ChosenThresholds,
     Matrix,
-    Score,
     ScoredModel,
-    Summary,
-    WorstScore,
 )
-from declip_pl.cross_eval.measured import Bins, Curve, Rates, Reliability
-from declip_pl.cross_eval.models import Model, rows_of_means
+from declip_pl.cross_eval.methods import Method
+from declip_pl.cross_eval.models import rows_of_means
 from declip_pl.cross_eval.rates import rates_of
 from declip_pl.cross_eval.scores import Scores
 from declip_pl.cross_eval.statistics import Sampled, combined, reliability, sampled
 from declip_pl.data.layout import ALL_BUT, REAL
 from declip_pl.metrics import Thresholds, all_metrics, find_metric
 from declip_pl.model.network import Pooling
-from declip_pl.privacy import without_folders
 
 T = TypeVar("T")
 
@@ -40,7 +37,7 @@ Table = dict[str, dict[Pair, Sampled]]
 
 
 def build_matrix(
-    models: Sequence[Model],
+    models: Sequence[Method],
     cells: Mapping[tuple[str, str], Cell],
     thresholds: Mapping[str, Thresholds],
     columns: Sequence[str],
@@ -61,7 +58,11 @@ def build_matrix(
         before: A matrix of before; its figures are taken if they were made from the same.
         baselines: Cells of :func:`declip_pl.cross_eval.answers.score_answers`.
     """
-    scored = [_scored_model(model, thresholds, pooling) for model in models]
+    scored = [
+        model.described(ChosenThresholds(found.pixel, found.image.get(pooling), found.floor))
+        for model in models
+        for found in (thresholds.get(model.name, Thresholds(None, {})),)
+    ]
     answers = baselines or {}
     inputs = inputs_hash(scored, {**cells, **answers}, thresholds, columns, pooling)
     if before and before.inputs == inputs:
@@ -234,28 +235,6 @@ def _worst(
 
     train, test = max(outside, key=badness)
     return WorstScore(**vars(score), train=train, test=test)
-
-
-def _scored_model(
-    model: Model, thresholds: Mapping[str, Thresholds], pooling: Pooling
-) -> ScoredModel:
-    checkpoint = model.checkpoint
-    chosen = thresholds.get(model.name, Thresholds(None, {}))
-    return ScoredModel(
-        name=model.name,
-        row=model.row,
-        trained_on=tuple(model.trained_on),
-        seed=model.seed,
-        encoder=checkpoint.identity.name,
-        encoder_source=without_folders(checkpoint.identity.source),
-        layer=checkpoint.identity.layer,
-        decoder=parts.short(checkpoint.decoder),
-        supervision=checkpoint.supervision,
-        image_size=checkpoint.image_size,
-        checkpoint=checkpoint.path.name,
-        checkpoint_sha256=checkpoint.sha256,
-        thresholds=ChosenThresholds(chosen.pixel, chosen.image.get(pooling), chosen.floor),
-    )
 
 
 def _curve(cells: Sequence[Cell | None]) -> Curve:

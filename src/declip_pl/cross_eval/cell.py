@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from declip_pl.cross_eval.columns import Column, read_columns, write_columns
+from declip_pl.cross_eval.figures import Curve, Panel, PixelCounts
 from declip_pl.cross_eval.matrix import Matrix, ScoredModel
-from declip_pl.cross_eval.measured import Curve, Panel, PixelCounts
 from declip_pl.errors import UserError
 from declip_pl.files import file_name
 from declip_pl.metrics import CALIBRATION_BINS, Thresholds
@@ -203,8 +203,8 @@ def finished_cell(folder: Path, matrix: Matrix, model: ScoredModel, test: str) -
         cell = read_cell(path)
     except ValueError as error:
         raise UserError(
-            f"{path} is damaged ({error}); run the same `declip-pl cross-eval` again, which scores "
-            "it anew"
+            f"{path} is damaged ({error}); run the same `cross-eval` or `evaluate` again, "
+            "which scores it anew"
         ) from None
     scored = matrix.data.tests.get(test)
     if not cell or not scored:

@@ -2,15 +2,14 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from tqdm import tqdm
+from PIL import Image
+from torch import Tensor
 
 from declip_pl.cross_eval.cell import (
     FORMAT,
@@ -25,43 +24,28 @@ from declip_pl.cross_eval.cell import (
     write_thresholds,
 )
 from declip_pl.cross_eval.drawing import draw_panels
-from declip_pl.cross_eval.matrix import UNPERTURBED
-from declip_pl.cross_eval.measured import Panel
-from declip_pl.cross_eval.models import Model
-from declip_pl.cross_eval.scoring import (
+from declip_pl.cross_eval.figures import Panel
+from declip_pl.cross_eval.heat_maps import HeatMaps, TestSet
+from declip_pl.cross_eval.map_scores import (
     SIZE,
     Scored,
+    image_tables,
     metric_identities,
-    pooled_scores,
     score_maps,
 )
-from declip_pl.data.dataset import Batch, Item, LocalizationDataset, collate
+from declip_pl.cross_eval.methods import Method
 from declip_pl.data.layout import REAL
 from declip_pl.data.masks import MaskRule, mostly_fake
 from declip_pl.files import file_name, sha256
 from declip_pl.metrics import Thresholds
 from declip_pl.metrics.accumulate import ThresholdChoice
-from declip_pl.model.features import Features
-from declip_pl.model.network import POOLINGS, image_score
+from declip_pl.model.network import POOLINGS
+from declip_pl.panels import panel
 
 T = TypeVar("T")
 
-
-@dataclass(frozen=True)
-class TestSet:
-    """Photos that a model is scored on.
-
-    Attributes:
-        name: A generator, or ``real``.
-        data: The photos, with cached features.
-        sha256: Hash of their files' contents and of how masks are read.
-        perturbation: What the photos went through, ``none`` if nothing.
-    """
-
-    name: str
-    data: LocalizationDataset
-    sha256: str
-    perturbation: str = UNPERTURBED
+INVERTED = 0.75
+"""Maps may be inverted where their average precision is below this part of what chance has."""
 
 
 class Cells:
@@ -69,43 +53,37 @@ class Cells:
 
     Args:
         folder: The cross-evaluation's folder.
-        device: Where decoders and metrics run.
     """
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.device = device
 
-    def thresholds(self, model: Model, decoder: nn.Module, valid: Sequence[TestSet]) -> Thresholds:
+    def thresholds(self, model: Method, maps: HeatMaps, valid: Sequence[TestSet]) -> Thresholds:
         """Return a model's thresholds: those in its checkpoint, or else chosen now.
 
         Args:
             model: A localizer.
-            decoder: Its decoder.
+            maps: Its heat maps.
             valid: The validation photos of the generators that it was trained on, and real ones
                 where there are any; empty if there are none, or the checkpoint has thresholds.
         """
         found = self._kept_thresholds(model, valid)
         if not found:
             start = time.monotonic()
-            found, auroc = self._chosen(decoder, valid)
+            found, auroc = self._chosen(maps, valid)
             seconds = round(time.monotonic() - start, 2)
             key = _thresholds_key(model, valid)
             record = ThresholdsFile(key, model.name, found, auroc, seconds)
             write_thresholds(self._thresholds_path(model), record)
         return found
 
-    def score(
-        self, model: Model, decoder: nn.Module, test: TestSet, thresholds: Thresholds
-    ) -> Cell:
+    def score(self, model: Method, maps: HeatMaps, test: TestSet, thresholds: Thresholds) -> Cell:
         """Return a cell: every photo's scores, curves, and which photos were drawn."""
         kept = self._kept_cell(model, test, thresholds)
         if not kept:
             start = time.monotonic()
-            scored = self._score(decoder, test, thresholds)
-            panels = {}
-            if test.name != REAL:
-                panels = self._draw(model, decoder, test, scored)
+            scored, places = self._score(maps, test, thresholds)
+            panels = {} if test.name == REAL else self._draw(model, maps, test, scored, places)
             kept = Cell(
                 _cell_key(model, test, thresholds), model.name, model.seed, test.name, thresholds,
                 **vars(scored), panels=panels, seconds=round(time.monotonic() - start, 2),
@@ -114,7 +92,7 @@ class Cells:
         return kept
 
     def finished(
-        self, model: Model, valid: Sequence[TestSet], tests: Sequence[TestSet]
+        self, model: Method, valid: Sequence[TestSet], tests: Sequence[TestSet]
     ) -> tuple[Thresholds, dict[str, Cell]] | None:
         """Return a model's thresholds and its cells by test set; None if any has to be made.
 
@@ -130,13 +108,13 @@ class Cells:
         found = {test: cell for test, cell in cells.items() if cell}
         return (thresholds, found) if len(found) == len(cells) else None
 
-    def _kept_thresholds(self, model: Model, valid: Sequence[TestSet]) -> Thresholds | None:
-        if model.checkpoint.thresholds:
-            return model.checkpoint.thresholds
+    def _kept_thresholds(self, model: Method, valid: Sequence[TestSet]) -> Thresholds | None:
+        if model.thresholds:
+            return model.thresholds
         kept = intact(read_thresholds, self._thresholds_path(model))
         return kept.thresholds if kept and kept.key == _thresholds_key(model, valid) else None
 
-    def _kept_cell(self, model: Model, test: TestSet, thresholds: Thresholds) -> Cell | None:
+    def _kept_cell(self, model: Method, test: TestSet, thresholds: Thresholds) -> Cell | None:
         path = cell_path(self.folder, model.name, test.name)
         kept = intact(read_cell, path)
         if not kept or kept.key != _cell_key(model, test, thresholds):
@@ -149,12 +127,12 @@ class Cells:
                 return None
         return kept
 
-    def _thresholds_path(self, model: Model) -> Path:
+    def _thresholds_path(self, model: Method) -> Path:
         return self.folder / "thresholds" / file_name(model.name, ".json")
 
     @torch.inference_mode()
     def _chosen(
-        self, decoder: nn.Module, valid: Sequence[TestSet]
+        self, maps: HeatMaps, valid: Sequence[TestSet]
     ) -> tuple[Thresholds, dict[str, float | None]]:
         """Choose thresholds as training does; say how well each pooling tells fakes from reals."""
         none: dict[str, float | None] = dict.fromkeys(POOLINGS)
@@ -162,49 +140,47 @@ class Cells:
             return Thresholds(None, none), none
         choice = ThresholdChoice(POOLINGS)
         for part in valid:
-            for logits, masks, batch in self._localized(decoder, part):
-                scores: dict[str, Tensor] = {
-                    pooling: image_score(logits, pooling).cpu() for pooling in POOLINGS
-                }
-                choice.update(logits.sigmoid(), masks, scores, batch["label"])
+            for found in maps.of_photos(part):
+                scores = {pooling: values.cpu() for pooling, values in found.scores.items()}
+                choice.update(found.probabilities, found.masks, scores, found.labels)
         return choice.choose(), choice.image_auroc()
 
     @torch.inference_mode()
-    def _draw(
-        self, model: Model, decoder: nn.Module, test: TestSet, scored: Scored
-    ) -> dict[str, Panel]:
-        def localize(item: Item) -> Tensor:
-            features = collate([item])["image"]
-            assert isinstance(features, Features)
-            probabilities: Tensor = decoder(features.to(self.device).float()).sigmoid()[0, 0]
-            return probabilities.cpu()
-
-        cell, iou = (model.name, test.name), scored.scores["iou"]
-        return draw_panels(self.folder, cell, test.data, scored.photos, iou, localize)
-
-    @torch.inference_mode()
-    def _score(self, decoder: nn.Module, test: TestSet, thresholds: Thresholds) -> Scored:
+    def _score(
+        self, maps: HeatMaps, test: TestSet, thresholds: Thresholds
+    ) -> tuple[Scored, list[int]]:
+        """Score a set; return the places of the photos that were scored as well."""
         columns: dict[str, list[Tensor]] = defaultdict(list)
         photos: list[str] = []
+        places: list[int] = []
         is_fake = test.name != REAL
-        for logits, masks, batch in self._localized(decoder, test):
-            table = score_maps(logits.sigmoid(), masks, thresholds, is_fake)
-            for name, values in (table | pooled_scores(logits)).items():
+        for found in maps.of_photos(test):
+            table = score_maps(found.probabilities, found.masks, thresholds, is_fake)
+            table |= image_tables(found.scores)
+            for name, values in table.items():
                 columns[name].append(values)
-            photos += batch["name"]
-            sizes = [test.data.photo_size(path) for path in batch["path"]]
+            photos += found.names
+            places += found.places
+            sizes = [test.data.photo_size(test.data.path(place)) for place in found.places]
             columns[SIZE].append(torch.tensor(sizes, dtype=torch.float64))
-        return Scored.of(photos, columns, is_fake)
+        return Scored.of(photos, columns, is_fake), places
 
-    def _localized(
-        self, decoder: nn.Module, test: TestSet
-    ) -> Iterator[tuple[Tensor, list[Tensor], Batch]]:
-        """Yield the photos in batches: ``[B, 1, 256, 256]`` logits, masks, and the batch itself."""
-        loader = DataLoader(test.data, 32, collate_fn=collate)
-        for batch in tqdm(loader, f"scoring on {test.name}", leave=False, disable=None):
-            assert isinstance(batch["image"], Features)
-            logits = decoder(batch["image"].to(self.device).float())
-            yield logits, [mask.to(self.device) for mask in batch["mask"]], batch
+    @torch.inference_mode()
+    def _draw(
+        self,
+        model: Method,
+        maps: HeatMaps,
+        test: TestSet,
+        scored: Scored,
+        places: Sequence[int],
+    ) -> dict[str, Panel]:
+        def draw(index: int) -> Image.Image:
+            item = test.data[places[index]]
+            heat = maps.of_photo(test, places[index])
+            return panel(test.data.photo(item["path"]), item["mask"].numpy(), heat)
+
+        cell, iou = (model.name, test.name), scored.scores["iou"]
+        return draw_panels(self.folder, cell, scored.photos, iou, draw)
 
 
 def polarity_warnings(cells: Iterable[Cell], rule: MaskRule) -> list[str]:
@@ -212,6 +188,26 @@ def polarity_warnings(cells: Iterable[Cell], rule: MaskRule) -> list[str]:
     shares = {cell.test: cell.fake_share for cell in cells}
     found = [mostly_fake(test, share, rule) for test, share in shares.items()]
     return [f"warning: {line}" for line in found if line]
+
+
+def inverted_maps(cell: Cell) -> str:
+    """Return the finding that another method's maps may be inverted, and the switch for that.
+
+    Fakes then rank below the other pixels, which an average precision far below the share of fakes
+    says; it proves nothing, as a method may be that bad.
+    """
+    if cell.test == REAL:
+        return ""
+    counts = cell.histogram.sum(2)
+    precision, share = cell.scores["ap"], counts[:, 2] / counts[:, 0]
+    defined = np.isfinite(precision)
+    if not defined.any() or precision[defined].mean() > INVERTED * 100 * share[defined].mean():
+        return ""
+    return (
+        f"{cell.model} on {cell.test}: fakes rank below other pixels (AP "
+        f"{precision[defined].mean():.1f} where chance has {100 * share[defined].mean():.1f}); if "
+        "low values mean fake in these maps, say --map_polarity black"
+    )
 
 
 def intact(read: Callable[[Path], T | None], path: Path) -> T | None:
@@ -224,18 +220,16 @@ def intact(read: Callable[[Path], T | None], path: Path) -> T | None:
         return None
 
 
-def _thresholds_key(model: Model, valid: Sequence[TestSet]) -> ThresholdsKey:
+def _thresholds_key(model: Method, valid: Sequence[TestSet]) -> ThresholdsKey:
     return ThresholdsKey(
         FORMAT,
-        model.checkpoint.sha256,
+        model.sha256,
         tuple(part.sha256 for part in valid),
         tuple(part.perturbation for part in valid),
     )
 
 
-def _cell_key(model: Model, test: TestSet, thresholds: Thresholds) -> CellKey:
+def _cell_key(model: Method, test: TestSet, thresholds: Thresholds) -> CellKey:
     pixel, floor = thresholds.pixel, thresholds.floor
     names = metric_identities(thresholds)
-    return CellKey(
-        FORMAT, model.checkpoint.sha256, test.sha256, test.perturbation, pixel, names, floor
-    )
+    return CellKey(FORMAT, model.sha256, test.sha256, test.perturbation, pixel, names, floor)

@@ -1,21 +1,19 @@
-"""``declip-pl cross-eval``: every trained model against every generator."""
+"""``declip-pl cross-eval`` and ``evaluate``: methods against test photos, and what is written."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from annotated_types import Interval
 
-from declip_pl.cross_eval.answers import score_answers
 from declip_pl.cross_eval.breakdown import write_bins
 from declip_pl.cross_eval.build import build_matrix
 from declip_pl.cross_eval.cell import Cell
-from declip_pl.cross_eval.cells import Cells, TestSet, polarity_warnings
+from declip_pl.cross_eval.cells import inverted_maps, polarity_warnings
 from declip_pl.cross_eval.domains import (
     PICTURE,
     SPREADSHEET,
@@ -24,21 +22,11 @@ from declip_pl.cross_eval.domains import (
     write_domains,
 )
 from declip_pl.cross_eval.folder import check_folder, choose_folder, name_of
-from declip_pl.cross_eval.matrix import (
-    TABLE,
-    UNPERTURBED,
-    Failure,
-    Matrix,
-    ScoredSet,
-    write_matrix,
-)
-from declip_pl.cross_eval.models import (
-    Model,
-    attempt,
-    by_encoder,
-    read_models,
-    shared_pooling,
-)
+from declip_pl.cross_eval.map_folder import MapFolder, MapOptions, read_map_folder
+from declip_pl.cross_eval.map_names import is_map_folder
+from declip_pl.cross_eval.matrix import TABLE, UNPERTURBED, Failure, Matrix, write_matrix
+from declip_pl.cross_eval.methods import Method
+from declip_pl.cross_eval.models import Model, attempt, read_models, shared_pooling
 from declip_pl.cross_eval.plan import (
     choose_data_sets,
     choose_recipe,
@@ -46,32 +34,29 @@ from declip_pl.cross_eval.plan import (
     read_data_sets,
     trained,
 )
-from declip_pl.cross_eval.progress import Countdown
 from declip_pl.cross_eval.provenance import describe
-from declip_pl.cross_eval.summary import summary
+from declip_pl.cross_eval.scoring import score_all
+from declip_pl.cross_eval.summary import scores_of_all, summary
 from declip_pl.cross_eval.views.domains_png import domains_png
 from declip_pl.cross_eval.views.heat_map import draw_matrix
 from declip_pl.cross_eval.views.report import write_report
 from declip_pl.cross_eval.views.wandb_run import track
 from declip_pl.data.datamodule import LocalizationDataModule
-from declip_pl.data.feature_cache import FeatureCache
-from declip_pl.data.layout import REAL, left_out_line, notices
-from declip_pl.data.stamps import content_hash
-from declip_pl.data.transforms import Changes, key_of
+from declip_pl.data.layout import ALL, REAL, left_out_line, notices
+from declip_pl.data.layouts.dolos import Source
+from declip_pl.data.masks import Polarity
+from declip_pl.data.transforms import Changes
 from declip_pl.errors import UserError
-from declip_pl.model.checkpoint import load_decoder, load_encoder
 from declip_pl.model.devices import find_device
-from declip_pl.model.encoder import Encoder
 from declip_pl.model.network import Pooling
 from declip_pl.names import check_name
-from declip_pl.parts import Spec, as_text
+from declip_pl.parts import Spec
 from declip_pl.training.recipe import Options
 from declip_pl.training.run_folder import claim
 
 
 def cross_eval(
     options: Options,
-    models: Sequence[str] = (),
     also: str | None = None,
     seeds: Annotated[int, Interval(ge=1, le=1000)] = 1,
     loo: bool = False,
@@ -80,14 +65,13 @@ def cross_eval(
     name: str | None = None,
     none: bool = False,
 ) -> None:
-    """Score localizers on every generator's test photos, and train those that are missing.
+    """Train a localizer on each generator, where missing, and score all on every generator.
 
     What is finished is reused: after an interruption, the same command goes on where it was.
+    Localizers that are trained already are scored by evaluate.
 
     Args:
         options: What to test on, and how missing models are trained.
-        models: Runs' folders, checkpoints, saved folders, hub ids or starter to score, no others.
-            By default one model for each generator of the data set, trained first where missing.
         also: Further data sets to score the same models on, joined by commas; each is a
             cross-evaluation of its own, and the first shows all of them together.
         seeds: Models for each generator, with the seeds 0, 1, ...
@@ -98,104 +82,226 @@ def cross_eval(
         none: Also train on forgeries alone, on no generator's photos.
 
     Raises:
-        UserError: If there is nothing to score, or a model or cell failed; the rest is written.
+        UserError: If a model or cell failed; the rest is written.
     """
     start = time.monotonic()
-    _check_given(name, models, seeds > 1 or loo or none or replace(options, encoder=None).trains())
+    _check_name(name)
     (options, places), device = choose_data_sets(options, also), find_device(options.device)
-    recipe = None if models else choose_recipe(options, places[0].root)
-    data, *others = read_data_sets(options, recipe, places, read_changes(perturbation))
-    paths, failures, label = (
-        trained(recipe, data, seeds, loo, none) if recipe else (models, [], None)
-    )
-    described, unread = read_models(paths, data.generators)
-    failures += unread
-    if not described:
-        raise UserError(_failed(failures))
-    evaluate = partial(_evaluated, named=options.encoder, pooling=pooling, device=device)
-    folder = choose_folder(data, label or name_of(described), name)
-    matrix = evaluate(described, data, folder, failures, start)
-    if others:
-        _show_all(folder, [matrix, *_on_further(paths, others, evaluate, failures)])
-    if failures:
-        raise UserError(_failed(failures))
+    recipe = choose_recipe(options, places[0].root)
+    sets = read_data_sets(options, recipe, places, read_changes(perturbation))
+    paths, failures, label = trained(recipe, sets[0], seeds, loo, none)
+    work = _Work(options.encoder, pooling, device, summary)
+    work.score(paths, sets, failures, start, name, label)
 
 
-def _check_given(name: str | None, models: Sequence[str], trains: bool) -> None:
+def evaluate(
+    methods: Sequence[str],
+    maps: MapOptions,
+    data: str | None = None,
+    generator: str = ALL,
+    also: str | None = None,
+    source: Source | None = None,
+    layout: Spec | None = None,
+    polarity: Polarity | None = None,
+    pooling: Pooling | None = None,
+    perturbation: Changes = "none",
+    name: str | None = None,
+    encoder: Spec | None = None,
+    device: str | None = None,
+) -> None:
+    """Score finished localizers, or any other method's heat maps, on a data set's test photos.
+
+    What is finished is reused: after an interruption, the same command goes on where it was.
+
+    Args:
+        methods: Runs' folders, checkpoints, saved folders, hub ids, starter, or folders of heat
+            maps or masks (PNG, TIFF, NPY, NPZ) that are called like the photos.
+        maps: How heat maps are read.
+        data: The data set's folder or file, or LAYOUT:PATH; several, separated by blanks. By
+            default $DECLIP_DATA, data/dolos_data, or data/mini, whichever is there first.
+        generator: Whose photos: one of the data set's generators, several joined by +, all, or
+            all-but-NAME.
+        also: Further data sets, joined by commas.
+        source: Part of Dolos: celebahq or ffhq.
+        layout: How the data set is laid out, where its name does not say so; dolos by default.
+        polarity: Which grey value of the true masks means fake, black or white, in place of the
+            layout's.
+        pooling: From a map to an image's score; by default what all models say, or else top.
+        perturbation: Changes of the test photos: none, blur, jitter, jpeg, all, or a YAML file.
+        name: Name of the folder in outputs/cross_eval; that of a further data set is not changed.
+        encoder: Folder or hub id of the models' frozen encoder, in place of the one on record.
+        device: Where it runs, such as cpu, cuda or cuda:1; by default a GPU where there is one.
+
+    Raises:
+        UserError: If there is nothing to score, or a method or cell failed; the rest is written.
+    """
+    start = time.monotonic()
+    _check_name(name)
+    _check_methods(methods, maps, perturbation)
+    options = Options(data, None, source, layout, polarity, encoder=encoder, device=device)
+    options, places = choose_data_sets(options, also)
+    sets = read_data_sets(options, None, places, read_changes(perturbation), generator)
+    work = _Work(encoder, pooling, find_device(device), scores_of_all, maps, generator)
+    work.score(methods, sets, [], start, name)
+
+
+def _check_name(name: str | None) -> None:
     if name:
         check_name(name, "a cross-evaluation's name")
-    if models and trains:
-        raise UserError("given models are scored as they are: leave out all options of training")
 
 
-def _warnings(data: LocalizationDataModule, cells: Iterable[Cell]) -> list[str]:
+def _check_methods(methods: Sequence[str], maps: MapOptions, perturbation: Changes) -> None:
+    if not methods:
+        raise UserError(
+            "name what to evaluate: a run's folder, a checkpoint, a saved folder, a hub id, "
+            "starter, or a folder of heat maps"
+        )
+    folders = [method for method in methods if is_map_folder(method)]
+    if maps != MapOptions() and not folders:
+        raise UserError(
+            "--scores, --map_polarity, --resize and --partial are about heat maps, of which there "
+            f"is no folder among {', '.join(methods)}"
+        )
+    if maps.scores and len(folders) > 1:
+        raise UserError("--scores is of one folder of heat maps; evaluate one at a time")
+    if folders and perturbation != UNPERTURBED:
+        raise UserError(
+            f"{folders[0]} holds heat maps of photos as they are: leave out --perturbation"
+        )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """How methods are scored, and what is printed of it.
+
+    Attributes:
+        encoder: Where the user says that the models' encoder is.
+        pooling: From a map to an image's score, if the user says.
+        device: Where networks run.
+        text: What is printed of a matrix.
+        maps: How heat maps are read; None where there are none.
+        generator: Which photos of the data sets.
+    """
+
+    encoder: Spec | None
+    pooling: Pooling | None
+    device: torch.device
+    text: Callable[[Matrix], str]
+    maps: MapOptions | None = None
+    generator: str = ALL
+
+    def score(
+        self,
+        paths: Sequence[str | Path],
+        sets: Sequence[LocalizationDataModule],
+        failures: list[Failure],
+        start: float,
+        name: str | None,
+        label: str | None = None,
+    ) -> None:
+        """Score methods on the first data set, then on the others.
+
+        Raises:
+            UserError: If a part failed; all of them are named.
+        """
+        data, *others = sets
+        methods, unread = self._read(paths, data)
+        failures += unread
+        if not methods:
+            raise UserError(_failed(failures))
+        folder = choose_folder(data, label or self._label(methods), name)
+        matrix = self._evaluated(methods, data, folder, failures, start)
+        if others:
+            _show_all(folder, [matrix, *self._on_further(paths, others, failures)])
+        if failures:
+            raise UserError(_failed(failures))
+
+    def _read(
+        self, paths: Sequence[str | Path], data: LocalizationDataModule
+    ) -> tuple[list[Method], list[Failure]]:
+        maps = self.maps
+        read = None if maps is None else lambda folder: read_map_folder(folder, maps, data)
+        return read_models(paths, data.generators, read)
+
+    def _label(self, methods: Sequence[Method]) -> str:
+        return name_of(methods) + ("" if self.generator == ALL else f"-{self.generator}")
+
+    def _evaluated(
+        self,
+        methods: Sequence[Method],
+        data: LocalizationDataModule,
+        folder: Path,
+        failures: list[Failure],
+        start: float,
+    ) -> Matrix:
+        """Score on a data set, write and show what came out; add to the failures."""
+        with claim(folder, "cross-evaluating into"):
+            before = check_folder(folder, data)
+            results, failed = score_all(methods, data, folder, self.encoder, self.device)
+            failures += failed
+            about = describe(folder, data, results, failures, start)
+            scored = (results["cells"], results["thresholds"], data.generators)
+            pooled = self.pooling or shared_pooling(methods)
+            matrix = build_matrix(methods, *scored, pooled, about, before, results["baselines"])
+            self._show(folder, matrix, methods, _warnings(data, methods, results["cells"]))
+        return matrix
+
+    def _show(
+        self, folder: Path, matrix: Matrix, methods: Sequence[Method], warnings: Sequence[str]
+    ) -> None:
+        """Write the matrix and all that people look at, and print the summary."""
+        write_matrix(folder, matrix)
+        write_bins(folder, matrix)
+        draw_matrix(matrix, folder / "matrix.png", folder / "matrix.pdf")
+        report = write_report(folder)
+        models = [method for method in methods if isinstance(method, Model)]
+        hints = track(folder, {model.name: model.checkpoint.path for model in models})
+        print(self.text(matrix))
+        print(f"report: {report}")
+        print(f"table:  {folder / TABLE}")
+        for line in [*hints, *warnings]:
+            print(line)
+
+    def _on_further(
+        self,
+        paths: Sequence[str | Path],
+        others: Sequence[LocalizationDataModule],
+        failures: list[Failure],
+    ) -> list[Matrix]:
+        """Score on further data sets, each a cross-evaluation of its own; add to the failures."""
+        known = {failure.what for failure in failures}
+        readable = [path for path in paths if str(path) not in known]
+
+        def score(data: LocalizationDataModule, own: list[Failure]) -> Matrix:
+            start = time.monotonic()
+            methods, unread = self._read(readable, data)
+            own += unread
+            if not methods:
+                raise UserError("nothing was scored")
+            folder = choose_folder(data, self._label(methods))
+            return self._evaluated(methods, data, folder, own, start)
+
+        matrices = []
+        for data in others:
+            own: list[Failure] = []
+            matrix = attempt(own, "all of it", partial(score, data, own))
+            failures += [Failure(f"data set {data.root.name}: {f.what}", f.why) for f in own]
+            matrices += [matrix] if matrix else []
+        return matrices
+
+
+def _warnings(
+    data: LocalizationDataModule,
+    methods: Sequence[Method],
+    cells: dict[tuple[str, str], Cell],
+) -> list[str]:
     """Return what deserves a look in the data that were scored, one line each."""
     left_out = left_out_line(data.layout, [*data.generators, REAL])
     lines = [*notices(data.layout), *([left_out] if left_out else [])]
-    return polarity_warnings(cells, data.mask_rule) + [f"warning: {line}" for line in lines]
-
-
-def _show(folder: Path, matrix: Matrix, models: Sequence[Model], warnings: Sequence[str]) -> None:
-    """Write the matrix and all that people look at, and print the summary."""
-    write_matrix(folder, matrix)
-    write_bins(folder, matrix)
-    draw_matrix(matrix, folder / "matrix.png", folder / "matrix.pdf")
-    report = write_report(folder)
-    hints = track(folder, {model.name: model.checkpoint.path for model in models})
-    print(summary(matrix))
-    print(f"report: {report}")
-    print(f"table:  {folder / TABLE}")
-    for line in [*hints, *warnings]:
-        print(line)
-
-
-def _evaluated(
-    models: Sequence[Model],
-    data: LocalizationDataModule,
-    folder: Path,
-    failures: list[Failure],
-    start: float,
-    *,
-    named: Spec | None,
-    pooling: Pooling | None,
-    device: torch.device,
-) -> Matrix:
-    """Score models on a data set, write and show what came out; add to the failures."""
-    with claim(folder, "cross-evaluating into"):
-        before = check_folder(folder, data)
-        results, failed = _score(models, data, folder, named, device)
-        failures += failed
-        about = describe(folder, data, results, failures, start)
-        scored = (results["cells"], results["thresholds"], data.generators)
-        pooled = pooling or shared_pooling(models)
-        matrix = build_matrix(models, *scored, pooled, about, before, results["baselines"])
-        _show(folder, matrix, models, _warnings(data, results["cells"].values()))
-    return matrix
-
-
-def _on_further(
-    paths: Sequence[str | Path],
-    others: Sequence[LocalizationDataModule],
-    evaluate: Callable[..., Matrix],
-    failures: list[Failure],
-) -> list[Matrix]:
-    """Score models on further data sets, each as a cross-evaluation of its own; add to failures."""
-    known = {failure.what for failure in failures}
-    readable = [path for path in paths if str(path) not in known]
-
-    def score(data: LocalizationDataModule, own: list[Failure]) -> Matrix:
-        start = time.monotonic()
-        models, unread = read_models(readable, data.generators)
-        own += unread
-        return evaluate(models, data, choose_folder(data, name_of(models)), own, start)
-
-    matrices = []
-    for data in others:
-        own: list[Failure] = []
-        matrix = attempt(own, "all of it", partial(score, data, own))
-        failures += [Failure(f"data set {data.root.name}: {f.what}", f.why) for f in own]
-        matrices += [matrix] if matrix else []
-    return matrices
+    maps = [method.name for method in methods if isinstance(method, MapFolder)]
+    inverted = (inverted_maps(cell) for (name, _), cell in cells.items() if name in maps)
+    found = polarity_warnings(cells.values(), data.mask_rule)
+    return found + [f"warning: {line}" for line in [*lines, *filter(None, inverted)]]
 
 
 def _show_all(folder: Path, matrices: Sequence[Matrix]) -> None:
@@ -212,137 +318,7 @@ def _show_all(folder: Path, matrices: Sequence[Matrix]) -> None:
     print(f"their table:   {folder / SPREADSHEET}")
 
 
-def _score(
-    models: Sequence[Model],
-    data: LocalizationDataModule,
-    folder: Path,
-    named: Spec | None,
-    device: torch.device,
-) -> tuple[dict[str, Any], list[Failure]]:
-    """Score every model on every test set; photos pass each encoder once, whatever the models.
-
-    Returns:
-        ``tests`` by name, ``thresholds`` by model, ``cells`` by model and test set, ``device``;
-        and what went wrong.
-    """
-    cells = Cells(folder, device)
-    failures: list[Failure] = []
-    names = [*data.generators, *([REAL] if data.has_reals else [])]
-    attempted = [
-        attempt(failures, f"test set {name}", partial(_test_set, data, name, "test", name))
-        for name in names
-    ]
-    tests = [test for test in attempted if test]
-    results: dict[str, Any] = {
-        "tests": {t.name: ScoredSet(len(t.data), t.sha256) for t in tests},
-        "thresholds": {},
-        "cells": {},
-        "baselines": score_answers(folder, data, tests, failures),
-        "device": str(device),
-    }
-    # Where nothing is left to score, no encoder is loaded. What fails here is tried again below.
-    add = partial(_add_finished, cells, data, tests, results)
-    left = [model for model in models if not attempt([], model.name, partial(add, model))]
-    countdown = Countdown(len(left))
-    for sharing in by_encoder(left):
-        names = [model.name for model in sharing]
-        encoder = attempt(failures, ", ".join(names), partial(_shared_encoder, sharing, named))
-        if encoder is None:
-            continue
-        cache = FeatureCache(encoder, perturbation=data.perturbation)
-        clean = FeatureCache(encoder)  # thresholds are chosen on photos as they are
-        encoded = [
-            test
-            for test in tests
-            if attempt(failures, f"test set {test.name}", partial(_encode, cache, test, device))
-        ]
-        for model in sharing:
-            print(countdown.next(f"scoring {model.name}"), flush=True)
-            work = partial(_score_model, cells, model, data, encoder, clean, encoded, results)
-            failures += attempt(failures, model.name, work) or []
-    return results, failures
-
-
-def _add_finished(
-    cells: Cells,
-    data: LocalizationDataModule,
-    tests: Sequence[TestSet],
-    results: dict[str, Any],
-    model: Model,
-) -> bool:
-    """Add a model's thresholds and cells to the results if all of them are there."""
-    found = cells.finished(model, _valid_sets(data, model), tests)
-    if not found:
-        return False
-    results["thresholds"][model.name], scored = found
-    results["cells"] |= {(model.name, test): cell for test, cell in scored.items()}
-    return True
-
-
-def _score_model(
-    cells: Cells,
-    model: Model,
-    data: LocalizationDataModule,
-    encoder: Encoder,
-    cache: FeatureCache,
-    tests: Sequence[TestSet],
-    results: dict[str, Any],
-) -> list[Failure]:
-    """Add a model's thresholds and cells to the results; return which cells failed."""
-    decoder = load_decoder(model.checkpoint, encoder).to(cells.device)
-    valid = _valid_sets(data, model)
-    for part in valid:
-        _encode(cache, part, cells.device)
-    encoder.offload()
-    thresholds = cells.thresholds(model, decoder, valid)
-    results["thresholds"][model.name] = thresholds
-    failures: list[Failure] = []
-    for test in tests:
-        work = partial(cells.score, model, decoder, test, thresholds)
-        cell = attempt(failures, f"{model.name} on {test.name}", work)
-        if cell:
-            results["cells"][model.name, test.name] = cell
-    return failures
-
-
-def _encode(cache: FeatureCache, test: TestSet, device: torch.device) -> bool:
-    """Give a set its photos' features."""
-    test.data.views = [cache.fetch([sample.image for sample in test.data.samples], device)]
-    test.data.check_photos()
-    return True
-
-
-def _shared_encoder(models: Sequence[Model], named: Spec | None) -> Encoder:
-    """Return the encoder of models that have the same, from wherever one of them says it is."""
-    ways = {as_text(model.checkpoint.encoder): model.checkpoint for model in models}
-    *others, last = ways.values()
-    for checkpoint in others:
-        with suppress(UserError):
-            return load_encoder(checkpoint, named)
-    return load_encoder(last, named)
-
-
-def _valid_sets(data: LocalizationDataModule, model: Model) -> list[TestSet]:
-    """Return the validation photos to choose a model's thresholds on.
-
-    None if its checkpoint has thresholds, or any generator that it was trained on has no such
-    photos here.
-    """
-    there = {sample.generator for sample in data.layout.samples("valid")}
-    named = set(model.trained_on)
-    if model.checkpoint.thresholds or not named or not named <= there & set(data.generators):
-        return []
-    sets = [_test_set(data, model.row, "valid", *model.trained_on)]
-    return sets + ([_test_set(data, REAL, "valid", REAL)] if REAL in there else [])
-
-
-def _test_set(data: LocalizationDataModule, name: str, split: Any, *generators: str) -> TestSet:
-    photos = data.evaluation_set(name, split, *generators)
-    perturbation = key_of(data.perturbation if split == "test" else UNPERTURBED)
-    return TestSet(name, photos, content_hash(photos.samples, data.mask_rule_key), perturbation)
-
-
-def _failed(failures: Sequence[Failure]) -> str:
+def _failed(failures: Iterable[Failure]) -> str:
     lines = [f"  {failure.what}: {failure.why}" for failure in failures]
     return "\n".join(["these parts of the cross-evaluation failed:", *lines,
                       "the same command tries them again"])  # fmt: skip

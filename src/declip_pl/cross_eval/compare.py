@@ -32,8 +32,8 @@ def compare(a: str, b: str, metric: str = "iou") -> None:
     Two models are compared on every test set, whatever they were trained on.
 
     Args:
-        a: Folder of a cross-evaluation, or a model that one has scored: a run's folder, a
-            checkpoint, a saved folder, a hub id, or starter.
+        a: Folder of a cross-evaluation, or what one has scored: a run's folder, a checkpoint, a
+            saved folder, a hub id, starter, or a folder of another method's heat maps.
         b: Another on the same test data; positive differences are in its favour.
         metric: A score of single photos, such as iou or ap, or of whole test sets beside their
             real photos: image_auroc, image_ap, image_accuracy, image_accuracy_tuned, image_ece.
@@ -116,7 +116,7 @@ def _shared(a: Evaluation, b: Evaluation) -> list[Pair]:
     if pairs and not shared:
         raise UserError(
             f"{a.folder} and {b.folder} share no cell that can be read: run the same "
-            "`declip-pl cross-eval` commands again, which score what is missing"
+            "`cross-eval` or `evaluate` again, which scores what is missing"
         )
     if not shared:
         raise UserError(f"{a.folder} and {b.folder} share no cell: {_extent(a)}; {_extent(b)}")

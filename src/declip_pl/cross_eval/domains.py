@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from declip_pl.cross_eval.figures import IN, OUT
 from declip_pl.cross_eval.matrix import Matrix
-from declip_pl.cross_eval.measured import IN, OUT
 from declip_pl.cross_eval.models import rows_of_means
 from declip_pl.cross_eval.text_table import aligned
 from declip_pl.csv_files import write_csv

@@ -6,13 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
+from PIL import Image
 
 from declip_pl.cross_eval.columns import Column
-from declip_pl.cross_eval.measured import Panel
-from declip_pl.data.dataset import Item, LocalizationDataset
+from declip_pl.cross_eval.figures import Panel
 from declip_pl.files import atomic_path, sha256
-from declip_pl.panels import panel
 
 PANELS = ("best", "median", "worst")
 """The photos that every cell has drawn."""
@@ -24,31 +22,27 @@ SAMPLES = 6
 def draw_panels(
     folder: Path,
     cell: tuple[str, str],
-    data: LocalizationDataset,
     photos: Sequence[str],
     iou: Column,
-    localize: Callable[[Item], Tensor],
+    draw: Callable[[int], Image.Image],
 ) -> dict[str, Panel]:
     """Draw the best, the median and the worst photo of a cell, and samples of all the others.
 
     Args:
         folder: The cross-evaluation's.
         cell: The model's name and the test set's.
-        data: The test set.
         photos: Their names.
         iou: Of each photo in percent, ``[P]``.
-        localize: Returns an item's heat map, ``[H, W]`` in [0, 1].
+        draw: Returns the picture of one of the photos, by its place.
     """
     drawn = {}
     for kind, index in chosen(iou, photos, cell).items():
-        item = data[index]
-        picture = panel(data.photo(item["path"]), item["mask"].numpy(), localize(item).numpy())
         # A sample is only looked at in the report; as WebP it takes a fifth of the disk.
         file = Path("panels", *cell, kind + (".png" if kind in PANELS else ".webp"))
         with atomic_path(folder / file) as temporary:
-            picture.save(temporary, compress_level=1)  # of PNG: a third of the time
+            draw(index).save(temporary, compress_level=1)  # of PNG: a third of the time
         score = None if np.isnan(iou[index]) else float(iou[index])
-        drawn[kind] = Panel(str(file), item["name"], score, sha256(folder / file))
+        drawn[kind] = Panel(str(file), photos[index], score, sha256(folder / file))
     return drawn
 
 

@@ -6,6 +6,7 @@ from shlex import join
 
 from declip_pl.cross_eval.cell import finished_cell
 from declip_pl.cross_eval.columns import Column
+from declip_pl.cross_eval.map_names import content_of, is_map_folder
 from declip_pl.cross_eval.matrix import (
     FILE,
     ROOT,
@@ -96,8 +97,9 @@ class Evaluation:
 def read_evaluations(a: str, b: str) -> tuple[Evaluation, Evaluation]:
     """Return what two arguments of the command line stand for.
 
-    A folder with a ``matrix.json`` stands for itself. Anything else is a model, and stands for
-    its cells in the newest cross-evaluation that scored it.
+    A folder with a ``matrix.json`` stands for itself. Anything else is a model, or a folder of
+    another method's heat maps, and stands for its cells in the newest cross-evaluation that scored
+    it.
 
     Raises:
         UserError: If a folder's matrix can't be read, there is no such model, or no
@@ -108,7 +110,7 @@ def read_evaluations(a: str, b: str) -> tuple[Evaluation, Evaluation]:
     if missing:
         raise UserError(
             f"no cross-evaluation in {ROOT} has scored {' or '.join(dict.fromkeys(missing))}; "
-            f"run: {join(['declip-pl', 'cross-eval', a, b])}"
+            f"run: {join(['declip-pl', 'evaluate', a, b])}"
         )
     first, second = (evaluation for evaluation in found if evaluation)
     return first, second
@@ -119,13 +121,15 @@ def _find(name: str) -> Evaluation | None:
     if (folder / FILE).exists():
         return Evaluation(folder, read_matrix(folder))
     try:
-        digest = read_checkpoint(name).sha256
+        is_maps = is_map_folder(folder)
+        digest = content_of(folder) if is_maps else read_checkpoint(name).sha256
     except UserError as error:
         raise UserError(
-            f"{name} is no cross-evaluation (there is no {FILE} in it) and no model: {error}"
+            f"{name} is no cross-evaluation (there is no {FILE} in it), no folder of heat maps and "
+            f"no model: {error}"
         ) from error
     for found, matrix in readable_matrices(ROOT):
         for model in matrix.models:
-            if model.checkpoint_sha256 == digest:
+            if digest == (model.maps.sha256 if model.maps else model.checkpoint_sha256):
                 return Evaluation(found, matrix, model)
     return None

@@ -13,7 +13,7 @@ from declip_pl.cross_eval.matrix import (
     Matrix,
     read_matrix,
 )
-from declip_pl.cross_eval.models import Model
+from declip_pl.cross_eval.methods import Method
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.transforms import key_of
 from declip_pl.errors import UserError
@@ -42,8 +42,10 @@ def choose_folder(data: LocalizationDataModule, models: str, name: str | None = 
     return ROOT / shortened(f"{data.root.name}-{place}-{models}{changes}", MOST)
 
 
-def name_of(models: Sequence[Model]) -> str:
-    """Return a name for just these models."""
+def name_of(models: Sequence[Method]) -> str:
+    """Return a name for just these models: the name of the only one, or a hash of all."""
+    if len(models) == 1:
+        return models[0].name
     names = "\n".join(sorted(model.name for model in models))
     return f"{len(models)}-models-{short_hash(names)}"
 

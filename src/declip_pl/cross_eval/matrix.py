@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from declip_pl.cross_eval.measured import Curve, Panel, Rates, Reliability
+from declip_pl.cross_eval.estimates import Bin, Score, Summary
+from declip_pl.cross_eval.figures import Curve, Panel, Rates, Reliability
 from declip_pl.csv_files import write_csv
 from declip_pl.errors import UserError
 from declip_pl.records import from_json, read_json, write_json
@@ -26,58 +27,33 @@ UNPERTURBED = "none"
 
 
 @dataclass(frozen=True)
-class Score:
-    """A score with its 95 % interval.
-
-    Attributes:
-        value: In percent; None where it is not defined.
-        low: Where the interval begins; None where there is none.
-        high: Where it ends.
-        n: How many photos it is made of.
-    """
-
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
-
-
-@dataclass(frozen=True)
-class WorstScore(Score):
-    """The score of the worst cell, which is the one of ``train`` and ``test``."""
-
-    train: str
-    test: str
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The means of one metric over cells.
-
-    Attributes:
-        by_train: Out of domain, by row of one generator.
-        by_test: Out of domain, by test generator, over rows of one generator.
-        leave_one_out: Out of domain, by row of several generators.
-        in_domain: Over rows of one generator.
-        out_of_domain: Over rows of one generator.
-        worst_out_of_domain: Over rows of one generator.
-    """
-
-    by_train: dict[str, Score]
-    by_test: dict[str, Score]
-    leave_one_out: dict[str, Score]
-    in_domain: Score | None = None
-    out_of_domain: Score | None = None
-    worst_out_of_domain: WorstScore | None = None
-
-
-@dataclass(frozen=True)
 class ChosenThresholds:
     """The thresholds of a model that were chosen on validation photos; None where none were."""
 
     pixel: float | None
     image: float | None
     floor: float | None = None
+
+
+@dataclass(frozen=True)
+class GivenMaps:
+    """The heat maps by which another method was scored.
+
+    Attributes:
+        files: How many of the folder's files are maps of test photos.
+        missing: How many test photos have no map, and were left out.
+        sha256: Hash of all maps in the folder.
+        polarity: Which values mean fake: ``white`` high ones, ``black`` low ones.
+        resized: Whether maps may have another size than their photo, to which they are brought.
+        scores: Where the photos' scores come from, in words.
+    """
+
+    files: int
+    missing: int
+    sha256: str
+    polarity: str
+    resized: bool
+    scores: str
 
 
 @dataclass(frozen=True)
@@ -98,6 +74,9 @@ class ScoredModel:
         checkpoint: Name of the file or folder that was read.
         checkpoint_sha256: Hash of the file with its weights.
         thresholds: Chosen on validation photos.
+        maps: Of a method that is known by its heat maps alone: no text above says anything of it,
+            but for ``checkpoint``, the maps' folder, and the hash, which is of the maps and of how
+            they are read. None of a trained model.
     """
 
     name: str
@@ -113,6 +92,7 @@ class ScoredModel:
     checkpoint: str
     checkpoint_sha256: str
     thresholds: ChosenThresholds
+    maps: GivenMaps | None = None
 
 
 @dataclass(frozen=True)
@@ -130,33 +110,6 @@ class Data:
     root: str
     name: str
     tests: dict[str, ScoredSet]
-
-
-@dataclass(frozen=True)
-class BinScore:
-    """A row's or baseline's mean over a part of its cells (None: all), of their photos in a bin."""
-
-    train: str
-    part: str | None
-    metric: str
-    score: Score
-
-
-@dataclass(frozen=True)
-class Bin:
-    """Fakes of one kind, such as those of which 1 to 5 % of the pixels are fake.
-
-    Attributes:
-        kind: What they are sorted by, of :data:`declip_pl.cross_eval.breakdown.KINDS`.
-        name: Which of them these are.
-        photos: How many there are, over all test sets.
-        scores: Of rows and baselines.
-    """
-
-    kind: str
-    name: str
-    photos: int
-    scores: tuple[BinScore, ...]
 
 
 @dataclass(frozen=True)
@@ -306,10 +259,10 @@ def read_matrix(folder: Path) -> Matrix:
     except FileNotFoundError:
         raise UserError(
             f"{folder} is no cross-evaluation: there is no {FILE} in it; expected a folder that "
-            "`declip-pl cross-eval` wrote"
+            "`declip-pl cross-eval` or `evaluate` wrote"
         ) from None
     except (OSError, ValueError) as error:
-        advice = "run the same `declip-pl cross-eval` again, which makes it anew"
+        advice = "run the same `cross-eval` or `evaluate` again, which makes it anew"
         raise DamagedMatrixError(f"{path} is damaged ({error}); {advice}") from None
 
 

@@ -10,16 +10,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from declip_pl import parts
-from declip_pl.cross_eval.matrix import Failure
+from declip_pl.cross_eval.map_names import is_other_folder
+from declip_pl.cross_eval.matrix import ChosenThresholds, Failure, ScoredModel
+from declip_pl.cross_eval.methods import Method
 from declip_pl.cross_eval.progress import Countdown
 from declip_pl.data.layout import ALL, ALL_BUT, FORGERIES, NONE
 from declip_pl.errors import UserError
+from declip_pl.metrics import Thresholds
 from declip_pl.model.checkpoint import Checkpoint, read_checkpoint
 from declip_pl.model.network import Pooling
 from declip_pl.names import check_name
+from declip_pl.privacy import without_folders
 from declip_pl.training.recipe import Recipe
 from declip_pl.training.run_folder import RESULTS
 
@@ -71,6 +75,48 @@ class Model:
         further = (FORGERIES,) if trained_on and trained_on.forgeries else ()
         return (encoder.name, encoder.layer, decoder, self.checkpoint.supervision, *further)
 
+    @property
+    def sha256(self) -> str:
+        """Hash of the file with its weights."""
+        return self.checkpoint.sha256
+
+    @property
+    def thresholds(self) -> Thresholds | None:
+        """Those in its checkpoint."""
+        return self.checkpoint.thresholds
+
+    @property
+    def pooling(self) -> Pooling:
+        """How its checkpoint says that a photo's score is pooled."""
+        return self.checkpoint.pooling
+
+    def in_row(self, row: str) -> Self:
+        """Return the same under another row's name."""
+        return replace(self, row=row)
+
+    def described(self, chosen: ChosenThresholds) -> ScoredModel:
+        """Return what a matrix says of it.
+
+        Args:
+            chosen: Its thresholds.
+        """
+        checkpoint = self.checkpoint
+        return ScoredModel(
+            name=self.name,
+            row=self.row,
+            trained_on=self.trained_on,
+            seed=self.seed,
+            encoder=checkpoint.identity.name,
+            encoder_source=without_folders(checkpoint.identity.source),
+            layer=checkpoint.identity.layer,
+            decoder=parts.short(checkpoint.decoder),
+            supervision=checkpoint.supervision,
+            image_size=checkpoint.image_size,
+            checkpoint=checkpoint.path.name,
+            checkpoint_sha256=checkpoint.sha256,
+            thresholds=chosen,
+        )
+
 
 def choices(names: Sequence[str], loo: bool, none: bool) -> list[str]:
     """Return what the models of a matrix are trained on.
@@ -117,33 +163,41 @@ def train_missing(
 
 
 def read_models(
-    paths: Sequence[str | Path], columns: Sequence[str]
-) -> tuple[list[Model], list[Failure]]:
-    """Describe trained models.
+    paths: Sequence[str | Path],
+    columns: Sequence[str],
+    read_maps: Callable[[Path], Method] | None = None,
+) -> tuple[list[Method], list[Failure]]:
+    """Describe trained models, and other methods by folders of their heat maps.
 
     Args:
-        paths: What :func:`declip_pl.model.checkpoint.read_checkpoint` takes.
+        paths: What :func:`declip_pl.model.checkpoint.read_checkpoint` takes, or such folders.
         columns: The generators of the data set, which decide what a row is called.
+        read_maps: Takes a folder of maps; without it there are only models.
 
     Returns:
-        The models, and which files are no checkpoints of this package.
+        The methods, and which of the paths can't be scored.
 
     Raises:
         UserError: If two have the same name.
     """
     failures: list[Failure] = []
-    read = [attempt(failures, str(path), partial(_model, path, columns)) for path in paths]
-    models = [model for model in read if model]
+
+    def read(path: str | Path) -> Method:
+        if read_maps and is_other_folder(path):
+            return read_maps(Path(path).expanduser())
+        return _model(path, columns)
+
+    found = [attempt(failures, str(path), partial(read, path)) for path in paths]
+    models: list[Method] = [model for model in found if model]
     for name in (names := [model.name for model in models]):
         if names.count(name) > 1:
-            raise UserError(f"two models are called {name}; rename one run's folder")
+            raise UserError(f"two models are called {name}; rename one of the folders")
     if len({model.kind for model in models}) > 1:
-        models = [replace(m, row=f"{m.row} ({' '.join(m.kind)})") for m in models]
+        models = [m.in_row(f"{m.row} ({' '.join(m.kind)})") for m in models]
     taken = [(model.row, model.seed) for model in models]
     # Seeds share a row; models that differ in anything else do not.
     models = [
-        replace(m, row=f"{m.row} ({m.name})") if taken.count((m.row, m.seed)) > 1 else m
-        for m in models
+        m.in_row(f"{m.row} ({m.name})") if taken.count((m.row, m.seed)) > 1 else m for m in models
     ]
     return models, failures
 
@@ -185,9 +239,9 @@ def by_encoder(models: Sequence[Model]) -> list[list[Model]]:
     return list(groups.values())
 
 
-def shared_pooling(models: Sequence[Model]) -> Pooling:
+def shared_pooling(models: Sequence[Method]) -> Pooling:
     """Return the pooling that all models say, as their own tests do, or the usual one."""
-    said = {model.checkpoint.pooling for model in models}
+    said = {model.pooling for model in models if model.pooling}
     return said.pop() if len(said) == 1 else "top"
 
 

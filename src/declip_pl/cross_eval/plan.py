@@ -47,14 +47,18 @@ def choose_recipe(options: Options, root: Path) -> Recipe:
 
 
 def read_data_sets(
-    options: Options, recipe: Recipe | None, places: Sequence[Place], changes: Changes
+    options: Options,
+    recipe: Recipe | None,
+    places: Sequence[Place],
+    changes: Changes,
+    generator: str = ALL,
 ) -> list[LocalizationDataModule]:
     """Return what is scored on: all sets are read as the recipe or the options say.
 
     One that is named with another layout (``LAYOUT:PATH``) is read as that layout says.
 
     Raises:
-        UserError: If a folder is no data set, or is there twice.
+        UserError: If a folder is no data set, has no such generator, or is there twice.
     """
     layout, polarity = options.layout or "dolos", options.polarity
     if recipe:
@@ -63,7 +67,7 @@ def read_data_sets(
     for place in places:
         own = place.layout or layout
         said = polarity if own == layout else None
-        data = LocalizationDataModule(str(place.root), ALL, own, said, perturbation=changes)
+        data = LocalizationDataModule(str(place.root), generator, own, said, perturbation=changes)
         if found.setdefault(there := data.root.resolve(), data) is not data:
             raise UserError(
                 f"{place} is {there}, which is scored on already; name it once (--also; make: "

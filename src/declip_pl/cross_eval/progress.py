@@ -26,12 +26,13 @@ class Countdown:
         left = ""
         if self.begun:
             each = (time.monotonic() - self._start) / self.begun
-            left = f", about {_duration(each * (self.total - self.begun))} left"
+            left = f", about {duration(each * (self.total - self.begun))} left"
         self.begun += 1
         return f"{what} (model {self.begun} of {self.total}{left})"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time in words, in seconds or minutes, whichever says enough."""
     if seconds < MINUTE:
         return f"{seconds:.0f} s"
     return f"{seconds / MINUTE:.0f} min"

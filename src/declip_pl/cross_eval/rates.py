@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from declip_pl.cross_eval.cell import Cell
-from declip_pl.cross_eval.measured import Rates, Roc
+from declip_pl.cross_eval.figures import Rates, Roc
 from declip_pl.cross_eval.statistics import Array, mean_of_defined
 
 POINTS = 101

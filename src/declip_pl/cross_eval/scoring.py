@@ -1,137 +1,212 @@
-"""Heat maps and masks of a test set as the columns of a cell."""
+"""Scoring every method on every test set of a data set, and reusing what is finished."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import isnan
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-import cv2
-import numpy as np
 import torch
-from torch import Tensor
 
-from declip_pl.cross_eval.cell import FACTS
-from declip_pl.cross_eval.columns import Column
-from declip_pl.cross_eval.measured import LEVELS, Curve, PixelCounts
-from declip_pl.metrics import (
-    THRESHOLDS,
-    Metric,
-    Thresholds,
-    by_size,
-    calibration_histogram,
-    level_counts,
-    localization_scores,
-    map_metrics,
-    threshold_curves,
-    untouched_scores,
-)
-from declip_pl.model.network import POOLINGS, image_score
-from declip_pl.parts import code_of
-
-SIZE = "size"
-"""Table of :class:`Scored` that holds the photos' widths and heights, ``[B, 2]``."""
+from declip_pl.cross_eval.answers import score_answers
+from declip_pl.cross_eval.cells import Cells
+from declip_pl.cross_eval.heat_maps import DecodedMaps, HeatMaps, TestSet
+from declip_pl.cross_eval.map_folder import MapFolder
+from declip_pl.cross_eval.matrix import UNPERTURBED, Failure, ScoredSet
+from declip_pl.cross_eval.methods import Method
+from declip_pl.cross_eval.models import Model, attempt, by_encoder
+from declip_pl.cross_eval.progress import Countdown
+from declip_pl.data.datamodule import LocalizationDataModule
+from declip_pl.data.feature_cache import FeatureCache
+from declip_pl.data.layout import REAL
+from declip_pl.data.stamps import content_hash
+from declip_pl.data.transforms import key_of
+from declip_pl.errors import UserError
+from declip_pl.metrics import Thresholds
+from declip_pl.model.checkpoint import load_decoder, load_encoder
+from declip_pl.model.encoder import Encoder
+from declip_pl.parts import Spec, as_text
 
 
-@dataclass(frozen=True)
-class Scored:
-    """What scoring a test set gives; fields as of :class:`declip_pl.cross_eval.cell.Cell`."""
-
-    photos: list[str]
-    scores: dict[str, Column]
-    image_scores: dict[str, Column]
-    histogram: Column
-    curve: Curve
-    pixels: PixelCounts | None
-    facts: dict[str, Column]
-
-    @classmethod
-    def of(
-        cls, photos: list[str], tables: Mapping[str, Sequence[Tensor]], is_fake: bool
-    ) -> "Scored":
-        """Return what was scored batch by batch.
-
-        Args:
-            photos: Their names.
-            tables: The tables of :func:`score_maps` and :func:`pooled_scores`, each in batches.
-                :data:`SIZE` may be missing, and then there are no facts.
-            is_fake: Whether the photos are fakes.
-        """
-        table = {name: torch.cat(list(parts)).cpu() for name, parts in tables.items()}
-        curves = {
-            name: [_number(v) for v in values.double().mean(0).tolist()]
-            for name, values in _group(table, "curve/")
-        }
-        facts: dict[str, Column] = {}
-        if is_fake and SIZE in table:
-            found = torch.cat([table[SIZE], table["regions"][:, None]], 1)
-            facts = dict(zip(FACTS, found.double().T.contiguous().numpy(), strict=True))
-        return cls(
-            photos,
-            scores={name: values.double().numpy() for name, values in _group(table, "scores/")},
-            image_scores={k: values.double().numpy() for k, values in _group(table, "image/")},
-            histogram=table["histogram"].double().numpy(),
-            curve=Curve(list(THRESHOLDS), **curves),
-            pixels=PixelCounts(*table["pixels"].sum(0).long().tolist()) if is_fake else None,
-            facts=facts,
-        )
-
-
-def score_maps(
-    probabilities: Tensor, masks: Sequence[Tensor], thresholds: Thresholds, is_fake: bool
-) -> dict[str, Tensor]:
-    """Score a batch of maps: per photo one row of each table.
+def score_all(
+    models: Sequence[Method],
+    data: LocalizationDataModule,
+    folder: Path,
+    named: Spec | None,
+    device: torch.device,
+) -> tuple[dict[str, Any], list[Failure]]:
+    """Score every method on every test set; photos pass each encoder once, whatever the models.
 
     Args:
-        probabilities: ``[B, 1, h, w]`` in [0, 1].
-        masks: B masks ``[H, W]`` bool, True = fake.
-        thresholds: The model's.
-        is_fake: Whether the photos are fakes.
+        models: Trained localizers and other methods' maps.
+        data: The data set.
+        folder: The cross-evaluation's.
+        named: Where the user says that the models' encoder is.
+        device: Where networks run.
+
+    Returns:
+        ``tests`` by name, ``thresholds`` by model, ``cells`` by model and test set, ``baselines``
+        likewise, ``device``; and what went wrong.
     """
-    table: dict[str, Tensor] = {}
-    for chosen, maps, truth in by_size(probabilities, masks):
-        if is_fake:
-            scores = localization_scores(maps, truth, thresholds.pixel, thresholds.floor)
-        else:
-            scores = untouched_scores(maps, thresholds.floor)
-        parts = {f"scores/{name}": values for name, values in scores.items()}
-        parts |= {f"curve/{k}": v for k, v in threshold_curves(maps, truth).items()}
-        parts["histogram"] = calibration_histogram(maps, truth)
-        parts["pixels"] = level_counts(maps, truth, LEVELS)
-        parts["regions"] = count_regions(truth)
-        for name, values in parts.items():
-            empty = values.new_empty(len(masks), *values.shape[1:])
-            table.setdefault(name, empty)[chosen] = values
-    return table
+    cells = Cells(folder)
+    failures: list[Failure] = []
+    names = [*data.generators, *([REAL] if data.has_reals else [])]
+    attempted = [
+        attempt(failures, f"test set {name}", partial(_test_set, data, name, "test", name))
+        for name in names
+    ]
+    tests = [test for test in attempted if test]
+    results: dict[str, Any] = {
+        "tests": {t.name: ScoredSet(len(t.data), t.sha256) for t in tests},
+        "thresholds": {},
+        "cells": {},
+        "baselines": score_answers(folder, data, tests, failures),
+        "device": str(device),
+    }
+    # Where nothing is left to score, no encoder is loaded. What fails here is tried again below.
+    add = partial(_add_finished, cells, data, tests, results)
+    left = [model for model in models if not attempt([], model.name, partial(add, model))]
+    countdown = Countdown(len(left))
+    for maps in (method for method in left if isinstance(method, MapFolder)):
+        print(countdown.next(f"scoring {maps.name}"), flush=True)
+        work = partial(_score_maps, cells, maps, tests, results)
+        failures += attempt(failures, maps.name, work) or []
+    for sharing in by_encoder([method for method in left if isinstance(method, Model)]):
+        failures += _score_sharing(cells, sharing, data, named, device, tests, results, countdown)
+    return results, failures
 
 
-def pooled_scores(logits: Tensor) -> dict[str, Tensor]:
-    """Return the image scores of ``[B, 1, h, w]`` logits: ``[B]`` for each pooling."""
-    return {f"image/{pooling}": image_score(logits, pooling) for pooling in POOLINGS}
+def _score_sharing(
+    cells: Cells,
+    models: Sequence[Model],
+    data: LocalizationDataModule,
+    named: Spec | None,
+    device: torch.device,
+    tests: Sequence[TestSet],
+    results: dict[str, Any],
+    countdown: Countdown,
+) -> list[Failure]:
+    """Add thresholds and cells of models of one encoder to the results; return what failed."""
+    failures: list[Failure] = []
+    names = [model.name for model in models]
+    encoder = attempt(failures, ", ".join(names), partial(_shared_encoder, models, named))
+    if encoder is None:
+        return failures
+    cache = FeatureCache(encoder, perturbation=data.perturbation)
+    clean = FeatureCache(encoder)  # thresholds are chosen on photos as they are
+    encoded = [
+        test
+        for test in tests
+        if attempt(failures, f"test set {test.name}", partial(_encode, cache, test, device))
+    ]
+    for model in models:
+        print(countdown.next(f"scoring {model.name}"), flush=True)
+        work = partial(_score_model, cells, model, data, encoder, clean, encoded, results, device)
+        failures += attempt(failures, model.name, work) or []
+    return failures
 
 
-def count_regions(masks: Tensor) -> Tensor:
-    """Count in how many regions the fakes of ``[B, H, W]`` masks lie: ``[B]``.
+def _add_finished(
+    cells: Cells,
+    data: LocalizationDataModule,
+    tests: Sequence[TestSet],
+    results: dict[str, Any],
+    model: Method,
+) -> bool:
+    """Add a model's thresholds and cells to the results if all of them are there."""
+    found = cells.finished(model, _valid_sets(data, model), tests)
+    if not found:
+        return False
+    results["thresholds"][model.name], scored = found
+    results["cells"] |= {(model.name, test): cell for test, cell in scored.items()}
+    return True
 
-    Pixels that touch at a corner are in one region.
+
+def _score_model(
+    cells: Cells,
+    model: Model,
+    data: LocalizationDataModule,
+    encoder: Encoder,
+    cache: FeatureCache,
+    tests: Sequence[TestSet],
+    results: dict[str, Any],
+    device: torch.device,
+) -> list[Failure]:
+    """Add a model's thresholds and cells to the results; return which cells failed."""
+    maps = DecodedMaps(load_decoder(model.checkpoint, encoder), device)
+    valid = _valid_sets(data, model)
+    for part in valid:
+        _encode(cache, part, device)
+    encoder.offload()
+    thresholds = cells.thresholds(model, maps, valid)
+    return _add_cells(cells, model, maps, tests, thresholds, results)
+
+
+def _score_maps(
+    cells: Cells, maps: MapFolder, tests: Sequence[TestSet], results: dict[str, Any]
+) -> list[Failure]:
+    """Add the cells of another method's maps to the results; return which cells failed."""
+    covered = [test for test in tests if maps.covers(test)]
+    maps.check(covered)
+    failures = [
+        Failure(f"{maps.name} on {test.name}", "no photo of it has a map")
+        for test in tests
+        if test not in covered and test.name != REAL
+    ]
+    return failures + _add_cells(cells, maps, maps, covered, maps.thresholds, results)
+
+
+def _add_cells(
+    cells: Cells,
+    model: Method,
+    maps: HeatMaps,
+    tests: Sequence[TestSet],
+    thresholds: Thresholds,
+    results: dict[str, Any],
+) -> list[Failure]:
+    """Add a method's thresholds and cells to the results; return which cells failed."""
+    results["thresholds"][model.name] = thresholds
+    failures: list[Failure] = []
+    for test in tests:
+        work = partial(cells.score, model, maps, test, thresholds)
+        cell = attempt(failures, f"{model.name} on {test.name}", work)
+        if cell:
+            results["cells"][model.name, test.name] = cell
+    return failures
+
+
+def _encode(cache: FeatureCache, test: TestSet, device: torch.device) -> bool:
+    """Give a set its photos' features."""
+    test.data.views = [cache.fetch([sample.image for sample in test.data.samples], device)]
+    test.data.check_photos()
+    return True
+
+
+def _shared_encoder(models: Sequence[Model], named: Spec | None) -> Encoder:
+    """Return the encoder of models that have the same, from wherever one of them says it is."""
+    ways = {as_text(model.checkpoint.encoder): model.checkpoint for model in models}
+    *others, last = ways.values()
+    for checkpoint in others:
+        with suppress(UserError):
+            return load_encoder(checkpoint, named)
+    return load_encoder(last, named)
+
+
+def _valid_sets(data: LocalizationDataModule, model: Method) -> list[TestSet]:
+    """Return the validation photos to choose a model's thresholds on.
+
+    None if its checkpoint has thresholds, or any generator that it was trained on has no such
+    photos here.
     """
-    found = [cv2.connectedComponents(mask.view(np.uint8))[0] - 1 for mask in masks.cpu().numpy()]
-    return torch.tensor(found, dtype=torch.float64)
+    there = {sample.generator for sample in data.layout.samples("valid")}
+    named = set(model.trained_on)
+    if model.thresholds or not named or not named <= there & set(data.generators):
+        return []
+    sets = [_test_set(data, model.row, "valid", *model.trained_on)]
+    return sets + ([_test_set(data, REAL, "valid", REAL)] if REAL in there else [])
 
 
-def metric_identities(thresholds: Thresholds) -> tuple[str, ...]:
-    """Return the metrics that score maps with these thresholds: what a cell's key says of them."""
-    pixel, floor = thresholds.pixel, thresholds.floor
-    return tuple(map(_identity, map_metrics(pixel is not None, floor is not None)))
-
-
-def _identity(entry: Metric) -> str:
-    """Return a metric's name, and a hash of its code if that is a user's own."""
-    return ":".join(filter(None, (entry.name, code_of(entry.score))))
-
-
-def _group(table: Mapping[str, Tensor], prefix: str) -> list[tuple[str, Tensor]]:
-    return [(k.removeprefix(prefix), v) for k, v in table.items() if k.startswith(prefix)]
-
-
-def _number(value: float) -> float | None:
-    """Return a figure for JSON, which has no NaN."""
-    return None if isnan(value) else float(value)
+def _test_set(data: LocalizationDataModule, name: str, split: Any, *generators: str) -> TestSet:
+    photos = data.evaluation_set(name, split, *generators)
+    perturbation = key_of(data.perturbation if split == "test" else UNPERTURBED)
+    return TestSet(name, photos, content_hash(photos.samples, data.mask_rule_key), perturbation)

@@ -2,8 +2,14 @@
 
 from collections.abc import Iterator
 
-from declip_pl.cross_eval.matrix import UNPERTURBED, Matrix, Score
-from declip_pl.metrics import untouched_metrics
+from declip_pl.cross_eval.estimates import Score
+from declip_pl.cross_eval.matrix import (
+    UNPERTURBED,
+    GivenMaps,
+    Matrix,
+)
+from declip_pl.cross_eval.text_table import aligned
+from declip_pl.metrics import all_metrics, untouched_metrics
 
 _SHOWN = ("iou", "iou_decided")
 _MEANS = (
@@ -36,6 +42,44 @@ def answer_means(matrix: Matrix, metric: str) -> dict[str, float | None]:
         values = [score.value for score in cells.values() if score.value is not None]
         means[row] = sum(values) / len(values) if values else None
     return means
+
+
+def scores_of_all(matrix: Matrix) -> str:
+    """Return the key metrics of every method on each test set with their intervals, as text.
+
+    Beside them stands what an answer scores that calls every pixel fake.
+    """
+    shown = [m for m in all_metrics() if m.key and m.name in matrix.metrics]
+    lines = []
+    for column in matrix.columns:
+        test = matrix.data.tests.get(column)
+        lines += ["", f"test set {column} ({test.photos if test else 0} photos), percent with "
+                  "95 % intervals"]  # fmt: skip
+        table = [["", *matrix.rows, "all fake"]]
+        for metric in shown:
+            scores = [matrix.score(metric.name, row, column) for row in matrix.rows]
+            constant = matrix.answers(metric.name).get("all fake", {}).get(column)
+            beside = "" if constant is None else _number(constant.value)
+            table.append([metric.name, *map(_in_brackets, scores), beside])
+        lines += [f"  {line}" for line in aligned(table, left=(0,))]
+    lines += _untouched(matrix)
+    lines += [f"{model.row}: {of_maps(model.maps)}" for model in matrix.models if model.maps]
+    lines += [matrix.notice] if matrix.notice else []
+    return "\n".join(lines)
+
+
+def of_maps(maps: GivenMaps) -> str:
+    """Return in words what another method's maps are and how they were read."""
+    parts = [f"{maps.files} heat maps", f"{maps.polarity} = fake"]
+    parts += [f"{maps.missing} test photos without a map left out"] * bool(maps.missing)
+    parts += ["brought to the photos' sizes"] * maps.resized
+    return ", ".join([*parts, f"scores of photos: {maps.scores}"])
+
+
+def _in_brackets(found: Score | None) -> str:
+    if found is None or found.low is None or found.high is None:
+        return _number_of(found)
+    return f"{_number(found.value)} [{found.low:.1f}, {found.high:.1f}]"
 
 
 def _table(matrix: Matrix, metric: str) -> Iterator[str]:

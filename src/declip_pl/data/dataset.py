@@ -139,6 +139,10 @@ class LocalizationDataset(Dataset[Item]):
             masks = [mask.to(device) for mask in pool.map(self._mask, self.samples)]
         self._preloaded = dict(enumerate(masks))
 
+    def mask(self, index: int) -> Tensor:
+        """Return the mask ``[H, W]`` bool of a photo of this epoch; the photo is not decoded."""
+        return self._mask(self.samples[self._place(index)])
+
     def _features(self, sample: Sample) -> Features:
         return self._view()[sample.image]
 

@@ -47,6 +47,10 @@ _UPRIGHT = {
 """What undoes each EXIF orientation."""
 
 
+_SIDEWAYS = 5
+"""The EXIF orientations from here on swap width and height."""
+
+
 def read_photo(source: Photo) -> NDArray[np.uint8]:
     """Return a photo's pixels, upright, ``[H, W, 3]`` uint8 RGB.
 
@@ -82,6 +86,13 @@ def size_of(path: Path) -> tuple[int, int]:
     """Return width and height of a file's pixels as stored, without decoding them."""
     with opened(path) as image:
         return image.size
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Return width and height of a file's pixels as they are shown, without decoding them."""
+    with opened(path) as image:
+        turned = _orientation(image) >= _SIDEWAYS
+        return image.size[::-1] if turned else image.size
 
 
 @contextmanager

@@ -82,7 +82,7 @@ def read_grey(path: Path) -> NDArray[np.uint8]:
             raise UserError(f"{path}: expected one mask, found several frames or pages")
         if mask.mode not in EIGHT_BIT_MODES:
             raise UserError(f"{path}: expected 8 bits a channel, found PIL mode {mask.mode}")
-        if found := _beside_grey(mask):
+        if found := beside_grey(mask):
             raise UserError(f"{path}: {_EXPECTED}; {found}; {_ADVICE}")
         grey = np.asarray(mask.convert("L"))
     if found := _beside_black_and_white(grey):
@@ -123,7 +123,7 @@ def mostly_fake(what: str, share: float, rule: MaskRule) -> str:
     )
 
 
-def _beside_grey(mask: Image.Image) -> str:
+def beside_grey(mask: Image.Image) -> str:
     """Return in words what a mask says in colour or transparency, which grey levels would lose."""
     if mask.mode in ("1", "L"):
         return ""

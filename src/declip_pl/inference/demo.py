@@ -8,27 +8,22 @@ import os
 import signal
 import socket
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Interval
 
-from declip_pl.data.layout import REAL, Sample, build_layout, has_reals, samples
+from declip_pl.data.layout import Sample
 from declip_pl.errors import UserError
-from declip_pl.inference.default_model import starter_line
-from declip_pl.inference.demo_text import CSS, MAX_UPLOAD
-from declip_pl.model.checkpoint import BEST, CONFIG_FILE, STARTER, find, has_starter, name_of
-from declip_pl.training.recipe import choose_data
-from declip_pl.training.run_folder import Run
+from declip_pl.inference.demo_choices import Choice, find_models, find_samples
+from declip_pl.inference.demo_style import CSS
+from declip_pl.inference.demo_text import MAX_UPLOAD
 
 HOST = "127.0.0.1"
 
 Port = Annotated[int, Interval(ge=0, le=65535)]
-
-SAMPLES = 2
-"""Sample photos of each generator."""
 
 HEADERS = [
     # The browser itself sees to it that the page loads nothing from elsewhere, stands in nobody's
@@ -84,57 +79,6 @@ def demo(
     print("stopped; no photo is kept")
 
 
-def find_models(models: str | None) -> dict[str, Path]:
-    """Return the trained localizers to choose from, by name.
-
-    Args:
-        models: A folder of runs and saved localizers, or what
-            :func:`declip_pl.model.checkpoint.find` takes. By default the folder of all runs, and
-            the starter where that holds none, which is then said.
-
-    Raises:
-        UserError: If there is none.
-    """
-    given = models or Run.root
-    folder = Path(given).expanduser()
-    inside = sorted(folder.iterdir()) if folder.is_dir() and given != STARTER else []
-    files = (BEST, CONFIG_FILE)
-    found = [path for path in inside if any((path / file).is_file() for file in files)]
-    if found:
-        return {path.name: path for path in found}
-    if models is None and has_starter():
-        print(starter_line(folder))
-        given = STARTER
-    try:
-        return {name_of(given): find(given)}
-    except UserError as error:
-        raise UserError(
-            f"there is no trained localizer in {given}: train one (make train GEN=ldm), import "
-            f"one (declip-pl import), or name one (--model). {error}"
-        ) from error
-
-
-def find_samples(data: str | None) -> list[Sample]:
-    """Return a few test photos of each generator, and real ones, of a data set.
-
-    Args:
-        data: A data set in Dolos' layout, or LAYOUT:PATH; by default the one that ``declip-pl
-            train`` would take. There are no samples if it is not on this machine.
-
-    Raises:
-        UserError: If the data set was named and is not there.
-    """
-    place, _ = choose_data(data)
-    try:
-        layout = build_layout(place.layout or "dolos", place.root)
-        names = layout.generators() + [REAL] * has_reals(layout, "test")
-        return [sample for name in names for sample in samples(layout, "test", name)[:SAMPLES]]
-    except UserError:
-        if data:
-            raise
-        return []
-
-
 def listen(port: int) -> socket.socket:
     """Return a socket that listens on loopback.
 
@@ -148,7 +92,7 @@ def listen(port: int) -> socket.socket:
 
 
 def build_server(
-    models: dict[str, Path],
+    models: Mapping[str, Choice],
     photos: Sequence[Sample],
     folder: str,
     encoder: str | None = None,
@@ -157,7 +101,7 @@ def build_server(
     """Return the ``uvicorn.Server`` of the page.
 
     Args:
-        models: What :func:`find_models` returns; the first one is loaded.
+        models: To choose from, by name; the first one is loaded.
         photos: To try the page with.
         folder: Where uploads and pictures are while the page shows them.
         encoder: Where the user says that the frozen encoder is.
@@ -181,9 +125,9 @@ def build_server(
     from declip_pl.inference.demo_guard import Guard
     from declip_pl.inference.demo_page import build_page
 
-    body = (MAX_UPLOAD + 1) * 2**20  # a file, and what stands around it
+    body = (MAX_UPLOAD + 1) * 2**20  # files, and what stands around them
     config = uvicorn.Config(
-        Guard(_as_app(build_page(models, photos, encoder, device)), Path(folder), body),
+        Guard(_as_app(build_page(models, photos, folder, encoder, device)), Path(folder), body),
         headers=HEADERS,
         proxy_headers=False,
         server_header=False,

@@ -5,7 +5,9 @@ come from this page itself, or from nobody (an address that was typed, a program
 """
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,20 +28,27 @@ UPLOAD = "/gradio_api/upload"
 
 PATHS = (
     *("/", "/config", "/config/", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt"),
-    *(f"/gradio_api/{name}" for name in ("startup-events", "theme.css", "cancel", "reset")),
+    *(f"/gradio_api/{name}" for name in ("startup-events", "theme.css", "cancel", "reset", "info")),
     *(f"/gradio_api/queue/{name}" for name in ("join", "data")),
     *(UPLOAD, "/gradio_api/upload_progress"),
 )
 BELOW = ("/assets/", "/static/", "/svelte/", "/gradio_api/file=", "/gradio_api/heartbeat/")
-"""All that the page itself asks for. Gradio's other doors, such as its API's, are shut."""
+"""All that the page itself and ``gradio_client`` ask for. Gradio's other doors are shut."""
 
+WAITING = 8
+"""Uploads that wait while one is read; the others are told to come later."""
+
+STORED = 10
+"""Requests of the largest size whose uploads may lie in the folder, unread, at a time."""
+
+_LATER = "too many photos are waiting here; try again in a few minutes"
 
 _DIGITS = 20
 """Of a length that is worth reading as a number."""
 
 
 class Guard:
-    """An ASGI application that hands on what the page itself asks for.
+    """An ASGI application that hands on what the page itself and ``gradio_client`` ask for.
 
     Args:
         app: The page.
@@ -52,6 +61,7 @@ class Guard:
         self.folder = folder
         self.most_bytes = most_bytes
         self._one_upload = asyncio.Lock()  # the others wait, unread
+        self._waiting = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it."""
@@ -66,13 +76,23 @@ class Guard:
             await self.app(scope, bounded(receive, self.most_bytes), send)
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._one_upload:
-            try:
-                await self.app(scope, bounded(receive, self.most_bytes), send)
-            finally:
-                for left in self.folder.iterdir():
-                    if left.is_file():  # half an upload, or one that was refused
-                        left.unlink()
+        if self._waiting > WAITING or stored(self.folder) > STORED * self.most_bytes:
+            await PlainTextResponse(_LATER, 503)(scope, receive, send)
+            return
+        self._waiting += 1
+        try:
+            async with self._one_upload:
+                await self._one(scope, receive, send)
+        finally:
+            self._waiting -= 1
+
+    async def _one(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self.app(scope, bounded(receive, self.most_bytes), send)
+        finally:
+            for left in self.folder.iterdir():
+                if left.is_file():  # half an upload, or one that was refused
+                    left.unlink()
 
 
 def refusal(scope: Scope, most_bytes: int) -> tuple[int, str] | None:
@@ -87,12 +107,23 @@ def refusal(scope: Scope, most_bytes: int) -> tuple[int, str] | None:
     headers = Headers(scope=scope)
     if not from_the_page(headers):
         return 403, "this page answers nobody else's pages: type its address into the browser"
-    if scope["path"] not in PATHS and not scope["path"].startswith(BELOW):
+    path = scope["path"]
+    if "://" in path or (path not in PATHS and not path.startswith(BELOW)):
         return 404, "the page has nothing here"
     length = headers.get("content-length", "0")
     if not length.isdecimal() or len(length) > _DIGITS or int(length) > most_bytes:
         return 413, f"a request may have {most_bytes} bytes"
     return None
+
+
+def stored(folder: Path) -> int:
+    """Return the bytes of all files below a folder."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # what has been read is deleted meanwhile
+                total += Path(place, name).stat().st_size
+    return total
 
 
 def from_the_page(headers: Headers) -> bool:

@@ -1,153 +1,51 @@
-"""The page of ``declip-pl demo``: where everything stands, and what happens when it is used."""
+"""The page of ``declip-pl demo``, put together."""
 
-import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import gradio
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
-from declip_pl.data.images import Photo, read_photo
 from declip_pl.data.layout import Sample
-from declip_pl.errors import UserError
-from declip_pl.inference.demo_text import (
-    CAUTION,
-    FILE_TITLE,
-    INTO_VIEW,
-    INTRODUCTION,
-    LEGEND,
-    SAMPLES_TITLE,
-    STARTS,
-    WAYS,
-    error_html,
-    model_text,
-    regions_html,
-    score_html,
-)
-from declip_pl.inference.localizer import Localization, Localizer
-from declip_pl.inference.recorded_scores import recorded_scores
-from declip_pl.metrics import THRESHOLD
-from declip_pl.model.checkpoint import read_checkpoint
-from declip_pl.names import markdown
-from declip_pl.panels import heat_map, overlay
-from declip_pl.privacy import without_folders
-
-SHOWN_SIDE = 1280
-"""Pictures on the page are shrunk to this many pixels a side; what is measured is not."""
-
-SAMPLE_SIDE = 192
-"""Of the small pictures of sample photos, in pixels."""
+from declip_pl.inference.demo_api import place_api
+from declip_pl.inference.demo_choices import Choice
+from declip_pl.inference.demo_events import Events, Models
+from declip_pl.inference.demo_parts import Inputs, Results, place
+from declip_pl.inference.demo_style import INTO_VIEW, ON_LOAD, WIPE, ZOOM
 
 KEPT = (60, 600)
-"""Every so many seconds, pictures older than so many are deleted; until then they can be saved."""
+"""Every so many seconds, files older than so many are deleted; until then they can be saved."""
 
 OPEN_PAGES = 4
-"""Pages whose last photo is held in memory: 200 MB for 24 megapixels."""
+"""Pages whose photos are held in memory: 8 bytes for each pixel, 1.4 GB at most for each page."""
 
-BUTTONS = ["fullscreen", "download"]
-"""Above each picture; Gradio's others share it."""
+WAITING = 16
+"""Photos, thresholds and other wishes that wait at a time; the rest is told to come later."""
+
+NOT_UPLOADED = "a file has to be uploaded; its path or address is not enough"
+
+_OWN: dict[str, Any] = {"api_visibility": "private"}
 
 
-class _Events:
-    """What happens when something is dropped, chosen or moved on the page.
+class _Page(gradio.Blocks):  # type: ignore[misc]  # an extra's class is none to mypy
+    """A page that takes no file but those that were uploaded to it.
 
-    Each method returns new values for the components that :func:`_connect` names as outputs.
+    Where a page is mounted, Gradio would read any file of this machine whose path somebody sends,
+    and fetch what lies at an address.
     """
 
-    def __init__(
-        self,
-        models: dict[str, Path],
-        photos: Sequence[Sample],
-        encoder: str | None,
-        device: str | None,
-    ) -> None:
-        self.models = models
-        self.photos = photos
-        load = partial(Localizer.from_pretrained, device=device, encoder=encoder)
-        self.load = lru_cache(maxsize=1)(load)  # an encoder is large
+    uploads = Path()
 
-    def about(self, name: str) -> str:
-        try:
-            checkpoint = read_checkpoint(self.models[name])
-            return model_text(checkpoint, recorded_scores(checkpoint))
-        except UserError as error:
-            return markdown(without_folders(str(error)))
-
-    def upload(self, file: str, *options: Any) -> list[Any]:
-        try:
-            return [None, *self._look(Path(file), *options)]
-        finally:
-            # Gradio makes a folder for each content; the same photo may have come twice.
-            shutil.rmtree(Path(file).parent, ignore_errors=True)
-
-    def sample(self, event: gradio.SelectData, *options: Any) -> list[Any]:
-        return self._look(self.photos[event.index].image, *options)
-
-    def again(self, found: Localization | None, *options: Any) -> list[Any]:
-        return self._look(found.photo, *options) if found else _unchanged(7)
-
-    def cut(self, found: Localization | None, threshold: float) -> list[Any]:
-        return _cut_parts(found.at_threshold(threshold)) if found else _unchanged(3)
-
-    def _look(self, photo: Photo, name: str, tiles: bool) -> list[Any]:
-        try:
-            found = self.load(self.models[name])(photo, tiles=tiles)
-        except UserError as error:
-            hidden, problem = _visible(False), error_html(error, photo)
-            return [None, hidden, *_unchanged(1), problem, None, None, *_unchanged(1)]
-        heat = heat_map(_shrunk(found.heatmap))
-        return [found, _visible(True), heat, *_cut_parts(found), round(found.threshold, 2)]
-
-
-def _cut_parts(found: Localization) -> list[Any]:
-    """Return what a threshold changes: the score's text, the overlay and the table."""
-    heat = _shrunk(found.heatmap)
-    picture = overlay(_shrunk(found.photo), heat, heat > found.threshold)
-    return [score_html(found), picture, regions_html(found.regions, found.mask.size)]
-
-
-def _shrunk(picture: NDArray[Any]) -> NDArray[Any]:
-    scale = min(1, SHOWN_SIDE / max(picture.shape))
-    size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
-    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """What a visitor drops, chooses and moves; ``about`` says what the chosen model is."""
-
-    file: Any
-    samples: Any
-    model: Any
-    about: Any
-    tiles: Any
-
-
-@dataclass(frozen=True)
-class _Results:
-    """What is shown of a photo; ``found`` keeps it for the next threshold or model.
-
-    ``threshold`` is a slider: it goes to where each photo was cut, and cuts where it is moved to.
-    """
-
-    found: Any
-    column: Any
-    heat: Any
-    score: Any
-    drawn: Any
-    table: Any
-    threshold: Any
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *others: Any) -> Any:
+        if not _are_below(self.uploads, inputs):
+            raise gradio.Error(NOT_UPLOADED, print_exception=False)
+        return await super().preprocess_data(block_fn, inputs, *others)
 
 
 def build_page(
-    models: dict[str, Path],
+    models: Mapping[str, Choice],
     photos: Sequence[Sample],
+    folder: str,
     encoder: str | None = None,
     device: str | None = None,
 ) -> gradio.Blocks:
@@ -156,92 +54,76 @@ def build_page(
     Args:
         models: To choose from, by name; the first one is loaded.
         photos: To try the page with.
+        folder: Below which files to download are written.
         encoder: Where the user says that the frozen encoder is.
         device: Where models run.
 
     Raises:
         UserError: If the first model can't be loaded.
     """
-    events, first = _Events(models, photos, encoder, device), next(iter(models))
-    events.load(models[first])  # what is wrong with it should not wait for a photo
-    with gradio.Blocks(analytics_enabled=False, title="declip-pl", delete_cache=KEPT) as page:
+    offered, first = Models(models, encoder, device), next(iter(models))
+    offered.load(first)  # what is wrong with it should not wait for a photo
+    # One event at a time passes the network.
+    network = {"concurrency_id": "network", "concurrency_limit": 1}
+    with _Page(analytics_enabled=False, title="declip-pl", delete_cache=KEPT) as page:
         page.state_session_capacity = OPEN_PAGES
-        gradio.Markdown(INTRODUCTION)
-        with gradio.Row():
-            with gradio.Column():
-                inputs = _place_inputs(list(models), events.about(first), photos)
-            with gradio.Column():
-                results = _place_results()
-        _connect(events, inputs, results)
+        inputs, results = place(models, offered.about(first), photos)
+        events = Events(offered, photos, inputs, results, folder)
+        _connect(events, inputs, results, network | _OWN)
+        place_api(offered, first, folder, network)
+        page.load(js=ON_LOAD)
+    page.uploads = Path(folder).resolve()
+    page.queue(max_size=WAITING)
     return page
 
 
-def _place_inputs(models: list[str], about: str, photos: Sequence[Sample]) -> _Inputs:
-    file = gradio.File(label=FILE_TITLE, height=160)
-    gradio.Markdown(SAMPLES_TITLE, visible=bool(photos))
-    samples = gradio.Gallery(
-        [(_thumbnail(sample.image), sample.generator) for sample in photos],
-        show_label=False,
-        visible=bool(photos),
-        height="auto",
-        elem_classes="samples",
-        allow_preview=False,
-        interactive=False,
-        buttons=[],
-    )
-    model = gradio.Dropdown(models, value=models[0], label="Model", elem_classes="model")
-    told = gradio.Markdown(about)
-    tiles = gradio.Radio(WAYS, value=False, label="How to look")
-    return _Inputs(file, samples, model, told, tiles)
-
-
-def _place_results() -> _Results:
-    found, score = gradio.State(), gradio.HTML(elem_id="score")
-    with gradio.Column(visible=False) as column:
-        drawn = gradio.Image(label="Overlay", interactive=False, buttons=BUTTONS)
-        threshold = gradio.Slider(
-            0, 1, THRESHOLD, step=0.01, label="Threshold of the red line", info=STARTS, buttons=[]
-        )
-        heat = gradio.Image(label="Heat map", interactive=False, buttons=BUTTONS)
-        gradio.Markdown(LEGEND)
-        table = gradio.HTML()
-    gradio.Markdown(CAUTION)
-    return _Results(found, column, heat, score, drawn, table, threshold)
-
-
-def _connect(events: _Events, inputs: _Inputs, results: _Results) -> None:
+def _connect(events: Events, inputs: Inputs, results: Results, network: dict[str, Any]) -> None:
     options = [inputs.model, inputs.tiles]
-    cut = [results.score, results.drawn, results.table]
-    shown = [results.found, results.column, results.heat, *cut, results.threshold]
-    # One event at a time passes the network.
-    network: dict[str, Any] = {"concurrency_id": "network", "api_visibility": "private"}
-    file, model = inputs.file, inputs.model
-    uploaded = file.upload(events.upload, [file, *options], [file, *shown], **network)
-    selected = inputs.samples.select(events.sample, options, shown, **network)
-    uploaded.then(js=INTO_VIEW)
-    selected.then(js=INTO_VIEW)
-    model.input(events.about, model, inputs.about, api_visibility="private")
-    changed = [model.input, inputs.tiles.input]
-    gradio.on(changed, events.again, [results.found, *options], shown, **network)
+    still = (results.wipe, results.zoom, results.make, results.files)
+    changed = [part for part in vars(results).values() if part not in still] + results.files
+    looks: dict[str, Any] = network | {"show_progress_on": results.status}
+    uploaded = inputs.file.upload(
+        events.upload, [inputs.file, *options], [inputs.file, *changed], **looks
+    )
+    selected = inputs.samples.select(events.sample, options, changed, **looks)
+    again = gradio.on(
+        [inputs.model.change, inputs.tiles.change],
+        events.again,
+        [results.shown, *options],
+        changed,
+        **looks,
+    )
+    inputs.model.change(events.about, inputs.model, inputs.about, **_OWN)
+    idle = [inputs.file, results.status, results.progress, results.cancel]
+    for looking in (uploaded, selected, again):
+        looking.success(js=INTO_VIEW)
+    results.cancel.click(
+        events.cancelled, inputs.file, idle, cancels=[uploaded, selected, again], **_OWN
+    )
+    results.looks.select(events.choose, results.shown, changed, show_progress="hidden", **_OWN)
     results.threshold.input(
         events.cut,
-        [results.found, results.threshold],
-        cut,
+        [results.shown, results.threshold],
+        [results.shown, results.score, results.stage, results.table, *results.files],
         show_progress="hidden",
         trigger_mode="always_last",  # of a movement; what lies between need not be drawn
-        api_visibility="private",
+        **_OWN,
     )
+    results.make.click(events.make, results.shown, [results.problem, *results.files], **_OWN)
+    results.wipe.change(js=WIPE, inputs=results.wipe)
+    results.zoom.change(js=ZOOM, inputs=results.zoom)
 
 
-def _thumbnail(photo: Path) -> Image.Image:
-    image = Image.fromarray(read_photo(photo))  # upright, and without the file's metadata
-    image.thumbnail((SAMPLE_SIDE, SAMPLE_SIDE))
-    return image
-
-
-def _visible(visible: bool) -> dict[str, Any]:
-    return dict(gradio.update(visible=visible))
-
-
-def _unchanged(components: int) -> list[Any]:
-    return [gradio.skip()] * components
+def _are_below(folder: Path, value: Any) -> bool:
+    """Whether all files that are named in what was sent lie below a folder."""
+    if isinstance(value, list):
+        return all(_are_below(folder, entry) for entry in value)
+    if not isinstance(value, dict):
+        return True
+    path = value.get("path", folder)
+    return (
+        isinstance(path, (str, Path))
+        and "://" not in str(path)
+        and Path(path).resolve().is_relative_to(folder)
+        and all(_are_below(folder, entry) for entry in value.values())
+    )

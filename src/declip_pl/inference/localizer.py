@@ -2,10 +2,10 @@
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import torch
 from safetensors.torch import save
@@ -42,6 +42,11 @@ TOGETHER = 8
 __all__ = ["TOGETHER", "Localization", "Localizer", "Region"]
 
 _PATIENCE = 2  # seconds before a progress bar appears
+
+Steps = Generator[tuple[int, int], None, Localization]
+"""Yields how many tiles of how many were looked at, and returns what was found."""
+
+_T = TypeVar("_T")
 
 
 class Localizer:
@@ -156,8 +161,7 @@ class Localizer:
             UserError: If one of the photos can't be used; it is named. If the threshold is no
                 probability.
         """
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise UserError(f"the threshold {threshold} is not between 0 and 1")
+        _check(threshold)
         if not isinstance(photos, list):
             return self._localize([photos], tiles, threshold)[0]
         step = 1 if tiles else TOGETHER
@@ -165,22 +169,58 @@ class Localizer:
         return [found for batch in batches for found in self._localize(batch, tiles, threshold)]
 
     @torch.inference_mode()
+    def steps(
+        self, photo: Photo | Picture, *, tiles: bool = False, threshold: float | None = None
+    ) -> Steps:
+        """Localize in one photo, step by step: for those who show how far it is, or may stop.
+
+        Args:
+            photo: As in a call of the localizer, like the other arguments.
+            tiles: See there.
+            threshold: See there.
+
+        Yields:
+            After each batch of tiles, how many were looked at, and how many there are; nothing
+            where the photo is looked at as a whole.
+
+        Returns:
+            What was found, the same as by a call.
+
+        Raises:
+            UserError: As a call does.
+        """
+        _check(threshold)
+        picture = read_picture(photo)
+        if tiles:
+            found = yield from self._tiled(picture.pixels)
+        else:
+            found = next(self._whole([picture.pixels]))
+        return self._found(picture, *found, tiles, threshold)
+
+    @torch.inference_mode()
     def _localize(
         self, sources: list[Any], tiles: bool, threshold: float | None
     ) -> list[Localization]:
         pictures = [read_picture(source) for source in sources]
         photos = [picture.pixels for picture in pictures]
-        found = map(self._tiled, photos) if tiles else self._whole(photos)
+        found = map(self._tiled_with_bar, photos) if tiles else self._whole(photos)
         return [
-            localization(
-                picture.pixels,
-                heatmap,
-                score,
-                *self._decide(heatmap, threshold),
-                weigh(self.checkpoint, score, picture, tiles and _cut(picture.pixels)),
-            )
+            self._found(picture, heatmap, score, tiles, threshold)
             for picture, (heatmap, score) in zip(pictures, found, strict=True)
         ]
+
+    def _found(
+        self,
+        picture: Picture,
+        heatmap: Heatmap,
+        score: float,
+        tiles: bool,
+        threshold: float | None,
+    ) -> Localization:
+        """Cut a photo's heat map, and hold its score against what is on record."""
+        decided = self._decide(heatmap, threshold)
+        evidence = weigh(self.checkpoint, score, picture, tiles and _cut(picture.pixels))
+        return localization(picture.pixels, heatmap, score, *decided, evidence)
 
     def _decide(self, heatmap: Heatmap, threshold: float | None) -> tuple[float, Decision]:
         """Return the threshold of a heat map and how it came about."""
@@ -194,20 +234,24 @@ class Localizer:
         for photo, one, score in zip(photos, probabilities, scores, strict=True):
             yield resize_to(one[None], torch.Size(photo.shape[:2]))[0, 0].cpu().numpy(), score
 
-    def _tiled(self, photo: Pixels) -> tuple[Heatmap, float]:
+    def _tiled(self, photo: Pixels) -> Generator[tuple[int, int], None, tuple[Heatmap, float]]:
         height, width = photo.shape[:2]
         if not _cut(photo):
             return next(self._whole([photo]))
         cuts = windows(height, width)
         blend, best = Blend(height, width), 0.0
-        starts = range(0, len(cuts), TOGETHER)
-        for start in tqdm(starts, "tiles", delay=_PATIENCE, leave=False, disable=None):
+        for start in range(0, len(cuts), TOGETHER):
             batch = cuts[start : start + TOGETHER]
             tiles = [photo[window] for window in batch]
             for window, (heatmap, score) in zip(batch, self._whole(tiles), strict=True):
                 blend.add(window, heatmap)
                 best = max(best, score)
+            yield start + len(batch), len(cuts)
         return blend.heatmap(), best
+
+    def _tiled_with_bar(self, photo: Pixels) -> tuple[Heatmap, float]:
+        with tqdm(desc="tiles", delay=_PATIENCE, leave=False, disable=None) as bar:
+            return _result(self._tiled(photo), bar)
 
     def _look(self, photos: list[Pixels]) -> tuple[Tensor, list[float]]:
         """Return ``[B, 1, 256, 256]`` probabilities and the score of each photo."""
@@ -257,6 +301,22 @@ class Localizer:
             scores = recorded_scores(self.checkpoint)
             saved_folder.save(self.checkpoint, Path(folder), scores, repository)
             return upload(Path(folder), repository, private)
+
+
+def _check(threshold: float | None) -> None:
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise UserError(f"the threshold {threshold} is not between 0 and 1")
+
+
+def _result(steps: Generator[tuple[int, int], None, _T], bar: Any) -> _T:
+    """Run through steps, draw a bar of them, and return what they return."""
+    while True:
+        try:
+            done, bar.total = next(steps)
+        except StopIteration as end:
+            result: _T = end.value
+            return result
+        bar.update(done - bar.n)
 
 
 def _cut(photo: Pixels) -> bool:

@@ -8,7 +8,11 @@ from dataclasses import replace
 import numpy as np
 from huggingface_hub import ModelCardData
 
-from declip_pl.cross_eval.matrix import UNPERTURBED, ChosenThresholds, Score
+from declip_pl.cross_eval.estimates import Score
+from declip_pl.cross_eval.matrix import (
+    UNPERTURBED,
+    ChosenThresholds,
+)
 from declip_pl.data.layout import FORGERIES, NONE, REAL
 from declip_pl.inference.about import about
 from declip_pl.inference.evidence import described

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from declip_pl.cross_eval.estimates import Score
 from declip_pl.cross_eval.matrix import (
     UNPERTURBED,
     ChosenThresholds,
     Matrix,
-    Score,
     readable_matrices,
 )
 from declip_pl.errors import UserError

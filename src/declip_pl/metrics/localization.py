@@ -90,6 +90,32 @@ def _best_f1_border(image: Ranking) -> float:
 
 
 @metric(
+    "f1_trufor_fixed",
+    title="TruFor's F1",
+    definition="F1 at 0.5 of the map or of its inverse, whichever is higher; a border around the "
+    "mask does not count",
+    needs_fake=True,
+    key=False,
+)
+def _trufor_f1(image: Ranking) -> float:
+    counts = image.above(THRESHOLD, border=False)
+    return np.nan if image.is_all_border else float(max(counts.f1(), counts.inverse().f1()))
+
+
+@metric(
+    "f1_trufor_best",
+    title="TruFor's best F1",
+    definition="best F1 of the map or of its inverse, each at the photo's own best threshold, "
+    "whichever is higher; a border around the mask does not count",
+    needs_fake=True,
+    key=False,
+)
+def _best_trufor_f1(image: Ranking) -> float:
+    both = (image.at_fakes(border=False), image.up_to_fakes())
+    return max(map(_best, both))
+
+
+@metric(
     "f1_tuned",
     title="F1, tuned threshold",
     definition="F1 at the pixel threshold chosen on validation photos; a border around the mask "

@@ -43,6 +43,10 @@ class Counts(NamedTuple):
         """Return F1 in percent; 100 for nothing against nothing."""
         return _percent(2 * self.hits, self.predicted + self.fakes)
 
+    def inverse(self) -> "Counts":
+        """Return the counts where the other pixels are called fake."""
+        return Counts(self.fakes - self.hits, self.pixels - self.predicted, self.fakes, self.pixels)
+
 
 class Ranking:
     """One image's probabilities and mask, and what its metrics share.
@@ -74,7 +78,7 @@ class Ranking:
         self.tuned = tuned
         self.floor = floor
         self._above: dict[tuple[float, bool], Counts] = {}
-        self._at_fakes: dict[bool, Counts] = {}
+        self._at_fakes: dict[bool | None, Counts] = {}
 
     @cached_property
     def has_fakes(self) -> bool:
@@ -121,10 +125,22 @@ class Ranking:
         Returns:
             Counts with an entry for each fake that counts, those of low probability first.
         """
+        return self._counts()[border]
+
+    def up_to_fakes(self) -> Counts:
+        """Count what the inverse of the map calls fake: at each fake, all that is not above it.
+
+        Without the mask's border; the result is as of :meth:`at_fakes`.
+        """
+        return self._counts()[None]
+
+    def _counts(self) -> dict[bool | None, Counts]:
+        """Return what :meth:`at_fakes` counts with the border and without, and the inverse's."""
         if not self._at_fakes:
             plain, inner = self._ranked()
             self._at_fakes = {True: plain.at_fakes(), False: inner.at_fakes()}
-        return self._at_fakes[border]
+            self._at_fakes[None] = inner.up_to_fakes()
+        return self._at_fakes
 
     def _count(self, above: Mask, border: bool) -> Counts:
         fake = self.mask if border else self.inner
@@ -163,6 +179,14 @@ class _Order(NamedTuple):
         ranks = self.fakes.copy()
         tied = found == self.values[ranks - 1]  # before rank 0 comes the last: equal if all are
         ranks[tied] = np.searchsorted(self.values, found[tied])
+        return self._from(ranks)
+
+    def up_to_fakes(self) -> Counts:
+        ends = np.searchsorted(self.values, self.values[self.fakes], side="right")
+        return self._from(ends).inverse()
+
+    def _from(self, ranks: NDArray[np.intp]) -> Counts:
+        """Count where all pixels from each of some ranks on are called fake."""
         hits = len(self.fakes) - np.searchsorted(self.fakes, ranks)
         ignored = len(self.ignored) - np.searchsorted(self.ignored, ranks)
         total = len(self.values)

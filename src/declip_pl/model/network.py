@@ -18,6 +18,9 @@ told fakes from reals better than the paper's ``mean`` (docs/metrics.md, the sco
 TOP = 0.03
 """Share of the pixels that ``top`` averages: the smallest masks of the data sets in use."""
 
+EPSILON = 1e-6
+"""Lowest probability whose logit is taken where a map holds no logits."""
+
 
 class DeCLIP(nn.Module):
     """A localizer: photo -> frozen encoder -> feature map -> decoder -> one logit per pixel.
@@ -84,9 +87,22 @@ def image_score(logits: Tensor, pooling: Pooling) -> Tensor:
     """
     if pooling == "mean-logit":
         return image_logit(logits).sigmoid()
-    probabilities = logits.sigmoid().flatten(1)
+    return map_score(logits.sigmoid(), pooling)
+
+
+def map_score(probabilities: Tensor, pooling: Pooling) -> Tensor:
+    """Pool ``[B, 1, H, W]`` probabilities into ``[B]`` image scores in [0, 1].
+
+    Args:
+        probabilities: Heat maps in [0, 1].
+        pooling: As of :func:`image_score`; for ``mean-logit`` probabilities of 0 and 1, which have
+            no logit, count as :data:`EPSILON` and 1 - EPSILON.
+    """
+    if pooling == "mean-logit":
+        return image_logit(probabilities.logit(EPSILON)).sigmoid()
+    flat = probabilities.flatten(1)
     if pooling == "mean":
-        return probabilities.mean(1)
+        return flat.mean(1)
     if pooling == "max":
-        return probabilities.amax(1)
-    return probabilities.topk(round(TOP * probabilities.shape[1]), dim=1).values.mean(1)
+        return flat.amax(1)
+    return flat.topk(max(1, round(TOP * flat.shape[1])), dim=1).values.mean(1)

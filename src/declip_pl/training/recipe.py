@@ -207,7 +207,7 @@ class Recipe:
         Raises:
             UserError: If it was trained on other data or with other options.
         """
-        advice = f"move that run elsewhere, or score it as it is (declip-pl cross-eval {folder})"
+        advice = f"move that run elsewhere, or score it as it is (declip-pl evaluate {folder})"
         trained_on, data = read_checkpoint(folder).trained_on, self.data_module(choice)
         if not trained_on or trained_on.files_sha256 != data.fingerprint:
             raise UserError(f"{folder} was trained on other data than {self.root}; {advice}")

@@ -96,7 +96,7 @@ def circumstances() -> dict[str, Any]:
 
 def summary(results: Results, target: Path, model: Path) -> str:
     """Return the closing summary: scores beside constant answers, where they are, what is next."""
-    lines, other = [""], "--generator NAME" if results.scores else "--data DIR"
+    lines = [""]
     for generator, scores in results.scores.items():
         constant = results.baselines[generator]
         others = " ".join(f"{name:>16}" for name in constant)
@@ -119,8 +119,8 @@ def summary(results: Results, target: Path, model: Path) -> str:
     lines += [line for line in notes if line]
     lines += [
         f"results: {target}",
-        "next: the same checkpoint on another generator's photos, or on your own:",
-        f"  {command('declip-pl')} test {quote(str(model))} {other}",
+        "next: the same checkpoint on other data, or on your own photos:",
+        f"  {command('declip-pl')} evaluate {quote(str(model))} --data DIR",
         f"  {command('declip-pl')} predict PHOTO --model {quote(str(model))}",
     ]
     return "\n".join(lines)

@@ -81,7 +81,7 @@ def test(
     encoder: str | None = None,
     further: tuple[str, ...] = (),
 ) -> None:
-    """Test a trained localizer on a data set's test photos.
+    """Repeat the test that ends a training, with Lightning's options; evaluate does more.
 
     Options that it does not know go to Lightning, such as --data.batch_size 16.
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Literal
 
+from declip_pl.cross_eval.figures import Curve, Roc
 from declip_pl.cross_eval.matrix import Matrix
-from declip_pl.cross_eval.measured import Curve, Roc
 from declip_pl.cross_eval.views.plots import Line, Plot, Series, draw, series
 from declip_pl.metrics import THRESHOLD
 

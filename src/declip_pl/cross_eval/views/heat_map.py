@@ -17,7 +17,11 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from declip_pl.cross_eval.matrix import UNPERTURBED, Matrix, Score
+from declip_pl.cross_eval.estimates import Score
+from declip_pl.cross_eval.matrix import (
+    UNPERTURBED,
+    Matrix,
+)
 from declip_pl.files import atomic_path
 from declip_pl.metrics import find_metric
 
@@ -176,8 +180,8 @@ def _heading(matrix: Matrix, width: float) -> list[tuple[str, Style]]:
 
 
 def network_of(matrix: Matrix) -> str:
-    """Return the network of a matrix' first model, to be followed by more."""
-    model = matrix.models[0] if matrix.models else None
+    """Return the network of a matrix' first trained model, to be followed by more."""
+    model = next((model for model in matrix.models if not model.maps), None)
     return f"{model.encoder} {model.layer}, {model.decoder} decoder; " if model else ""
 
 

@@ -3,7 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from declip_pl.cross_eval.breakdown import KINDS, METRICS
-from declip_pl.cross_eval.matrix import UNPERTURBED, Matrix, Score
+from declip_pl.cross_eval.estimates import Score
+from declip_pl.cross_eval.matrix import (
+    UNPERTURBED,
+    Matrix,
+)
 from declip_pl.cross_eval.views.tables import Cell, Entry, Table, line
 from declip_pl.metrics import Metric, all_metrics, find_metric
 

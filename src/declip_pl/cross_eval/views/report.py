@@ -9,9 +9,15 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from declip_pl.cross_eval.domains import read_domains
-from declip_pl.cross_eval.matrix import UNPERTURBED, Matrix, Score, ScoredModel, read_matrix
+from declip_pl.cross_eval.estimates import Score
+from declip_pl.cross_eval.matrix import (
+    UNPERTURBED,
+    Matrix,
+    ScoredModel,
+    read_matrix,
+)
 from declip_pl.cross_eval.photos import finished_cells, write_photos
-from declip_pl.cross_eval.summary import answer_means
+from declip_pl.cross_eval.summary import answer_means, of_maps
 from declip_pl.cross_eval.views import citation, curves, heat_map, published_figures
 from declip_pl.cross_eval.views.gallery import as_json, first_lines
 from declip_pl.cross_eval.views.matrix_gallery import listing_of
@@ -274,7 +280,9 @@ def _differences(matrix: Matrix) -> list[str]:
     differences = [] if is_dolos else [f"other data: Dolos, not {data}"]
     if matrix.perturbation != UNPERTURBED:
         differences.append(f"other photos: as they are, not through {matrix.perturbation}")
-    ours = sorted({(short_name(m.encoder), m.layer, m.decoder) for m in matrix.models})
+    ours = sorted(
+        {(short_name(m.encoder), m.layer, m.decoder) for m in matrix.models if not m.maps}
+    )
     if ours and ours != [published_figures.NETWORK]:
         told = " and ".join(f"{encoder} {layer}, {decoder}" for encoder, layer, decoder in ours)
         differences.append(
@@ -293,6 +301,8 @@ def _detection(matrix: Matrix, metrics: Sequence[Metric]) -> dict[str, dict[str,
 
 
 def _network(model: ScoredModel) -> str:
+    if model.maps:
+        return f"another method: {of_maps(model.maps)}"
     return (
         f"{model.encoder} {model.layer}, {model.decoder} decoder, "
         f"{model.supervision} supervision, {model.image_size} px; encoder from "

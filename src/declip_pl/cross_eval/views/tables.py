@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from declip_pl.cross_eval.matrix import Score
+from declip_pl.cross_eval.estimates import Score
 from declip_pl.files import file_name, write_text
 
 FOLDER = "tables"

@@ -12,8 +12,14 @@ from typing import Any
 import wandb
 
 from declip_pl.cross_eval.drawing import PANELS
-from declip_pl.cross_eval.matrix import FILE, TABLE, Matrix, Score, Summary, read_matrix
-from declip_pl.cross_eval.measured import Panel
+from declip_pl.cross_eval.estimates import Score, Summary
+from declip_pl.cross_eval.figures import Panel
+from declip_pl.cross_eval.matrix import (
+    FILE,
+    TABLE,
+    Matrix,
+    read_matrix,
+)
 from declip_pl.cross_eval.photos import finished_cells, photo_table
 from declip_pl.files import command, relative, shortened
 from declip_pl.metrics import find_metric
@@ -154,7 +160,7 @@ def _facts(matrix: Matrix) -> dict[str, Any]:
     models = matrix.models
     shared = ("encoder", "layer", "decoder", "supervision", "image_size", "encoder_source")
     return {
-        **{key: _joined(getattr(model, key) for model in models) for key in shared},
+        **{key: _joined(getattr(m, key) for m in models if not m.maps) for key in shared},
         "generator": _joined(matrix.rows),
         "dataset": matrix.data.name,
         "seed": _joined(matrix.seeds),
@@ -173,7 +179,7 @@ def _tags(matrix: Matrix) -> list[str]:
     keys = ("encoder", "layer", "decoder", "supervision")
     seeds = [f"seed-{seed}" for seed in matrix.seeds]
     values = [JOB_TYPE, matrix.data.name, *matrix.rows, *seeds]
-    values += [getattr(model, key) for model in models for key in keys]
+    values += [getattr(model, key) for model in models if not model.maps for key in keys]
     return list(map(str, values))
 
 
@@ -216,7 +222,7 @@ def _caption(which: str, shown: Panel) -> str:
 
 
 def _log_checkpoints(run: Any, matrix: Matrix, checkpoints: Mapping[str, Path]) -> None:
-    for model in matrix.models:
+    for model in (model for model in matrix.models if not model.maps):
         # Artifact names allow no more than this; encoders may have a "+" in theirs.
         name = re.sub(r"[^\w.-]", "_", f"{matrix.data.name}-{model.name}")
         artifact = wandb.Artifact(name, type="model", metadata=to_json(model))

@@ -1,4 +1,4 @@
-"""What is measured of a cell of the matrix beside its scores, for plots and pictures."""
+"""What a matrix keeps for plots and pictures: curves, reliability diagrams, drawn photos."""
 
 from dataclasses import dataclass
 

@@ -1,0 +1,136 @@
+"""Heat maps and masks of a test set as the columns of a cell."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isnan
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from declip_pl.cross_eval.cell import FACTS
+from declip_pl.cross_eval.columns import Column
+from declip_pl.cross_eval.figures import LEVELS, Curve, PixelCounts
+from declip_pl.metrics import (
+    THRESHOLDS,
+    Metric,
+    Thresholds,
+    by_size,
+    calibration_histogram,
+    level_counts,
+    localization_scores,
+    map_metrics,
+    threshold_curves,
+    untouched_scores,
+)
+from declip_pl.parts import code_of
+
+SIZE = "size"
+"""Table of :class:`Scored` that holds the photos' widths and heights, ``[B, 2]``."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What scoring a test set gives; fields as of :class:`declip_pl.cross_eval.cell.Cell`."""
+
+    photos: list[str]
+    scores: dict[str, Column]
+    image_scores: dict[str, Column]
+    histogram: Column
+    curve: Curve
+    pixels: PixelCounts | None
+    facts: dict[str, Column]
+
+    @classmethod
+    def of(
+        cls, photos: list[str], tables: Mapping[str, Sequence[Tensor]], is_fake: bool
+    ) -> "Scored":
+        """Return what was scored batch by batch.
+
+        Args:
+            photos: Their names.
+            tables: The tables of :func:`score_maps` and :func:`image_tables`, each in batches.
+                :data:`SIZE` may be missing, and then there are no facts.
+            is_fake: Whether the photos are fakes.
+        """
+        table = {name: torch.cat(list(parts)).cpu() for name, parts in tables.items()}
+        curves = {
+            name: [_number(v) for v in values.double().mean(0).tolist()]
+            for name, values in _group(table, "curve/")
+        }
+        facts: dict[str, Column] = {}
+        if is_fake and SIZE in table:
+            found = torch.cat([table[SIZE], table["regions"][:, None]], 1)
+            facts = dict(zip(FACTS, found.double().T.contiguous().numpy(), strict=True))
+        return cls(
+            photos,
+            scores={name: values.double().numpy() for name, values in _group(table, "scores/")},
+            image_scores={k: values.double().numpy() for k, values in _group(table, "image/")},
+            histogram=table["histogram"].double().numpy(),
+            curve=Curve(list(THRESHOLDS), **curves),
+            pixels=PixelCounts(*table["pixels"].sum(0).long().tolist()) if is_fake else None,
+            facts=facts,
+        )
+
+
+def score_maps(
+    probabilities: Tensor, masks: Sequence[Tensor], thresholds: Thresholds, is_fake: bool
+) -> dict[str, Tensor]:
+    """Score a batch of maps: per photo one row of each table.
+
+    Args:
+        probabilities: ``[B, 1, h, w]`` in [0, 1].
+        masks: B masks ``[H, W]`` bool, True = fake.
+        thresholds: The model's.
+        is_fake: Whether the photos are fakes.
+    """
+    table: dict[str, Tensor] = {}
+    for chosen, maps, truth in by_size(probabilities, masks):
+        if is_fake:
+            scores = localization_scores(maps, truth, thresholds.pixel, thresholds.floor)
+        else:
+            scores = untouched_scores(maps, thresholds.floor)
+        parts = {f"scores/{name}": values for name, values in scores.items()}
+        parts |= {f"curve/{k}": v for k, v in threshold_curves(maps, truth).items()}
+        parts["histogram"] = calibration_histogram(maps, truth)
+        parts["pixels"] = level_counts(maps, truth, LEVELS)
+        parts["regions"] = count_regions(truth)
+        for name, values in parts.items():
+            empty = values.new_empty(len(masks), *values.shape[1:])
+            table.setdefault(name, empty)[chosen] = values
+    return table
+
+
+def image_tables(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tables of image scores, ``[B]`` for each pooling."""
+    return {f"image/{pooling}": values for pooling, values in scores.items()}
+
+
+def count_regions(masks: Tensor) -> Tensor:
+    """Count in how many regions the fakes of ``[B, H, W]`` masks lie: ``[B]``.
+
+    Pixels that touch at a corner are in one region.
+    """
+    found = [cv2.connectedComponents(mask.view(np.uint8))[0] - 1 for mask in masks.cpu().numpy()]
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def metric_identities(thresholds: Thresholds) -> tuple[str, ...]:
+    """Return the metrics that score maps with these thresholds: what a cell's key says of them."""
+    pixel, floor = thresholds.pixel, thresholds.floor
+    return tuple(map(_identity, map_metrics(pixel is not None, floor is not None)))
+
+
+def _identity(entry: Metric) -> str:
+    """Return a metric's name, and a hash of its code if that is a user's own."""
+    return ":".join(filter(None, (entry.name, code_of(entry.score))))
+
+
+def _group(table: Mapping[str, Tensor], prefix: str) -> list[tuple[str, Tensor]]:
+    return [(k.removeprefix(prefix), v) for k, v in table.items() if k.startswith(prefix)]
+
+
+def _number(value: float) -> float | None:
+    """Return a figure for JSON, which has no NaN."""
+    return None if isnan(value) else float(value)
