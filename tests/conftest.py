@@ -29,9 +29,17 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from declip_pl import cli, parts
 from declip_pl.data.check import check_data
+from declip_pl.data.index import DataIndex
 from declip_pl.data.layout import SPLITS, Sample, build_layout, samples
 from declip_pl.metrics import table
 from declip_pl.model import checkpoint
+from declip_pl.model.mirror import mirror_folder
+
+# Nor are what they know of data sets, and forgeries. The mirror of a machine's real cache is used.
+MIRROR = mirror_folder()
+os.environ["DECLIP_CACHE"] = tempfile.mkdtemp(prefix="declip-cache-")
+if MIRROR.is_dir():
+    mirror_folder().symlink_to(MIRROR.resolve())
 
 atexit.register(shutil.rmtree, os.environ["DECLIP_FEATURES"], ignore_errors=True)
 torch.set_num_threads(1)  # tests run in parallel processes
@@ -136,7 +144,8 @@ def _save(path: Path, array: np.ndarray) -> None:
 
 def check_all(layout, names, rule):
     """Check all splits of some generators."""
-    return check_data(layout, dict.fromkeys(SPLITS, names), rule, progress=False)
+    wanted = dict.fromkeys(SPLITS, names)
+    return check_data(layout, wanted, rule, DataIndex(layout.root), progress=False)
 
 
 @pytest.fixture(autouse=True)

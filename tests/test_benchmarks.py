@@ -1,6 +1,7 @@
 """The benchmark runs from end to end, and both sides do the same work."""
 
 import json
+import os
 import re
 from dataclasses import fields, replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from benchmarks import bench, costs, decoders, matrix, quality, report
+from benchmarks import bench, costs, decoders, matrix, quality, report, starts
 from benchmarks.networks import Network
 from benchmarks.ours import Ours
 from benchmarks.published import StandIn
@@ -23,6 +24,7 @@ from declip_pl.cross_eval.matrix import (
     ScoredModel,
     write_matrix,
 )
+from declip_pl.data import datamodule
 from declip_pl.data.layout import build_layout, samples
 from declip_pl.errors import UserError
 from declip_pl.model.encoder import build_encoder
@@ -182,3 +184,20 @@ def test_the_matrix_benchmark_reports_time_and_memory(tmp_path, capsys):
     row = capsys.readouterr().out.strip()
     assert re.fullmatch(r"\| 30 (\| [\d.]+ ){4}\|", row)
     assert row.count("|") == matrix.HEADER.splitlines()[0].count("|")
+
+
+def test_starts_measures_two_starts_on_the_same_files(tmp_path, monkeypatch, capsys):
+    for name in ("DECLIP_CACHE", "DECLIP_FEATURES"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(datamodule, "PRELOADED_SHARE", datamodule.PRELOADED_SHARE)
+    starts.write(tmp_path, 30)
+    written = [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
+    assert len(written) == 30
+    for path in written:
+        os.utime(path, ns=(0, 1))
+    for _ in range(2):
+        starts.start(tmp_path, 30)
+    rows = [[float(part) for part in line.split()] for line in capsys.readouterr().out.splitlines()]
+    assert [len(row) for row in rows] == [3, 3] and all(row[2] > 0 for row in rows)
+    (index,) = (tmp_path / "index").glob("data-*.jsonl")
+    assert len(index.read_text().splitlines()) == 2 + 22  # training sees no untouched photos

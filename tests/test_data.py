@@ -17,6 +17,7 @@ from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.dataset import LocalizationDataset, collate
 from declip_pl.data.folders import walk
 from declip_pl.data.images import read_photo
+from declip_pl.data.index import DataIndex
 from declip_pl.data.layout import SPLITS, build_layout, select_generators
 from declip_pl.data.layouts.dolos import source_root
 from declip_pl.data.masks import read_mask
@@ -37,7 +38,7 @@ def module(root, **changes):
 def check(root, *generators, polarity="black"):
     layout = build_layout("dolos", root)
     wanted = dict.fromkeys(SPLITS, generators or ["ldm"])
-    return check_data(layout, wanted, polarity, progress=False)
+    return check_data(layout, wanted, polarity, DataIndex(layout.root), progress=False)
 
 
 def test_samples_pair_by_relative_path_whatever_the_suffix(own_tree):
@@ -493,7 +494,7 @@ def test_a_layout_of_ones_own(flat, monkeypatch):
     assert names == ["test/brush", "test/real"]
     assert module(flat, layout=spec, generator="brush", polarity="black").mask_rule == "black"
     wanted = dict.fromkeys(SPLITS, ("brush", "real"))
-    report = check_data(data.layout, wanted, "white", progress=False)
+    report = check_data(data.layout, wanted, "white", data.index, progress=False)
     assert report.errors == report.warnings == [] and report.images == 9 + 6
     with pytest.raises(UserError, match=r"no generator 'ldm' in .*found: brush"):
         module(flat, layout=spec, generator="ldm")

@@ -367,7 +367,7 @@ def test_preloaded_photos_are_the_same(cache, photos, tree):
     data.views = [fetch(cache, photos)]
     before = [data[i] for i in range(len(data))]
     data.views = [fetch(cache, photos)]  # as it is before anything was read
-    shards_and_masks = data.views[0].nbytes + data.mask_bytes
+    shards_and_masks = data.views[0].nbytes + data.mask_bytes()
     data.views[0].preload(CPU)
     data.preload(CPU)
     for name in shards(cache):
@@ -443,9 +443,9 @@ def test_size_of_masks_is_known_before_they_are_decoded(own_tree):
     files = find(own_tree, "ldm", "valid")
     Image.new("L", (300, 200), 255).save(files[1].mask)  # Dolos' sizes differ
     own = LocalizationDataset("x", files, build_transform(SMALL), "black")
-    assert own.mask_bytes == 3 * 96 * 96 + 300 * 200 == sum(mask.nbytes for mask in own.masks())
+    assert own.mask_bytes() == 3 * 96 * 96 + 300 * 200 == sum(mask.nbytes for mask in own.masks())
     resized = LocalizationDataset("x", files, build_transform(SMALL), 0, mask_size=256)
-    assert resized.mask_bytes == 4 * 256 * 256
+    assert resized.mask_bytes() == 4 * 256 * 256
 
 
 def test_cache_prune_knows_its_caches(in_folder, error_of):

@@ -18,7 +18,7 @@ from declip_pl.data.forgeries import folder as folder_module
 from declip_pl.data.forgeries import kept_autoencoders
 from declip_pl.data.forgeries.folder import ForgeryFolder
 from declip_pl.data.forgeries.manifest import read_about, read_manifest
-from declip_pl.data.forgeries.sources import Forgeries, Source, find_sources
+from declip_pl.data.forgeries.sources import Forgeries, Source, find_sources, index_of
 from declip_pl.data.forgeries.views import draw_view
 from declip_pl.data.images import read_photo
 from declip_pl.data.layout import build_layout
@@ -42,6 +42,10 @@ def forged(root: Path, **options) -> ForgeryFolder:
     return ForgeryFolder(build_layout("dolos", root), Forgeries(**options))
 
 
+def sources_of(layout, folders) -> list[Source]:
+    return find_sources(layout, folders, index_of(layout))
+
+
 def hash_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -53,7 +57,7 @@ def states(folder: Path) -> dict[str, tuple[str, int]]:
 
 
 def test_own_photos_keep_their_split_and_test_photos_are_never_forged(root):
-    sources = find_sources(build_layout("dolos", root), [])
+    sources = sources_of(build_layout("dolos", root), [])
     assert Counter(source.split for source in sources) == {"train": 4, "valid": 2}
     for source in sources:
         assert source.photo.parent == root / "real" / source.split
@@ -63,7 +67,7 @@ def test_own_photos_keep_their_split_and_test_photos_are_never_forged(root):
 
 def test_of_further_photos_an_eighth_is_for_validation(root, tmp_path):
     further = write_photos(tmp_path / "further", 40)
-    sources = find_sources(build_layout("dolos", root), [str(further)])
+    sources = sources_of(build_layout("dolos", root), [str(further)])
     found = {source.photo.name: source.split for source in sources if source.folder == "further"}
     expected = {
         path.name: "valid" if int(hash_of(path)[-1], 16) % 8 == 0 else "train"
@@ -77,7 +81,7 @@ def test_folders_are_told_apart_by_the_ends_of_their_paths(root, tmp_path):
         write_photos(tmp_path / folder, 1, seed=number)
 
     def names(*folders: str) -> set[str]:
-        sources = find_sources(build_layout("dolos", root), [str(tmp_path / f) for f in folders])
+        sources = sources_of(build_layout("dolos", root), [str(tmp_path / f) for f in folders])
         return {source.folder for source in sources if source.further}
 
     assert names("a/x") == names("a/x", "a/x") == {"x"}
@@ -94,7 +98,7 @@ def test_copies_of_test_and_validation_photos_are_not_trained_on(root, tmp_path)
     further = write_photos(tmp_path / "further", 1)
     for split in ("train", "valid", "test"):
         shutil.copy(root / "real" / split / "1.png", further / f"{split}.png")
-    sources = find_sources(build_layout("dolos", root), [str(further)])
+    sources = sources_of(build_layout("dolos", root), [str(further)])
     split_of = {source.sha256: source.split for source in sources}
     assert len(sources) == len(split_of) == COUNTS["train"] + COUNTS["valid"] + 1
     assert hash_of(further / "test.png") not in split_of
@@ -106,15 +110,15 @@ def test_what_lies_in_the_data_set_is_no_further_photo(tmp_path):
     write_photos(tmp_path / "all" / "more", 3)
     root = small_tree(tmp_path / "all" / "photos")
     layout = build_layout("dolos", root)
-    sources = find_sources(layout, [str(tmp_path / "all")])
+    sources = sources_of(layout, [str(tmp_path / "all")])
     assert Counter(source.folder for source in sources) == {"real": 6, "all": 3}
     with pytest.raises(UserError, match="holds no photo to forge beside those"):
-        find_sources(layout, [str(root / "fake")])
+        sources_of(layout, [str(root / "fake")])
 
 
 def test_small_photos_are_left_out_and_counted(root, tmp_path, capsys):
     further = write_photos(tmp_path / "further", 2, size=63)
-    assert len(find_sources(build_layout("dolos", root), [str(further)])) == 6
+    assert len(sources_of(build_layout("dolos", root), [str(further)])) == 6
     assert "left out 2 photos with a side of less than 64 px" in capsys.readouterr().out
 
 
@@ -123,12 +127,12 @@ def test_without_an_untouched_photo_there_is_one_error(tmp_path, split):
     root = small_tree(tmp_path / "photos")
     shutil.rmtree(root / "real" / split)
     with pytest.raises(UserError, match=f"no untouched {split} photo to forge"):
-        find_sources(build_layout("dolos", root), [])
+        sources_of(build_layout("dolos", root), [])
 
 
 def test_a_folder_that_is_not_there_is_named(root, tmp_path):
     with pytest.raises(UserError, match=r"there is no folder .*nowhere of photos"):
-        find_sources(build_layout("dolos", root), [str(tmp_path / "nowhere")])
+        sources_of(build_layout("dolos", root), [str(tmp_path / "nowhere")])
 
 
 def made_up(hashes, split="train") -> list[Source]:

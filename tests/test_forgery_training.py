@@ -80,7 +80,7 @@ def test_every_item_is_of_its_epoch(root, supervision):
 
 def test_preloaded_masks_are_those_of_the_epoch(root):
     plain, preloaded = module(root).train_set(), module(root).train_set()
-    assert preloaded.mask_bytes == 20 * 256**2
+    assert preloaded.mask_bytes() == 20 * 256**2
     preloaded.preload(torch.device("cpu"))
     for epoch in range(3):
         plain.epoch = preloaded.epoch = epoch

@@ -9,6 +9,7 @@ from data_trees import TREES, box, casia2, mani, photo, save
 
 from declip_pl import cli
 from declip_pl.data.check import check_data, counted
+from declip_pl.data.index import DataIndex
 from declip_pl.data.info import all_facts
 from declip_pl.data.layout import (
     REAL,
@@ -56,7 +57,7 @@ def checked(layout):
     names = [*layout.generators(), REAL]
     wanted = {split: [n for n in names if any(s.generator == n for s in layout.samples(split))]
               for split in SPLITS}  # fmt: skip
-    return check_data(layout, wanted, mask_rule(layout), progress=False)
+    return check_data(layout, wanted, mask_rule(layout), DataIndex(layout.root), progress=False)
 
 
 def test_each_tree_passes_the_check(make):

@@ -247,4 +247,4 @@ def test_what_is_fake_as_a_whole_has_the_mask_of_its_photo(tmp_path):
     data = LocalizationDataModule(f"manifest:{tmp_path}/list.csv", "dream")
     (test,) = data.test_sets()
     assert test[0]["mask"].shape == (40, 40) and test[0]["mask"].all() and test[0]["label"] == 1
-    assert test.mask_bytes == 1600 and [mask.shape for mask in test.masks()] == [(40, 40)]
+    assert test.mask_bytes() == 1600 and [mask.shape for mask in test.masks()] == [(40, 40)]

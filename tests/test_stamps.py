@@ -185,10 +185,10 @@ def test_cross_evaluation_notices_what_changes_behind_its_hash(
     before = mask.read_bytes()
     fetch = FeatureCache.fetch
 
-    def replaced_meanwhile(self, photos, device):
+    def replaced_meanwhile(self, photos, device, hashes):
         if any("lama" in str(photo) for photo in photos):
             replace(mask)
-        return fetch(self, photos, device)
+        return fetch(self, photos, device, hashes)
 
     command = ["evaluate", "outputs/model", "--data", str(own_tree), "--name", "x"]
     with monkeypatch.context() as patch:

@@ -6,7 +6,8 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
@@ -132,6 +133,17 @@ def sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{path} can't be read ({error.strerror or error})") from error
+
+
+def all_sha256(paths: Iterable[Path]) -> dict[Path, str]:
+    """Return the SHA-256 of each file's content, on all cores.
+
+    Raises:
+        UserError: If a file can't be read.
+    """
+    files = list(dict.fromkeys(paths))
+    with ThreadPoolExecutor() as pool:  # hashes are computed outside the interpreter lock
+        return dict(zip(files, pool.map(sha256, files), strict=True))
 
 
 def short_hash(text: str) -> str:

@@ -66,6 +66,7 @@ def score_all(
     # Where nothing is left to score, no encoder is loaded. What fails here is tried again below.
     add = partial(_add_finished, cells, data, tests, results)
     left = [model for model in models if not attempt([], model.name, partial(add, model))]
+    data.index.save()
     countdown = Countdown(len(left))
     for maps in (method for method in left if isinstance(method, MapFolder)):
         print(countdown.next(f"scoring {maps.name}"), flush=True)
@@ -94,11 +95,8 @@ def _score_sharing(
         return failures
     cache = FeatureCache(encoder, perturbation=data.perturbation)
     clean = FeatureCache(encoder)  # thresholds are chosen on photos as they are
-    encoded = [
-        test
-        for test in tests
-        if attempt(failures, f"test set {test.name}", partial(_encode, cache, test, device))
-    ]
+    encode = partial(_encode, cache, data, device)
+    encoded = [t for t in tests if attempt(failures, f"test set {t.name}", partial(encode, t))]
     for model in models:
         print(countdown.next(f"scoring {model.name}"), flush=True)
         work = partial(_score_model, cells, model, data, encoder, clean, encoded, results, device)
@@ -136,7 +134,7 @@ def _score_model(
     maps = DecodedMaps(load_decoder(model.checkpoint, encoder), device)
     valid = _valid_sets(data, model)
     for part in valid:
-        _encode(cache, part, device)
+        _encode(cache, data, device, part)
     encoder.offload()
     thresholds = cells.thresholds(model, maps, valid)
     return _add_cells(cells, model, maps, tests, thresholds, results)
@@ -175,9 +173,12 @@ def _add_cells(
     return failures
 
 
-def _encode(cache: FeatureCache, test: TestSet, device: torch.device) -> bool:
+def _encode(
+    cache: FeatureCache, data: LocalizationDataModule, device: torch.device, test: TestSet
+) -> bool:
     """Give a set its photos' features."""
-    test.data.views = [cache.fetch([sample.image for sample in test.data.samples], device)]
+    photos = [sample.image for sample in test.data.samples]
+    test.data.views = [cache.fetch(photos, device, data.index.hashes)]
     test.data.check_photos()
     return True
 
@@ -209,4 +210,5 @@ def _valid_sets(data: LocalizationDataModule, model: Method) -> list[TestSet]:
 def _test_set(data: LocalizationDataModule, name: str, split: Any, *generators: str) -> TestSet:
     photos = data.evaluation_set(name, split, *generators)
     perturbation = key_of(data.perturbation if split == "test" else UNPERTURBED)
-    return TestSet(name, photos, content_hash(photos.samples, data.mask_rule_key), perturbation)
+    digest = content_hash(photos.samples, data.mask_rule_key, data.index.hashes)
+    return TestSet(name, photos, digest, perturbation)

@@ -1,17 +1,15 @@
 """The preflight check: all that is wrong with a data set, at once and by file name."""
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from declip_pl.data.images import read_photo
+from declip_pl.data.index import DataIndex
 from declip_pl.data.layout import (
     REAL,
     SPLITS,
@@ -23,14 +21,8 @@ from declip_pl.data.layout import (
     left_out_line,
     notices,
 )
-from declip_pl.data.masks import (
-    MaskRule,
-    is_fake,
-    mostly_fake,
-    read_grey,
-    read_mask,
-    wholly_fake,
-)
+from declip_pl.data.masks import MaskRule, mostly_fake, wholly_fake
+from declip_pl.data.stamps import files_of
 from declip_pl.errors import UserError
 
 SHOWN = 20
@@ -42,18 +34,22 @@ class Report:
     """What a check found.
 
     Attributes:
-        images: Files decoded.
+        images: Files that were looked at.
+        decoded: Those of them that were decoded, as they were not known to be as they were when
+            an earlier check decoded them.
         errors: What would spoil training or evaluation, one line each.
         warnings: What is handled but deserves a look, one line each.
     """
 
     images: int = 0
+    decoded: int = 0
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         """Return the findings as text, at most :data:`SHOWN` lines of each kind."""
-        lines = [f"{self.images} files decoded"]
+        same = self.images - self.decoded
+        lines = [f"{self.decoded} files decoded" + f", {same} unchanged since" * (same > 0)]
         for kind, found in (("error", self.errors), ("warning", self.warnings)):
             lines += [f"{kind}: {line}" for line in found[:SHOWN]]
             lines += [f"... and {len(found) - SHOWN} more {kind}s"] if len(found) > SHOWN else []
@@ -80,7 +76,7 @@ class _Finding:
     error: str | None = None
     warnings: tuple[str, ...] = ()
     fake_share: float | None = None
-    content: bytes = b""
+    content: str = ""
 
 
 Checked = tuple[Split, Sample, _Finding]
@@ -132,8 +128,17 @@ def counted(layout: Layout) -> list[str]:
     return lines + [f"{facts.title}: no photo of {', '.join(absent)}"] * bool(absent)
 
 
-def check_data(layout: Layout, wanted: Wanted, rule: MaskRule, progress: bool = True) -> Report:
+def check_data(
+    layout: Layout,
+    wanted: Wanted,
+    rule: MaskRule,
+    index: DataIndex,
+    rule_key: str = "",
+    progress: bool = True,
+) -> Report:
     """Decode every file of some generators and report everything that is wrong.
+
+    Files that the index knows are not decoded again.
 
     Errors: a photo without mask or the reverse, files that can't be decoded to the end, masks that
     say more than black and white, splits without images that are wanted. Warnings: what was left
@@ -146,6 +151,9 @@ def check_data(layout: Layout, wanted: Wanted, rule: MaskRule, progress: bool = 
         layout: The data set.
         wanted: What to look at.
         rule: Which pixels of a mask are fake.
+        index: What is known of the files; what is read is added to it.
+        rule_key: The rule in words; without them the masks of a layout's own reader are always
+            decoded.
         progress: Show a progress bar.
     """
     report = Report()
@@ -155,12 +163,9 @@ def check_data(layout: Layout, wanted: Wanted, rule: MaskRule, progress: bool = 
             found, problems = find_samples(layout, split, name)
             places += [(split, sample) for sample in found]
             report.errors += problems
-    samples = [sample for _, sample in places]
-    with ThreadPoolExecutor() as pool:  # PIL decodes outside the interpreter lock
-        findings = pool.map(partial(_check_sample, rule), samples)
-        bar = tqdm(findings, "checking data", len(samples), disable=None if progress else True)
-        checked = [(*place, finding) for place, finding in zip(places, bar, strict=True)]
-    report.images = len(samples) + sum(sample.mask is not None for sample in samples)
+    checked = _check_all(places, _Checker(index, rule, rule_key), progress)
+    report.images = len(set(files_of(sample for _, sample in places)))
+    report.decoded = len(index.decoded)
     named = list(dict.fromkeys(name for names in wanted.values() for name in names))
     left_out = left_out_line(layout, named)
     report.warnings += [left_out] if left_out else []
@@ -171,6 +176,26 @@ def check_data(layout: Layout, wanted: Wanted, rule: MaskRule, progress: bool = 
         report.warnings += finding.warnings
     report.warnings += [*_leaks(checked), *_shared_sources(checked), *_unchanged(checked)]
     return report
+
+
+def _check_all(
+    places: Sequence[tuple[Split, Sample]], check: "_Checker", progress: bool
+) -> list[Checked]:
+    """Return what each sample gave; what has to be decoded is decoded on all cores."""
+    known = [check.knows(sample) for _, sample in places]
+    left = [sample for (_, sample), there in zip(places, known, strict=True) if not there]
+    with ThreadPoolExecutor() as pool:  # PIL decodes outside the interpreter lock
+        bar = tqdm(
+            pool.map(check, left),
+            "checking data",
+            len(left),
+            disable=None if progress and left else True,
+        )
+        fresh = iter(bar)
+        return [
+            (split, sample, check(sample) if there else next(fresh))
+            for (split, sample), there in zip(places, known, strict=True)
+        ]
 
 
 def _add_shares(report: Report, layout: Layout, checked: Sequence[Checked], rule: MaskRule) -> None:
@@ -188,7 +213,7 @@ def _add_shares(report: Report, layout: Layout, checked: Sequence[Checked], rule
 
 def _leaks(checked: Sequence[Checked]) -> Iterator[str]:
     """Yield a line for each photo whose pixels are also in an earlier split."""
-    seen: dict[bytes, tuple[Split, Sample]] = {}
+    seen: dict[str, tuple[Split, Sample]] = {}
     for split, sample, finding in sorted(checked, key=lambda item: SPLITS.index(item[0])):
         if not finding.content:
             continue
@@ -218,44 +243,60 @@ def _unchanged(checked: Sequence[Checked]) -> Iterator[str]:
             yield f"{sample.image}: a fake with the same pixels as the real {real}"
 
 
-def _check_sample(rule: MaskRule, sample: Sample) -> _Finding:
-    try:
-        photo = read_photo(sample.image)
-    except UserError as error:
-        return _Finding(error=str(error))
-    content = _content(photo)
-    if sample.mask is None or sample.mask_rule is wholly_fake:
-        return _Finding(content=content)
-    own = sample.mask_rule or rule
-    try:
-        if callable(own):
-            fake, softened = read_mask(sample.mask, own), 0
-        else:
-            grey = read_grey(sample.mask)
-            fake, softened = is_fake(grey, own), _softened(grey)
-    except UserError as error:
-        return _Finding(error=str(error), content=content)
-    warnings = []
-    if softened:
-        warnings.append(f"{sample.mask}: not binary, {softened} grey values; cut half-way")
-    if not fake.any():
-        warnings.append(f"{sample.mask}: no fake pixel")
-    # One pixel of rounding in either size is no other aspect ratio.
-    height, width = photo.shape[:2]
-    if abs(fake.shape[0] * width - fake.shape[1] * height) > max(height, width):
-        warnings.append(
-            f"{sample.mask}: {fake.shape[::-1]} px, another aspect ratio than its image"
+class _Checker:
+    """Checks one sample.
+
+    Args:
+        index: What is known of the files.
+        rule: Which pixels of a mask are fake.
+        rule_key: The same in words.
+    """
+
+    def __init__(self, index: DataIndex, rule: MaskRule, rule_key: str) -> None:
+        self.index = index
+        self.rule = rule
+        self.rule_key = rule_key
+
+    def knows(self, sample: Sample) -> bool:
+        """Return whether nothing has to be decoded for it."""
+        mask = self._mask(sample)
+        return self.index.knows_photo(sample.image) and (
+            mask is None or self.index.knows_mask(mask, self._said(sample))
         )
-    return _Finding(None, tuple(warnings), float(fake.mean()), content)
 
+    def __call__(self, sample: Sample) -> _Finding:
+        """Return what is found."""
+        try:
+            photo = self.index.photo(sample.image)
+        except UserError as error:
+            return _Finding(error=str(error))
+        path = self._mask(sample)
+        if path is None:
+            return _Finding(content=photo.pixels)
+        try:
+            mask = self.index.mask(path, sample.mask_rule or self.rule, self._said(sample))
+        except UserError as error:
+            return _Finding(error=str(error), content=photo.pixels)
+        warnings = []
+        if mask.levels:
+            warnings.append(f"{path}: not binary, {mask.levels} grey values; cut half-way")
+        if not mask.fake_share:
+            warnings.append(f"{path}: no fake pixel")
+        # One pixel of rounding in either size is no other aspect ratio.
+        if abs(mask.height * photo.width - mask.width * photo.height) > max(
+            photo.height, photo.width
+        ):
+            sides = (mask.width, mask.height)
+            warnings.append(f"{path}: {sides} px, another aspect ratio than its image")
+        return _Finding(None, tuple(warnings), mask.fake_share, photo.pixels)
 
-def _content(photo: NDArray[np.uint8]) -> bytes:
-    """Return a hash of a photo's pixels, the same whatever file they are stored in."""
-    digest = hashlib.sha256(str(photo.shape).encode())
-    digest.update(photo.data)
-    return digest.digest()
+    @staticmethod
+    def _mask(sample: Sample) -> Path | None:
+        """Return the mask that has to be read; none of what is fake as a whole."""
+        return None if sample.mask_rule is wholly_fake else sample.mask
 
-
-def _softened(grey: NDArray[np.uint8]) -> int:
-    """Return how many grey values a mask has, or 0 if it is black and white."""
-    return 0 if np.isin(grey, (0, 255)).all() else len(np.unique(grey))
+    def _said(self, sample: Sample) -> str:
+        """Return in words how a sample's mask is read; "" where there are none."""
+        if sample.mask_rule is None:
+            return self.rule_key
+        return "" if callable(sample.mask_rule) else f"{sample.mask_rule} is fake"

@@ -7,7 +7,8 @@ from typing import Literal
 
 from declip_pl.data.file_kinds import seen_photos
 from declip_pl.data.forgeries.folder import ForgeryFolder
-from declip_pl.data.forgeries.sources import Forgeries, PhotoFolders, layout_of
+from declip_pl.data.forgeries.sources import Forgeries, PhotoFolders, index_of, layout_of
+from declip_pl.data.index import DataIndex
 from declip_pl.data.layout import (
     ALL,
     FORGERIES,
@@ -129,21 +130,28 @@ class ChosenPhotos:
         return samples(self.layout, split, *generators)
 
     @cached_property
+    def index(self) -> DataIndex:
+        """What earlier runs have read of the files."""
+        return index_of(self.layout)
+
+    @cached_property
     def stamps(self) -> Stamps:
         """What the generators' files and the real ones are when they are first asked for."""
         names = (*self.generators, REAL)
         splits = (find_samples(self.layout, split, *names)[0] for split in SPLITS)
-        return Stamps(files_of(chain.from_iterable(splits)))
+        self.index.stamps.add(files_of(chain.from_iterable(splits)))
+        return self.index.stamps
 
     @cached_property
     def forged(self) -> ForgeryFolder | None:
         """The forgeries; those that are missing are made when they are first asked for."""
         if self.forgeries is None:
             return None
-        folder = ForgeryFolder(self.layout, self.forgeries)
+        folder = ForgeryFolder(self.layout, self.forgeries, self.index)
         for split in ("train", "valid"):
             made = chain.from_iterable(folder.samples(split))
             self.stamps.add(files_of(chain(made, folder.further_photos(split))))
+        self.index.save()
         return folder
 
     def forged_samples(self, split: Split) -> list[list[Sample]]:

@@ -7,6 +7,7 @@ from declip_pl.data.check import check_data, counted, present
 from declip_pl.data.forgeries.folder import ForgeryFolder
 from declip_pl.data.forgeries.sheet import contact_sheet
 from declip_pl.data.forgeries.sources import Forgeries, Versions, layout_of, split_folders
+from declip_pl.data.index import DataIndex
 from declip_pl.data.layout import (
     ALL,
     REAL,
@@ -14,6 +15,7 @@ from declip_pl.data.layout import (
     build_layout,
     has_reals,
     mask_rule,
+    mask_rule_key,
     select_generators,
 )
 from declip_pl.data.layouts.dolos import Source, source_root
@@ -36,6 +38,8 @@ def check(
 ) -> None:
     """Decode every file of a data set and list all that is wrong with it.
 
+    Whatever earlier runs have read of it is read again, and noted for later ones.
+
     A set may lack splits: with a test split alone it can be tested on. Of a published set the
     numbers of photos are compared with those that it should have.
 
@@ -50,11 +54,14 @@ def check(
         UserError: If anything would spoil training.
     """
     place = _place(root, source)
-    data = build_layout(place.layout or layout, place.root)
+    layout = place.layout or layout
+    data = build_layout(layout, place.root)
     names = select_generators(data, generator)
     names += [REAL] if any(has_reals(data, split) for split in SPLITS) else []
     wanted, lacks = present(data, names)
-    report = check_data(data, wanted, mask_rule(data, polarity))
+    rule, index = mask_rule(data, polarity), DataIndex(data.root, anew=True)
+    report = check_data(data, wanted, rule, index, mask_rule_key(rule, layout))
+    index.save()
     report.warnings += lacks + counted(data)
     report.raise_errors()
     print(report)
@@ -103,6 +110,7 @@ def forgeries(
     data = layout_of(place.root, place.layout or layout, options)
     folder = ForgeryFolder(data, options)
     made = folder.manifest.forgeries
+    folder.index.save()
     with atomic_path(output) as temporary:
         contact_sheet(folder).save(temporary, "PNG")
     counts = ", ".join(f"{count} of {name}" for name, count in folder.manifest.photos.items())

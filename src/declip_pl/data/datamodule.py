@@ -68,7 +68,8 @@ class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
         batch_size: Photos in a batch, on each device.
         num_workers: Processes that decode photos.
         supervision: ``full`` (masks) or ``weak`` (image labels, reals against fakes).
-        check: Decode every file before training and refuse to start if one is damaged.
+        check: Decode every file before training that was not decoded before, and refuse to start
+            if one is damaged.
         seed: Decides the order of the training photos and their augmentation.
         cache: Encode every photo once and keep its features on disk (see
             :mod:`declip_pl.data.feature_cache`).
@@ -129,7 +130,9 @@ class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
         """The device whose memory holds features and masks during training."""
 
     def prepare_data(self) -> None:
-        """Decode every file that the stage needs once (the preflight check), and make forgeries.
+        """Check every file that the stage needs (the preflight check), and make forgeries.
+
+        What is in the index as it was at an earlier check is not decoded again.
 
         Raises:
             UserError: If a file is damaged or lacks its partner; all of them are listed.
@@ -141,7 +144,8 @@ class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
             own = stage == "predict" and self.photos
             splits = () if own else (NEEDED[stage],) if stage in NEEDED else SPLITS
             wanted = {split: self.names(split) for split in splits}
-            report = check_data(self.layout, wanted, self.mask_rule)
+            report = check_data(self.layout, wanted, self.mask_rule, self.index, self.mask_rule_key)
+            self.index.save()
             report.raise_errors()
             print(f"data: {self.root}, {report}")
         if self.forgeries and stage not in ("test", "predict"):
@@ -151,11 +155,13 @@ class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
         """Put features and masks of training and validation into a device's memory, if they fit."""
         sets = [self.train_set(), *self.valid_sets()]
         views = {*self.train_views, *self.evaluation_views}
-        needed = sum(v.nbytes for v in views) + sum(data.mask_bytes for data in sets)
+        masks = sum(data.mask_bytes(self.index.sides) for data in sets)
+        needed = sum(v.nbytes for v in views) + masks
         if needed < PRELOADED_SHARE * free_memory(device):
             for features in views:
                 features.preload(device)
             self._preloaded = device
+        self.index.save()
 
     def drop_features(self) -> None:
         """Forget cached features and free the memory that they took."""
@@ -218,8 +224,9 @@ class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
         """A hash of the contents of all photos and masks that training and validation see."""
         sets = [self.train_set(), *self.valid_sets()]
         files = [sample for data in sets for sample in data.samples]
-        found = content_hash(files, self.mask_rule_key)
+        found = content_hash(files, self.mask_rule_key, self.index.hashes)
         self.stamps.check(*files_of(files))
+        self.index.save()
         return found
 
     def state_dict(self) -> dict[str, Any]:

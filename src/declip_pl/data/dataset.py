@@ -1,7 +1,7 @@
 """Samples as tensors, and batches of them."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from itertools import chain
@@ -126,12 +126,16 @@ class LocalizationDataset(Dataset[Item]):
         items = {index: self[index] for index in sorted(indices, key=self._stored)}
         return [items[index] for index in indices]
 
-    @property
-    def mask_bytes(self) -> int:
-        """Size of all masks as :meth:`preload` keeps them, a byte for each pixel."""
+    def mask_bytes(self, sides: Callable[[Path], tuple[int, int]] = size_of) -> int:
+        """Return the size of all masks as :meth:`preload` keeps them, a byte for each pixel.
+
+        Args:
+            sides: Returns the sides of a mask in px.
+        """
         if self.mask_size:
             return len(self.samples) * self.mask_size**2
-        return sum(math.prod(self._size(sample.mask)) for sample in self.samples)
+        own = (OUTPUT_SIZE, OUTPUT_SIZE)  # of what has no mask
+        return sum(math.prod(sides(s.mask) if s.mask else own) for s in self.samples)
 
     def preload(self, device: torch.device) -> None:
         """Decode all masks into a device's memory; items take them from there from now on."""
@@ -180,11 +184,6 @@ class LocalizationDataset(Dataset[Item]):
         mask = read_mask(path, own or self.mask_rule)
         self.stamps.check(path)
         return mask
-
-    @staticmethod
-    def _size(mask: Path | None) -> tuple[int, int]:
-        """Return a mask's size without decoding it."""
-        return (OUTPUT_SIZE, OUTPUT_SIZE) if mask is None else size_of(mask)
 
     def every(self, step: int, start: int) -> "LocalizationDataset":
         """Return the same set with every ``step``-th photo from ``start`` on; it has no turns."""

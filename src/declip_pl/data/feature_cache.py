@@ -14,7 +14,7 @@ a memory map; a GPU can have them preloaded into its own memory.
 import hashlib
 import json
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
@@ -42,6 +42,7 @@ from declip_pl.errors import UserError
 from declip_pl.files import (
     LOCK,
     NAME_BYTES,
+    all_sha256,
     locked,
     remove_leftovers,
     sha256,
@@ -162,7 +163,12 @@ class FeatureCache:
         name = shortened(name, NAME_BYTES - len(digest) - 1)  # many layers make it long
         self.folder = (root or features_folder()) / f"{name}-{digest}"
 
-    def fetch(self, photos: Sequence[Path], device: torch.device) -> CachedFeatures:
+    def fetch(
+        self,
+        photos: Sequence[Path],
+        device: torch.device,
+        hashes: Callable[[Iterable[Path]], Mapping[Path, str]] = all_sha256,
+    ) -> CachedFeatures:
         """Return the features of photos; those that are missing are encoded first.
 
         A build may be killed at any time: finished shards stay. Of several processes one
@@ -171,13 +177,13 @@ class FeatureCache:
         Args:
             photos: Image files.
             device: Where the encoder runs meanwhile.
+            hashes: Returns the SHA-256 of each of some files.
 
         Raises:
             UserError: If a photo can't be decoded or changes meanwhile, or the folder can't be
                 read or written.
         """
-        with ThreadPoolExecutor() as pool:
-            key_of = dict(zip(photos, pool.map(sha256, photos), strict=True))
+        key_of = hashes(photos)
         photo_of = {key: photo for photo, key in key_of.items()}
         places, damaged = self._look_up(photo_of)
         if missing := {key: photo for key, photo in photo_of.items() if key not in places}:
@@ -248,7 +254,10 @@ class FeatureCache:
             transform.set_random_seed(int(key[:8], 16) + self.view)
             pixels: Tensor = transform(image=read_photo(photos[key]))["image"]
             if sha256(photos[key]) != key:  # read after it was decoded, from the kernel's memory
-                raise UserError(f"{photos[key]} changed while it was encoded; start again")
+                raise UserError(
+                    f"{photos[key]} changed while it was encoded; start again, and touch the file "
+                    "if that does not help"
+                )
             return pixels
 
         with ThreadPoolExecutor() as pool:  # PIL decodes and resizes outside the interpreter lock

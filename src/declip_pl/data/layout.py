@@ -183,6 +183,14 @@ def find_samples(layout: Layout, split: Split, *generators: str) -> tuple[list[S
     return found, problems
 
 
+def _relative(path: Path, root: Path) -> str:
+    """Return a file's path below a folder, or from there."""
+    name = str(path).removeprefix(f"{root}{os.sep}")
+    if name == str(path) or os.pardir in name:
+        name = os.path.relpath(path, root)
+    return Path(name).as_posix() if os.sep != "/" else name
+
+
 def _repeated(layout: Layout, generator: str, own: Sequence[Sample]) -> list[str]:
     """Return a line for each name that several test photos of a generator have."""
     counts = Counter(sample.name for sample in own if sample.problem is None)
@@ -239,8 +247,8 @@ def file_list_hash(root: Path, files: Sequence[Sample]) -> str:
     digest = hashlib.sha256()
     for sample in files:
         for path in filter(None, (sample.image, sample.mask)):
-            relative = Path(os.path.relpath(path, root)).as_posix()
-            digest.update(os.fsencode(f"{relative}\0{path.stat().st_size}\n"))
+            size = os.stat(path).st_size  # noqa: PTH116 - of every file at every start
+            digest.update(os.fsencode(f"{_relative(path, root)}\0{size}\n"))
         if isinstance(sample.mask_rule, str):
             digest.update(f"{sample.mask_rule}\n".encode())
     return digest.hexdigest()

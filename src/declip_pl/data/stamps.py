@@ -2,13 +2,18 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from declip_pl.data.file_index import Stamp
 from declip_pl.data.layout import FORGERIES, REAL, Sample
 from declip_pl.errors import UserError
-from declip_pl.files import sha256
+from declip_pl.files import all_sha256
+
+YOUNG_NS = 2 * 10**9
+"""A file that was changed less than this before it was looked at may change again without another
+time of change: file systems count in steps of up to two seconds."""
 
 
 class Stamps:
@@ -21,13 +26,38 @@ class Stamps:
         files: Photos and masks.
     """
 
-    def __init__(self, files: Iterable[Path]) -> None:
-        self._first: dict[Path, tuple[int, int] | None] = {}
+    def __init__(self, files: Iterable[Path] = ()) -> None:
+        self._first: dict[Path, Stamp | None] = {}
+        self._young: set[Path] = set()
         self.add(files)
 
     def add(self, files: Iterable[Path]) -> None:
-        """Note what further files are now."""
-        self._first |= {path: _stamp(path) for path in files}
+        """Note what further files are now; of those that are noted nothing changes."""
+        for path in files:
+            self.of(path)
+
+    def of(self, path: Path) -> Stamp | None:
+        """Return what a file was at first, noting it if it is a further one; None if not there."""
+        if path not in self._first:
+            now = time.time_ns()
+            stamp = self._first[path] = _stamp(path)
+            if stamp and stamp.mtime_ns > now - YOUNG_NS:
+                self._young.add(path)
+        return self._first[path]
+
+    def forget(self, files: Iterable[Path]) -> None:
+        """Forget what files were, as they have been made anew."""
+        for path in files:
+            self._first.pop(path, None)
+            self._young.discard(path)
+
+    def lasts(self, path: Path) -> bool:
+        """Return whether what was just read of a file holds as long as its stamp does.
+
+        It does if the file is still what it was at first, and was old enough then.
+        """
+        first = self._first.get(path)
+        return first is not None and path not in self._young and _stamp(path) == first
 
     def check(self, *files: Path) -> None:
         """Make sure that files are still what they were.
@@ -53,18 +83,27 @@ def files_of(samples: Iterable[Sample]) -> Iterator[Path]:
             yield sample.mask
 
 
-def content_hash(files: Sequence[Sample], mask_rule_key: str) -> str:
+def content_hash(
+    files: Sequence[Sample],
+    mask_rule_key: str,
+    hashes: Callable[[Iterable[Path]], Mapping[Path, str]] = all_sha256,
+) -> str:
     """Return a SHA-256 over names and contents of photos and masks, and how masks are read.
 
     Of how the masks of forgeries are read nothing is in it: all are read alike.
+
+    Args:
+        files: The photos.
+        mask_rule_key: How masks are read.
+        hashes: Returns the SHA-256 of each of some files.
     """
-    with ThreadPoolExecutor() as pool:  # hashes are computed outside the interpreter lock
-        hashes = pool.map(sha256, files_of(files))
-        lines = [mask_rule_key]
-        for sample in files:
-            lines += [sample.name, next(hashes), next(hashes) if sample.mask else REAL]
-            if isinstance(sample.mask_rule, str) and sample.generator != FORGERIES:
-                lines.append(sample.mask_rule)
+    hash_of = hashes(files_of(files))
+    lines = [mask_rule_key]
+    for sample in files:
+        lines += [sample.name, hash_of[sample.image]]
+        lines.append(hash_of[sample.mask] if sample.mask else REAL)
+        if isinstance(sample.mask_rule, str) and sample.generator != FORGERIES:
+            lines.append(sample.mask_rule)
     return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
 
 
@@ -89,9 +128,9 @@ def check_contents(theirs: Mapping[str, str], ours: Mapping[str, str], root: Pat
         )
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+def _stamp(path: Path) -> Stamp | None:
     try:
-        status = path.stat()
+        status = os.stat(path)  # noqa: PTH116 - of every file at every start, and Path's is slower
     except OSError:  # whoever reads it says why
         return None
-    return status.st_size, status.st_mtime_ns
+    return Stamp(status.st_size, status.st_mtime_ns)

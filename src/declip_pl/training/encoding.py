@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.dataset import LocalizationDataset
 from declip_pl.data.feature_cache import CachedFeatures, FeatureCache
+from declip_pl.data.index import DataIndex
 from declip_pl.data.transforms import Changes
 from declip_pl.model.frozen import Encoder
 
@@ -35,7 +36,7 @@ class EncodePhotos(Callback):
         data.drop_features()  # a run that failed left its own behind
         if not data.cache or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        fetch = partial(_fetch, encoder, trainer.strategy.root_device)
+        fetch = partial(_fetch, encoder, trainer.strategy.root_device, data.index)
         if stage == "fit":
             self._encode_training(data, fetch)
             # What is read once need not be preloaded; what has no views is decoded by other
@@ -80,13 +81,16 @@ def _sets(data: LocalizationDataModule, stage: str) -> list[LocalizationDataset]
 def _fetch(
     encoder: Encoder,
     device: torch.device,
+    index: DataIndex,
     sets: list[LocalizationDataset],
     augmentation: Changes = "none",
     view: int = 0,
     perturbation: Changes = "none",
 ) -> CachedFeatures:
     photos = list(dict.fromkeys(sample.image for data in sets for sample in data.samples))
-    features = FeatureCache(encoder, augmentation, view, perturbation).fetch(photos, device)
+    cache = FeatureCache(encoder, augmentation, view, perturbation)
+    features = cache.fetch(photos, device, index.hashes)
     for data in sets:
         data.check_photos()
+    index.save()
     return features

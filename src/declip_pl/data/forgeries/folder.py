@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,9 +31,10 @@ from declip_pl.data.forgeries.manifest import (
     write_forgery,
 )
 from declip_pl.data.forgeries.operations import OPERATIONS, Pixels
-from declip_pl.data.forgeries.sources import Forgeries, Source, find_sources
+from declip_pl.data.forgeries.sources import Forgeries, Source, find_sources, index_of
 from declip_pl.data.forgeries.views import draw_view
 from declip_pl.data.images import read_photo
+from declip_pl.data.index import DataIndex
 from declip_pl.data.layout import FORGERIES, REAL, Layout, Sample, Split
 from declip_pl.data.partners import partners
 from declip_pl.errors import UserError
@@ -64,15 +66,17 @@ class ForgeryFolder:
     Args:
         layout: The data set.
         options: Which photos are forged, and how often.
+        index: What is known of photos and forgeries; by default what earlier runs have read.
 
     Raises:
         UserError: If a photo or folder can't be read, none is left for a split, or what is to be
             left out is not known.
     """
 
-    def __init__(self, layout: Layout, options: Forgeries) -> None:
+    def __init__(self, layout: Layout, options: Forgeries, index: DataIndex | None = None) -> None:
         self.options = options
-        self.sources = find_sources(layout, options.photos)
+        self.index = index or index_of(layout)
+        self.sources = find_sources(layout, options.photos, self.index)
         home = forgeries_folder()
         with _writing(home):
             self.autoencoders = autoencoders_of(self.sources, options.seed, home / "autoencoders")
@@ -174,24 +178,36 @@ class ForgeryFolder:
         except ValueError as error:
             print(f"{path} is damaged ({error}); it is made again")
             path.unlink()
-        with ThreadPoolExecutor() as pool:  # hashes are computed outside the interpreter lock
-            found = pool.map(partial(self._kept, listed), wanted)
-            return {forged.name: forged for forged in found if forged}
+        kept = partial(self._kept, listed)
+        unread = {item.name for item in wanted if not self._is_known(listed.get(item.name))}
+        known = map(kept, [item for item in wanted if item.name not in unread])
+        with ThreadPoolExecutor() as pool:  # files are read outside the interpreter lock
+            read = pool.map(kept, [item for item in wanted if item.name in unread])
+            return {forged.name: forged for forged in chain(known, read) if forged}
+
+    def _is_known(self, forged: Forged | None) -> bool:
+        """Return whether the contents of a listed forgery's files are known."""
+        files = [self.image(forged.name), self.mask(forged.name)] if forged else []
+        if forged and not forged.about.mask_sha256:
+            files.pop()
+        return bool(files) and all(map(self.index.knows_hash, files))
 
     def _kept(self, listed: Mapping[str, Forged], item: Wanted) -> Forged | None:
-        """Return a forgery if its files are whole."""
+        """Return a forgery if its files are whole; what is known of others is forgotten."""
         image, mask = self.image(item.name), self.mask(item.name)
         if not image.is_file():
+            self.index.forget((image, mask))
             return None
         known = listed.get(item.name)
         try:
-            about, digest = read_about(image), sha256(image)
-            masked = sha256(mask) if about.mask_sha256 else None
+            about, digest = known.about if known else read_about(image), self.index.sha256(image)
+            masked = self.index.sha256(mask) if about.mask_sha256 else None
             if masked == about.mask_sha256 and (known is None or known.sha256 == digest):
                 return _forged(item, about, digest)
         except (OSError, ValueError, UserError):
             pass
         print(f"{image} or its mask is damaged: it is made again")
+        self.index.forget((image, mask))
         return None
 
     def _make_all(self, left: Sequence[Wanted], workers: int | None) -> dict[str, Forged]:
@@ -220,7 +236,10 @@ class ForgeryFolder:
         photo, another = read_photo(source.photo), read_photo(other.photo)
         for read in (source, other):  # after it was decoded, from the kernel's memory
             if sha256(read.photo) != read.sha256:
-                raise UserError(f"{read.photo} changed while it was forged; start again")
+                raise UserError(
+                    f"{read.photo} changed while it was forged; start again, and touch the file "
+                    "if that does not help"
+                )
         return [self._make_version(item, photo, another) for item in versions]
 
     def _make_version(self, item: Wanted, photo: Pixels, other: Pixels) -> Forged:

@@ -1,7 +1,6 @@
 """Which untouched photos are forged, and which of them for training."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,12 +9,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 from annotated_types import Interval
 
 from declip_pl.data.folders import walk
-from declip_pl.data.images import size_of
+from declip_pl.data.index import DataIndex
 from declip_pl.data.layout import NONE, REAL, Layout, Sample, Split, build_layout, find_samples
 from declip_pl.data.masks import Polarity
 from declip_pl.data.partners import SMALLEST
 from declip_pl.errors import UserError
-from declip_pl.files import expanded, sha256
+from declip_pl.files import expanded
 from declip_pl.model.description import Seed
 from declip_pl.parts import Spec
 
@@ -99,6 +98,7 @@ class PhotoFolders:
 
     Attributes:
         root: ``none``, as no folder holds a data set.
+        index: What earlier runs have read of the photos.
 
     Raises:
         UserError: If a folder holds no photo.
@@ -108,6 +108,7 @@ class PhotoFolders:
 
     def __init__(self, folders: Sequence[str]) -> None:
         self.root = Path(NONE)
+        self.index = DataIndex(*(Path(expanded(folder)) for folder in folders))
         self._photos = list(_further(folders))
 
     @cached_property
@@ -117,13 +118,13 @@ class PhotoFolders:
         Raises:
             UserError: If none is left for training or for validation.
         """
-        hash_of = _hashes([path for path, _ in self._photos])
+        hash_of = self.index.hashes(path for path, _ in self._photos)
         found = _sources(self._photos, hash_of, further=False)
         advice = (
             f"a hash of its file decides which photo is for which, every {VALID_EVERY}th for "
             "validation: name folders with more photos (--forgeries DIR,DIR)"
         )
-        return _usable([found[key] for key in sorted(found)], advice)
+        return _usable([found[key] for key in sorted(found)], self.index, advice)
 
     def generators(self) -> list[str]:
         """Return no name."""
@@ -151,7 +152,12 @@ def layout_of(root: str | Path, layout: Spec, forgeries: Forgeries | None) -> La
     return PhotoFolders(forgeries.photos)
 
 
-def find_sources(layout: Layout, folders: Sequence[str]) -> list[Source]:
+def index_of(layout: Layout) -> DataIndex:
+    """Return what earlier runs have read of a data set's files."""
+    return layout.index if isinstance(layout, PhotoFolders) else DataIndex(layout.root)
+
+
+def find_sources(layout: Layout, folders: Sequence[str], index: DataIndex) -> list[Source]:
     """Return the photos to be forged, sorted by the hashes of their files.
 
     Equal files are one photo. One that is among the data set's photos for testing is left out,
@@ -162,6 +168,7 @@ def find_sources(layout: Layout, folders: Sequence[str]) -> list[Source]:
         layout: The data set, whose own real photos are forged; or :class:`PhotoFolders` of the same
             folders.
         folders: Of further untouched photos; what lies in the data set is no further photo.
+        index: What is known of the files.
 
     Raises:
         UserError: If a folder holds no photo, a file can't be read, or none is left for training
@@ -172,7 +179,7 @@ def find_sources(layout: Layout, folders: Sequence[str]) -> list[Source]:
     own = {split: _own(layout, split) for split in ("test", "valid", "train")}
     further = list(_further(folders, layout.root))
     files = [path for paths in own.values() for path in paths] + [path for path, _ in further]
-    hash_of = _hashes(files)
+    hash_of = index.hashes(files)
     tested = {hash_of[path] for path in own["test"]}
     found: dict[str, Source] = {}
     for path in own["valid"]:
@@ -181,17 +188,12 @@ def find_sources(layout: Layout, folders: Sequence[str]) -> list[Source]:
         found.setdefault(hash_of[path], Source(hash_of[path], path, "train", REAL))
     found = _sources(further, hash_of, further=True) | found
     advice = f"{layout.root} has too few; name a folder of more (--forgeries DIR)"
-    return _usable([found[key] for key in sorted(found.keys() - tested)], advice)
+    return _usable([found[key] for key in sorted(found.keys() - tested)], index, advice)
 
 
 def _own(layout: Layout, split: Split) -> list[Path]:
     samples, _ = find_samples(layout, split, REAL)
     return [sample.image for sample in samples]
-
-
-def _hashes(files: Sequence[Path]) -> dict[Path, str]:
-    with ThreadPoolExecutor() as pool:  # hashes are computed outside the interpreter lock
-        return dict(zip(files, pool.map(sha256, files), strict=True))
 
 
 def _further(folders: Sequence[str], skip: Path | None = None) -> Iterator[tuple[Path, str]]:
@@ -234,8 +236,8 @@ def _split_of(key: str) -> Literal["train", "valid"]:
     return "train" if int(key, 16) % VALID_EVERY else "valid"
 
 
-def _usable(sources: list[Source], advice: str) -> list[Source]:
-    large = [source for source in sources if min(size_of(source.photo)) >= SMALLEST]
+def _usable(sources: list[Source], index: DataIndex, advice: str) -> list[Source]:
+    large = [source for source in sources if min(index.sides(source.photo)) >= SMALLEST]
     if small := len(sources) - len(large):
         print(f"forgeries: left out {small} photos with a side of less than {SMALLEST} px")
     for split in ("train", "valid"):
