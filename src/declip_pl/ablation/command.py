@@ -86,18 +86,10 @@ def ablate(
     folder = ROOT / shortened(name or f"{photos.root.name}-{asked.name}", MOST)
     with claim(folder, "ablating into"):
         plans = [_plan(asked, variant, folder, photos, options) for variant in asked.variants]
-        encode_together(
-            {plan.variant: plan.recipe for plan in plans},
-            {plan.variant: plan.choices for plan in plans},
-            find_device(device),
+        failures: list[Failure] = []
+        ablation = _answer(
+            asked, plans, photos, folder, seeds, find_device(device), failures, start
         )
-        failures = _train(plans, seeds)
-        matrices = _score(plans, photos, folder, failures, find_device(device))
-        if asked.against not in matrices:
-            raise UserError(_failed(failures))
-        ablation = _answer(asked, plans, matrices, folder, failures, start)
-        write_ablation(folder, ablation)
-        ablation_png(ablation, folder / PICTURE)
     print(ablation_text(ablation))
     print(f"picture: {folder / PICTURE}")
     print(f"table:   {folder / SPREADSHEET}")
@@ -188,6 +180,36 @@ def _matrix(
 
 
 def _answer(
+    asked: Question,
+    plans: Sequence[_Plan],
+    photos: LocalizationDataModule,
+    folder: Path,
+    seeds: int,
+    device: torch.device,
+    failures: list[Failure],
+    start: float,
+) -> Ablation:
+    """Train and score all variants and write what they say; add to the failures.
+
+    Raises:
+        UserError: If the variant that all are compared with has no scores.
+    """
+    encode_together(
+        {plan.variant: plan.recipe for plan in plans},
+        {plan.variant: plan.choices for plan in plans},
+        device,
+    )
+    failures += _train(plans, seeds)
+    matrices = _score(plans, photos, folder, failures, device)
+    if asked.against not in matrices:
+        raise UserError(_failed(failures))
+    ablation = _ablation(asked, plans, matrices, folder, failures, start)
+    write_ablation(folder, ablation)
+    ablation_png(ablation, folder / PICTURE)
+    return ablation
+
+
+def _ablation(
     asked: Question,
     plans: Sequence[_Plan],
     matrices: Mapping[str, Matrix],

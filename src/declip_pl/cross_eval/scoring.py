@@ -52,12 +52,7 @@ def score_all(
     """
     cells = Cells(folder)
     failures: list[Failure] = []
-    names = [*data.generators, *([REAL] if data.has_reals else [])]
-    attempted = [
-        attempt(failures, f"test set {name}", partial(_test_set, data, name, "test", name))
-        for name in names
-    ]
-    tests = [test for test in attempted if test]
+    tests = _test_sets(data, failures)
     results: dict[str, Any] = {
         "tests": {t.name: ScoredSet(len(t.data), t.sha256) for t in tests},
         "thresholds": {},
@@ -210,6 +205,16 @@ def _valid_sets(data: LocalizationDataModule, model: Method) -> list[TestSet]:
         return []
     sets = [_test_set(data, model.row, "valid", *model.trained_on)]
     return sets + ([_test_set(data, REAL, "valid", REAL)] if REAL in there else [])
+
+
+def _test_sets(data: LocalizationDataModule, failures: list[Failure]) -> list[TestSet]:
+    """Return each generator's test photos and the real ones; add to the failures."""
+    names = [*data.generators, *([REAL] if data.has_reals else [])]
+    attempted = [
+        attempt(failures, f"test set {name}", partial(_test_set, data, name, "test", name))
+        for name in names
+    ]
+    return [test for test in attempted if test]
 
 
 def _test_set(data: LocalizationDataModule, name: str, split: Any, *generators: str) -> TestSet:

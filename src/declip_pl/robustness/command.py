@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -97,19 +97,9 @@ def robustness(
         trained(recipe, photos, seeds=1, loo=False, none=False) if recipe else (models, [], None)
     )
     folder = ROOT / shortened(name or f"{photos.root.name}-{label or _name(paths, photos)}", MOST)
-    matrices: list[tuple[Step, Matrix]] = []
     with claim(folder, "scoring into"):
-        steps = list(_steps(chosen))
-        countdown = Countdown(len(steps), "strength")
-        for step in steps:
-            print(countdown.next(f"scoring {step}"), flush=True)
-            own: list[Failure] = []
-            (data,) = read(step.changes)
-            work = partial(_scored, paths, data, folder / step.degradation / step.value, own,
-                           find_device(options.device))  # fmt: skip
-            matrix = attempt(own, "all of it", work)
-            failures += [Failure(f"{step}: {failure.what}", failure.why) for failure in own]
-            matrices += [(step, matrix)] if matrix else []
+        device = find_device(options.device)
+        matrices = _score_steps(paths, list(_steps(chosen)), read, folder, failures, device)
         if not matrices or matrices[0][0].degradation != CLEAN:
             raise UserError(_failed(failures))
         found = _robustness(folder, chosen, matrices, failures, start)
@@ -138,6 +128,28 @@ def _steps(degradations: Sequence[Degradation]) -> Iterator[Step]:
     for degradation in degradations:
         for value in degradation.values:
             yield Step(degradation.name, str(value), degradation.changes(value))
+
+
+def _score_steps(
+    paths: Sequence[str | Path],
+    steps: Sequence[Step],
+    read: Callable[[Changes], Sequence[LocalizationDataModule]],
+    folder: Path,
+    failures: list[Failure],
+    device: torch.device,
+) -> list[tuple[Step, Matrix]]:
+    """Cross-evaluate at every strength; add to the failures."""
+    matrices = []
+    countdown = Countdown(len(steps), "strength")
+    for step in steps:
+        print(countdown.next(f"scoring {step}"), flush=True)
+        own: list[Failure] = []
+        (data,) = read(step.changes)
+        place = folder / step.degradation / step.value
+        matrix = attempt(own, "all of it", partial(_scored, paths, data, place, own, device))
+        failures += [Failure(f"{step}: {failure.what}", failure.why) for failure in own]
+        matrices += [(step, matrix)] if matrix else []
+    return matrices
 
 
 def _name(paths: Sequence[str | Path], photos: LocalizationDataModule) -> str:
