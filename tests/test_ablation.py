@@ -158,6 +158,7 @@ def answered(tmp_path_factory):
         yield folder
 
 
+@pytest.mark.slow  # trains four models
 def test_what_an_ablation_leaves(answered):
     folder = answered / "outputs/ablate/dolos-mine"
     found = read_ablation(folder)
@@ -187,6 +188,7 @@ def test_what_an_ablation_leaves(answered):
     assert all(row["against"] == "1" for row in changed)
 
 
+@pytest.mark.slow  # trains four models
 def test_changes_are_those_of_compare_and_corrected_together(answered):
     folder = answered / "outputs/ablate/dolos-mine"
     known = {name: Evaluation(folder / name, read_matrix(folder / name)) for name in ("1", "3")}
@@ -204,6 +206,7 @@ def test_changes_are_those_of_compare_and_corrected_together(answered):
         assert isclose(ours[part].value, scores[1] - scores[0], abs_tol=1e-9)
 
 
+@pytest.mark.slow  # trains four models
 def test_the_same_command_again_trains_and_encodes_nothing(answered, monkeypatch, capsys):
     def fail(*call):
         raise AssertionError("the encoder is not needed")

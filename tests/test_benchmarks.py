@@ -114,7 +114,7 @@ def _matrix():
     parts = {field.name: {} for field in fields(Matrix)}
     parts |= {"name": "m", "notice": None, "perturbation": "none", "failed": (), "format": 2}
     parts |= {
-        "inputs": None,
+        **dict.fromkeys(("inputs", "baselines", "rates", "bins")),
         "pooling": "top",
         "leave_one_out": (),
         "seeds": (0,),

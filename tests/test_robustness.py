@@ -209,6 +209,7 @@ def scored(tmp_path_factory):
         yield folder, command, passed
 
 
+@pytest.mark.slow  # trains two models
 def test_each_degraded_photo_passes_the_encoder_once(scored):
     _, _, passed = scored
     # Clean photos were encoded for testing in training; three strengths of 4 photos of each of two
@@ -216,6 +217,7 @@ def test_each_degraded_photo_passes_the_encoder_once(scored):
     assert sum(count for count in passed if count > 1) == 3 * 12
 
 
+@pytest.mark.slow  # trains two models
 def test_what_is_written(scored):
     folder = scored[0] / "outputs/robustness/x"
     found = read_robustness(folder)
@@ -247,6 +249,7 @@ def test_what_is_written(scored):
     assert (folder / "robustness.png").stat().st_size > 5000
 
 
+@pytest.mark.slow  # trains two models
 def test_the_same_command_again_encodes_nothing(scored, capsys):
     _, command, passed = scored
     before = list(passed)
@@ -255,11 +258,13 @@ def test_the_same_command_again_encodes_nothing(scored, capsys):
     assert "strength 4 of 4" in capsys.readouterr().out
 
 
+@pytest.mark.slow  # trains two models
 def test_a_name_that_is_not_there(scored):
     with pytest.raises(SystemExit, match="no degradation 'burned'; expected blurred; cropped"):
         cli.main([*scored[1], "--only=burned"])
 
 
+@pytest.mark.slow  # trains two models
 def test_models_and_options_of_training_together(scored):
     with pytest.raises(SystemExit, match="leave out all options of training"):
         cli.main([*scored[1], "--decoder=light"])

@@ -17,6 +17,7 @@ from declip_pl import cli
 from declip_pl.errors import UserError
 from declip_pl.files import sha256
 from declip_pl.inference import demo, saved_folder
+from declip_pl.inference.demo_choices import Choice
 from declip_pl.inference.localizer import Localizer
 from declip_pl.model.checkpoint import read_checkpoint
 from declip_pl.training.task import LocalizationTask
@@ -61,8 +62,8 @@ def test_the_word_names_it_and_a_folder_of_that_name_needs_a_path(shipped, clip,
     assert read_checkpoint("./starter").sha256 == digests[other]
     assert read_checkpoint(Path("starter")).sha256 == digests[other]
     assert Localizer.from_pretrained("starter").name == "starter"
-    assert demo.find_models("starter") == {"starter": shipped}
-    assert demo.find_models("./starter") == {"starter": Path("starter")}
+    assert demo.find_models("starter") == {"starter": Choice(shipped)}
+    assert demo.find_models("./starter") == {"starter": Choice(Path("starter"))}
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -122,7 +123,7 @@ def test_a_run_comes_first_and_of_several_it_is_one_to_choose(
 
 
 def test_the_demo_takes_it_where_there_is_no_run_and_says_so(shipped, place, capsys, error_of):
-    assert demo.find_models(None) == {"starter": shipped}
+    assert demo.find_models(None) == {"starter": Choice(shipped)}
     assert CARD in capsys.readouterr().out
     Path("empty").mkdir()
     assert "no trained localizer in empty" in error_of("demo", "--model=empty")

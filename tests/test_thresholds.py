@@ -153,7 +153,7 @@ def test_summaries_say_what_the_decision_does(run, tree, capsys):
     assert "floor of the decision" in out
     matrix = cross_evaluated(run, tree)
     out = capsys.readouterr().out
-    assert "iou_decided in percent" in out
+    assert "\n  iou_decided " in out
     header, row = out[out.index("untouched photos, percent") :].splitlines()[1:3]
     names = [name for name in matrix.metrics if name.startswith("untouched")]
     assert len(names) == 4 and header.split() == ["trained", "on", *names]

@@ -15,7 +15,9 @@ ROOT = Path("outputs/ablate")
 FILE, SPREADSHEET = "ablation.json", "ablation.csv"
 
 IN, OUT, WORST = "in-domain", "out-of-domain", "worst out-of-domain"
-"""Parts of the cells; the others are ``test NAME``: out of domain, on one generator."""
+"""Parts of the cells; the others are :data:`TEST` and a name: out of domain, on one generator."""
+
+TEST = "test "
 
 COLUMNS = (
     *("variant", "metric", "part", "value", "ci_low", "ci_high", "n"),
@@ -126,7 +128,7 @@ def lines_of(variant: str, matrix: Matrix) -> Iterator[Line]:
         summary = matrix.summary[metric]
         means = {IN: summary.in_domain, OUT: summary.out_of_domain,
                  WORST: summary.worst_out_of_domain}  # fmt: skip
-        means |= {f"test {name}": score for name, score in summary.by_test.items()}
+        means |= {f"{TEST}{name}": score for name, score in summary.by_test.items()}
         for part, score in means.items():
             if score:
                 yield Line(

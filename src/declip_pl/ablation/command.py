@@ -23,6 +23,7 @@ from declip_pl.ablation.changes import changes
 from declip_pl.ablation.encoding import encode_together
 from declip_pl.ablation.picture import PICTURE, ablation_png
 from declip_pl.ablation.question import GENERATOR, Question, number_in, read_question
+from declip_pl.ablation.report import write_report
 from declip_pl.ablation.table import ablation_text
 from declip_pl.cross_eval.evaluation import Evaluation
 from declip_pl.cross_eval.folder import fingerprint
@@ -91,9 +92,8 @@ def ablate(
             asked, plans, photos, folder, seeds, find_device(device), failures, start
         )
     print(ablation_text(ablation))
-    print(f"picture: {folder / PICTURE}")
-    print(f"table:   {folder / SPREADSHEET}")
-    print(f"reports: {folder}/VARIANT/{REPORT}")
+    print(f"report: {folder / REPORT}")
+    print(f"table:  {folder / SPREADSHEET}")
     if failures:
         raise UserError(_failed(failures))
 
@@ -206,6 +206,7 @@ def _answer(
     ablation = _ablation(asked, plans, matrices, folder, failures, start)
     write_ablation(folder, ablation)
     ablation_png(ablation, folder / PICTURE)
+    write_report(folder, ablation)
     return ablation
 
 

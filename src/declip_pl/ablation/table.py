@@ -8,6 +8,9 @@ from declip_pl.cross_eval.text_table import aligned
 
 DETECTION = "image_auroc"
 
+PARTS = (IN, OUT, WORST)
+"""Of the cells: the means that are shown."""
+
 
 def ablation_text(ablation: Ablation) -> str:
     """Return the means of all variants, what changes out of domain, and what the numbers mean."""
@@ -22,18 +25,23 @@ def ablation_text(ablation: Ablation) -> str:
         "",
         *aligned(rows, left=(0,)),
         "",
-        f"* corrected p below {SIGNIFICANT}",
-        f"interval: 95 %, percentile bootstrap ({RESAMPLES} resamples) over photos"
-        + (f" and {ablation.seeds} seeds" if ablation.seeds > 1 else
-           "; of one seed, so it does not say that other trainings would differ"),
-        "p: two-sided sign-flip permutation test over photos, corrected by Holm's method",
+        *meaning(ablation),
         *(f"{failure.what.partition(':')[0]}: left out ({failure.why})"
           for failure in ablation.failed),
         *([notice] if notice else []),
     ])  # fmt: skip
 
 
-PARTS = (IN, OUT, WORST)
+def meaning(ablation: Ablation) -> list[str]:
+    """Return what intervals and p-values mean, one thing in each line."""
+    seeds = f" and {ablation.seeds} seeds" if ablation.seeds > 1 else (
+        "; of one seed, so it does not say that other trainings would differ"
+    )  # fmt: skip
+    return [
+        f"* corrected p below {SIGNIFICANT}",
+        f"interval: 95 %, percentile bootstrap ({RESAMPLES} resamples) over photos{seeds}",
+        "p: two-sided sign-flip permutation test over photos, corrected by Holm's method",
+    ]
 
 
 def shown(score: Score | None) -> str:

@@ -144,6 +144,10 @@ class ChosenPhotos:
         fakes = self.files("train", *self.trained_generators)
         return [*self._as_many(fakes), *self.files("train", *reals)]
 
+    def masked_training_photos(self) -> list[Sample]:
+        """Return the generators' training photos, where there are any."""
+        return self._as_many(find_samples(self.layout, "train", *self.trained_generators)[0])
+
     def _as_many(self, fakes: list[Sample]) -> list[Sample]:
         """Return as many as are used: as many of each generator, fewer always a part of more."""
         if self.train_photos is None:
@@ -237,7 +241,9 @@ class ChosenPhotos:
         return TestedOn(split, self.root.name, tuple(names), untouched, self.notice)
 
     def _seen_photos(self) -> Iterator[Sample]:
-        yield from self.training_photos()
+        yield from self.masked_training_photos()
+        if REAL in self.names("train"):
+            yield from find_samples(self.layout, "train", REAL)[0]
         yield from self.further_photos("train")
         yield from chain.from_iterable(self.forged_samples("train"))
 

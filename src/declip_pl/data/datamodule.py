@@ -105,7 +105,7 @@ class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
         seed: Seed = 0,
         cache: bool = True,
         forgeries: Forgeries | None = None,
-        train_photos: Annotated[int, Interval(ge=1)] | None = None,
+        train_photos: Annotated[int, Interval(ge=1, le=10**9)] | None = None,
     ) -> None:
         L.LightningDataModule.__init__(self)
         if batch_size < 1:
@@ -262,7 +262,7 @@ class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
 
     def train_mask_files(self, most: int = 2000) -> list[Sample]:
         """Return the photos whose masks :meth:`train_masks` yields."""
-        files = [sample for sample in self.training_photos() if sample.mask]
+        files = self.masked_training_photos()
         return files[:: max(1, -(-len(files) // most))]
 
     def train_dataloader(self) -> DataLoader[Item]:

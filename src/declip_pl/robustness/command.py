@@ -26,6 +26,7 @@ from declip_pl.names import check_name
 from declip_pl.privacy import without_folders
 from declip_pl.robustness.degradations import Degradation, read_degradations
 from declip_pl.robustness.picture import PICTURE, robustness_png
+from declip_pl.robustness.report import write_report
 from declip_pl.robustness.robustness import (
     CLEAN,
     ROOT,
@@ -105,10 +106,10 @@ def robustness(
         found = _robustness(folder, chosen, matrices, failures, start)
         write_robustness(folder, found)
         robustness_png(found, folder / PICTURE)
+        write_report(folder, found)
     print(robustness_text(found))
-    print(f"picture: {folder / PICTURE}")
-    print(f"table:   {folder / SPREADSHEET}")
-    print(f"reports: {folder}/DEGRADATION/VALUE/{REPORT}")
+    print(f"report: {folder / REPORT}")
+    print(f"table:  {folder / SPREADSHEET}")
     if failures:
         raise UserError(_failed(failures))
 

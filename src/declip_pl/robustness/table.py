@@ -1,5 +1,7 @@
 """What degraded photos cost as text: what ``declip-pl robustness`` prints when it is done."""
 
+import textwrap
+
 from declip_pl.cross_eval.text_table import aligned
 from declip_pl.robustness.robustness import CLEAN, IN, OUT, UNTOUCHED, Robustness
 
@@ -27,8 +29,28 @@ def alarms_of(found: Robustness) -> list[Column]:
     return [(head, name, UNTOUCHED) for head, name in zip(headings, names, strict=True)]
 
 
+MEANING = (
+    "Clean photos: scores in percent, means over cells. Degradations: what is left of a score, "
+    "mean over all strengths relative to clean photos; and the highest share of untouched photos "
+    "with a mark, and of their area, in percent."
+)
+"""What the numbers of the table are."""
+
+
 def robustness_text(found: Robustness) -> str:
     """Return a line for clean photos, and one for each degradation: kept scores, false alarms."""
+    return "\n".join([
+        "",
+        *textwrap.wrap(MEANING, 100),
+        "",
+        *aligned(lines_of_table(found), left=(0, 1)),
+        *(f"{failure.what}: failed ({failure.why})" for failure in found.failed),
+        *([found.notice] if found.notice else []),
+    ])  # fmt: skip
+
+
+def lines_of_table(found: Robustness) -> list[list[str]]:
+    """Return the table, the head first: clean photos, then the degradations."""
     scores, alarms = scores_of(found), alarms_of(found)
     head = ["degradation", "strengths", *(name for name, *_ in (*scores, *alarms))]
     rows = [head, [CLEAN, "", *(_shown(found.clean(m, p)) for _, m, p in (*scores, *alarms))]]
@@ -36,18 +58,7 @@ def robustness_text(found: Robustness) -> str:
         kept = [_shown(found.area(metric, part, name), " %") for _, metric, part in scores]
         worst = [_shown(_highest(found, name, column)) for column in alarms]
         rows.append([name, f"{values[0]} to {values[-1]}", *kept, *worst])
-    return "\n".join([
-        "",
-        "clean photos: scores in percent, means over cells. Degradations: what is left of a score, "
-        "mean over",
-        "all strengths relative to clean photos; and the highest share of untouched photos with a "
-        "mark, and of",
-        "their area, in percent",
-        "",
-        *aligned(rows, left=(0, 1)),
-        *(f"{failure.what}: failed ({failure.why})" for failure in found.failed),
-        *([found.notice] if found.notice else []),
-    ])  # fmt: skip
+    return rows
 
 
 def _highest(found: Robustness, degradation: str, column: Column) -> float | None:

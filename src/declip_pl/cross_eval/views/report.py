@@ -1,12 +1,8 @@
 """``report.html``: a cross-evaluation as one page, and the files for a paper beside it."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-from urllib.parse import quote
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from declip_pl.cross_eval.domains import read_domains
 from declip_pl.cross_eval.matrix import UNPERTURBED, Matrix, Score, read_matrix
@@ -17,15 +13,15 @@ from declip_pl.cross_eval.views import citation, curves, heat_map, published_fig
 from declip_pl.cross_eval.views.gallery import as_json, first_lines
 from declip_pl.cross_eval.views.matrix_gallery import listing_of
 from declip_pl.cross_eval.views.matrix_tables import kind_tables, level_metrics, tables_of
+from declip_pl.cross_eval.views.page import environment, percent
 from declip_pl.cross_eval.views.pictures import pictures_of
-from declip_pl.cross_eval.views.tables import latex, markdown, write_tables
+from declip_pl.cross_eval.views.tables import write_tables
 from declip_pl.data.layout import REAL
 from declip_pl.data.layouts.dolos import SOURCES
 from declip_pl.files import write_text
 from declip_pl.metrics import Metric, find_metric
 from declip_pl.model.encoder import short_name
 from declip_pl.model.network import TOP
-from declip_pl.privacy import without_folders
 
 REPORT, TEMPLATE = "report.html", "report.html.j2"
 
@@ -85,30 +81,13 @@ def write_report(folder: Path) -> Path:
     Raises:
         UserError: If ``matrix.json`` is missing or damaged.
     """
-    environment = Environment(
-        loader=PackageLoader("declip_pl.cross_eval.views", "templates"),
-        autoescape=True,  # names of generators and photos are names of files: anything
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "count": _count,
-        "percent": _percent,
-        "interval": heat_map.interval,
-        "network": _network,
-        "title_of": lambda metric: find_metric(metric).title,
-        "address": lambda name: quote(os.fsencode(name)),
-        "latex": latex,
-        "markdown": markdown,
-        "last_part": lambda path: Path(path).name,
-        "without_folders": without_folders,
-    }
+    pages = environment()
+    pages.filters["network"] = _network
     matrix = read_matrix(folder)
     write_photos(folder, finished_cells(folder, matrix))
     write_tables(folder, tables_of(matrix))
     write_text(folder / citation.FILE, citation.bibtex(matrix.made.git_commit))
-    page = environment.get_template(TEMPLATE).render(_page(matrix, folder))
+    page = pages.get_template(TEMPLATE).render(_page(matrix, folder))
     write_text(folder / REPORT, page)
     return folder / REPORT
 
@@ -196,7 +175,7 @@ def _shown(score: Score | None, less_is_better: bool, in_domain: bool) -> Cell:
         return Cell(heat_map.MISSING if score is None else "undefined", "", "", in_domain)
     background, text = heat_map.cell_colours(score.value, less_is_better)
     colours = f"background-color:{background};color:{text}"
-    return Cell(_percent(score.value), heat_map.interval(score), colours, in_domain)
+    return Cell(percent(score.value), heat_map.interval(score), colours, in_domain)
 
 
 def _scale(less_is_better: bool) -> tuple[str, str, str]:
@@ -322,11 +301,3 @@ def _plots(matrix: Matrix, row: str) -> list[str]:
         curves.reliability_svg(matrix, row, "image"),
     ]
     return [svg for svg in drawn if svg]
-
-
-def _count(number: float) -> str:
-    return f"{number:,.0f}"
-
-
-def _percent(number: float | None) -> str:
-    return "undefined" if number is None else f"{number:.1f}"
