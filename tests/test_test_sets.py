@@ -174,7 +174,7 @@ def test_matrices_of_data_sets_that_share_a_name_lie_apart(run, tmp_path):
     ]
     assert len({matrix.data.root for matrix in matrices}) == 2
     assert len(matrices) == 2
-    assert "same-1-models" in min((matrix.name for matrix in matrices), key=len)
+    assert "same-run" in min((matrix.name for matrix in matrices), key=len)
 
 
 def test_a_perturbed_test_is_named_after_the_perturbation(run):
