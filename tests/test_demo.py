@@ -479,6 +479,7 @@ def test_one_endpoint_is_described(site):
     assert json.loads(described)["unnamed_endpoints"] == {}
 
 
+@pytest.mark.slow  # another process
 def test_a_program_asks_by_gradio_client(site, models, photo, tmp_path):
     from gradio_client import Client, handle_file
     from gradio_client.exceptions import AppError
@@ -619,6 +620,7 @@ def files_in(folder: Path) -> set[Path]:
     return {path for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow  # starts the page as a process, and waits for its end
 def test_ctrl_c_ends_it_with_one_line_and_leaves_nothing(chromium, models, photo, tmp_path):
     pytest.importorskip("gradio", reason="gradio is not installed (extra: demo)")
     command = [sys.executable, "-m", "declip_pl", "demo", "--model", str(models), "--port", "0"]
