@@ -2,12 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from declip_pl.data.feature_cache import FeatureCache
 from declip_pl.data.layer_caches import fill, words_of
+from declip_pl.errors import UserError
 from declip_pl.model.encoder import build_encoder
 from declip_pl.model.own_encoder import NO_LAYER
 from declip_pl.parts import Spec, as_text
@@ -27,7 +29,7 @@ def encode_together(
         device: Where the encoder runs.
 
     Raises:
-        UserError: If the encoder can't be found, or a photo can't be decoded.
+        UserError: If a photo can't be decoded, or the disk is too small.
     """
     groups: dict[tuple[str, int | None], list[str]] = defaultdict(list)
     for variant, recipe in recipes.items():
@@ -50,13 +52,16 @@ def _fill(
     photos: Sequence[Path],
     device: torch.device,
 ) -> None:
-    caches = []
+    caches = {}
     for layer in layers:
-        built = build_encoder(encoder, layer, size)
-        caches.append(FeatureCache(built))
-        built.offload()
-    together = build_encoder(encoder, "+".join(words_of(layers)), size)
-    fill(caches, together, list(dict.fromkeys(photos)), device)
+        with suppress(UserError):  # said where that variant is trained, which is left out then
+            built = build_encoder(encoder, layer, size)
+            caches[layer] = FeatureCache(built)
+            built.offload()
+    if len(caches) < 2:  # noqa: PLR2004
+        return
+    together = build_encoder(encoder, "+".join(words_of(caches)), size)
+    fill(list(caches.values()), together, list(dict.fromkeys(photos)), device)
 
 
 def _photos(recipe: Recipe, choices: Sequence[str]) -> list[Path]:
