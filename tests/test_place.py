@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import find, make_tree
-from data_trees import casia1, columbia
+from data_trees import TREES, casia1, columbia
 
 from declip_pl import cli
 from declip_pl.cross_eval.matrix import read_matrix
@@ -120,3 +120,35 @@ def test_a_manifest_trains_and_is_in_one_report_with_sets_of_other_layouts(
     assert all(name in shown for name in matrices)
     cli.main(["test", "runs/run", f"--data=columbia:{other}", "--generator=splicing"])
     assert list(Path("runs/run").glob("test_metrics_columbia*.json"))
+
+
+@pytest.mark.slow  # a report for each of them
+def test_one_command_trains_and_scores_on_a_tree_of_each_layout(
+    tmp_path, clip, monkeypatch, blank_plots, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    make_tree(tmp_path / "home", ("ldm",), {"train": 4, "valid": 2, "test": 2})
+    named = []
+    for name, make in TREES.items():
+        (tmp_path / name).mkdir()
+        named.append(f"{name}:{make(tmp_path / name)}")
+        cli.main(["data", "check", named[-1]])
+    options = [f"--encoder={clip}", "--layer=layer1", "--decoder=linear", "--config=tiny.yaml"]
+    Path("tiny.yaml").write_text(
+        "model: {image_size: 64}\ndata: {batch_size: 4, num_workers: 0}\n"
+        "trainer: {max_epochs: 1, accelerator: cpu, enable_progress_bar: false, logger: false}"
+    )
+    also = ",".join(named)
+    with pytest.raises(SystemExit) as stop:  # some trees have photos for training alone
+        cli.main(["cross-eval", "--data=home", f"--also={also}", "--name=all", *options])
+    failures = str(stop.value).splitlines()[1:-1]
+    assert failures and all("no test photo of" in line for line in failures)
+    untested = {"bfree", "brgen", "imdl-mani"}
+    assert {line.split()[2].rstrip(":") for line in failures} == untested
+    matrices = [read_matrix(folder) for folder in Path("outputs/cross_eval").iterdir()]
+    assert {matrix.data.name for matrix in matrices} >= TREES.keys() - untested - {"manifest", "imdl-json"}
+    for matrix in matrices:  # every generator with test photos has a score
+        tests = {name for name in matrix.data.tests if name != "real"}
+        assert all(set(cells) == tests for cells in matrix.matrix["iou"].values())
+    shown = Path("outputs/cross_eval/all/domains.csv").read_text()
+    assert all(matrix.data.name in shown for matrix in matrices)
