@@ -26,9 +26,10 @@ from declip_pl.ablation.question import GENERATOR, Question, number_in, read_que
 from declip_pl.ablation.report import write_report
 from declip_pl.ablation.table import ablation_text
 from declip_pl.cross_eval.evaluation import Evaluation
+from declip_pl.cross_eval.failures import as_error, attempt, failures_of, on_record
 from declip_pl.cross_eval.folder import fingerprint
 from declip_pl.cross_eval.matrix import UNPERTURBED, Failure, Matrix
-from declip_pl.cross_eval.models import attempt, read_models, train_missing
+from declip_pl.cross_eval.models import read_models, train_missing
 from declip_pl.cross_eval.one_set import Way, evaluate_set, print_warnings
 from declip_pl.cross_eval.plan import choose_data_sets, read_data_sets
 from declip_pl.cross_eval.provenance import made
@@ -39,7 +40,6 @@ from declip_pl.errors import UserError
 from declip_pl.files import short_hash, shortened, write_text
 from declip_pl.model.devices import find_device
 from declip_pl.names import check_name
-from declip_pl.privacy import without_folders
 from declip_pl.training.recipe import Options, Recipe
 from declip_pl.training.recipe_file import as_argument
 from declip_pl.training.run_folder import MOST, claim
@@ -95,7 +95,7 @@ def ablate(
     print(f"report: {folder / REPORT}")
     print(f"table:  {folder / SPREADSHEET}")
     if failures:
-        raise UserError(_failed(failures))
+        raise as_error("the ablation", failures)
 
 
 @dataclass
@@ -140,7 +140,7 @@ def _train(plans: Sequence[_Plan], seeds: int) -> list[Failure]:
     for plan in plans:
         print(f"variant: {plan.variant}", flush=True)
         plan.runs, failed = train_missing(plan.recipe, plan.choices, seeds)
-        failures += [Failure(f"{plan.variant}: {failure.what}", failure.why) for failure in failed]
+        failures += failures_of(plan.variant, failed)
     return failures
 
 
@@ -157,7 +157,7 @@ def _score(
         own: list[Failure] = []
         work = partial(_matrix, plan, photos, folder / plan.variant, own, device)
         matrix = attempt(own, "all of it", work)
-        failures += [Failure(f"{plan.variant}: {failure.what}", failure.why) for failure in own]
+        failures += failures_of(plan.variant, own)
         if matrix:
             matrices[plan.variant] = matrix
     return matrices
@@ -202,7 +202,7 @@ def _answer(
     failures += _train(plans, seeds)
     matrices = _score(plans, photos, folder, failures, device)
     if asked.against not in matrices:
-        raise UserError(_failed(failures))
+        raise as_error("the ablation", failures)
     ablation = _ablation(asked, plans, matrices, folder, failures, start)
     write_ablation(folder, ablation)
     ablation_png(ablation, folder / PICTURE)
@@ -247,12 +247,6 @@ def _ablation(
             replace(line, change=compared.get((line.variant, line.metric, line.part)))
             for line in lines
         ),
-        failed=tuple(Failure(without_folders(f.what), without_folders(f.why)) for f in failures),
+        failed=on_record(failures),
         made=made(start, first.made.device),
     )
-
-
-def _failed(failures: Sequence[Failure]) -> str:
-    lines = [f"  {failure.what}: {failure.why}" for failure in failures]
-    return "\n".join(["these parts of the ablation failed:", *lines,
-                      "the same command tries them again"])  # fmt: skip

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from declip_pl.cross_eval.cell import FORMAT, Cell, CellKey, cell_path, read_cell, write_cell
 from declip_pl.cross_eval.cells import intact
+from declip_pl.cross_eval.failures import attempt
 from declip_pl.cross_eval.heat_maps import TestSet
 from declip_pl.cross_eval.map_scores import Scored, image_tables, metric_identities, score_maps
 from declip_pl.cross_eval.matrix import UNPERTURBED, Failure
-from declip_pl.cross_eval.models import attempt
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.layout import REAL
 from declip_pl.files import sha256

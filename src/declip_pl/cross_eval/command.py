@@ -1,7 +1,7 @@
 """``declip-pl cross-eval`` and ``evaluate``: methods against test photos, and what is written."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,12 +17,13 @@ from declip_pl.cross_eval.domains import (
     domains_text,
     write_domains,
 )
+from declip_pl.cross_eval.failures import as_error, attempt, failures_of
 from declip_pl.cross_eval.folder import choose_folder, name_of
 from declip_pl.cross_eval.map_folder import MapOptions, read_map_folder
 from declip_pl.cross_eval.map_names import is_map_folder
 from declip_pl.cross_eval.matrix import TABLE, UNPERTURBED, Failure, Matrix
 from declip_pl.cross_eval.methods import Method
-from declip_pl.cross_eval.models import Model, attempt, read_models
+from declip_pl.cross_eval.models import Model, read_models
 from declip_pl.cross_eval.one_set import Way, evaluate_set
 from declip_pl.cross_eval.plan import (
     choose_data_sets,
@@ -202,13 +203,13 @@ class _Work:
         methods, unread = self._read(paths, data)
         failures += unread
         if not methods:
-            raise UserError(_failed(failures))
+            raise as_error("the cross-evaluation", failures)
         folder = choose_folder(data, label or self._label(methods), name)
         matrix = self._evaluated(methods, data, folder, failures, start)
         if others:
             _show_all(folder, [matrix, *self._on_further(paths, others, failures)])
         if failures:
-            raise UserError(_failed(failures))
+            raise as_error("the cross-evaluation", failures)
 
     def _read(
         self, paths: Sequence[str | Path], data: LocalizationDataModule
@@ -268,7 +269,7 @@ class _Work:
         for data in others:
             own: list[Failure] = []
             matrix = attempt(own, "all of it", partial(score, data, own))
-            failures += [Failure(f"data set {data.root.name}: {f.what}", f.why) for f in own]
+            failures += failures_of(f"data set {data.root.name}", own)
             matrices += [matrix] if matrix else []
         return matrices
 
@@ -285,9 +286,3 @@ def _show_all(folder: Path, matrices: Sequence[Matrix]) -> None:
     print(domains_text(domains))
     print(f"all data sets: {folder / PICTURE}")
     print(f"their table:   {folder / SPREADSHEET}")
-
-
-def _failed(failures: Iterable[Failure]) -> str:
-    lines = [f"  {failure.what}: {failure.why}" for failure in failures]
-    return "\n".join(["these parts of the cross-evaluation failed:", *lines,
-                      "the same command tries them again"])  # fmt: skip

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
 from declip_pl import parts
+from declip_pl.cross_eval.failures import attempt
 from declip_pl.cross_eval.map_names import is_other_folder
 from declip_pl.cross_eval.matrix import Failure
 from declip_pl.cross_eval.methods import Method
@@ -27,20 +28,6 @@ from declip_pl.names import check_name
 from declip_pl.privacy import without_folders
 from declip_pl.training.recipe import Recipe
 from declip_pl.training.run_folder import RESULTS
-
-ERRORS = (UserError, RuntimeError, OSError, ValueError)
-"""What one part of a cross-evaluation may fail with while the rest goes on."""
-
-T = TypeVar("T")
-
-
-def attempt(failures: list[Failure], what: str, work: Callable[[], T]) -> T | None:
-    """Return what ``work`` returns, or note that it failed and return None."""
-    try:
-        return work()
-    except ERRORS as error:
-        failures.append(Failure(what, str(error).split("\n", 1)[0]))
-        return None
 
 
 @dataclass(frozen=True)

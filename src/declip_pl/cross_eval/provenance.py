@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from declip_pl.cross_eval.failures import on_record
 from declip_pl.cross_eval.folder import fingerprint
 from declip_pl.cross_eval.matrix import About, Data, Failure, Made
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.transforms import key_of
-from declip_pl.privacy import all_without_folders, without_folders
+from declip_pl.privacy import all_without_folders
 from declip_pl.training.results import circumstances
 
 
@@ -37,7 +38,7 @@ def describe(
         notice=data.notice or None,
         perturbation=key_of(data.perturbation),
         data=Data(fingerprint(data.root), data.root.name, results["tests"]),
-        failed=tuple(Failure(without_folders(f.what), without_folders(f.why)) for f in failures),
+        failed=on_record(failures),
         made=made(start, results["device"]),
     )
 

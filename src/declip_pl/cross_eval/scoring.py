@@ -10,11 +10,12 @@ import torch
 
 from declip_pl.cross_eval.answers import score_answers
 from declip_pl.cross_eval.cells import Cells
+from declip_pl.cross_eval.failures import attempt
 from declip_pl.cross_eval.heat_maps import DecodedMaps, HeatMaps, TestSet
 from declip_pl.cross_eval.map_folder import MapFolder
 from declip_pl.cross_eval.matrix import UNPERTURBED, Failure, ScoredSet
 from declip_pl.cross_eval.methods import Method
-from declip_pl.cross_eval.models import Model, attempt, by_encoder
+from declip_pl.cross_eval.models import Model, by_encoder
 from declip_pl.cross_eval.progress import Countdown
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.feature_cache import FeatureCache

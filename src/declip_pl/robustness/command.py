@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
+from declip_pl.cross_eval.failures import as_error, attempt, failures_of, on_record
 from declip_pl.cross_eval.folder import name_of
 from declip_pl.cross_eval.matrix import UNPERTURBED, Failure, Matrix
-from declip_pl.cross_eval.models import attempt, read_models
+from declip_pl.cross_eval.models import read_models
 from declip_pl.cross_eval.one_set import Way, evaluate_set, print_warnings
 from declip_pl.cross_eval.plan import choose_data_sets, choose_recipe, read_data_sets, trained
 from declip_pl.cross_eval.progress import Countdown
@@ -23,7 +24,6 @@ from declip_pl.errors import UserError
 from declip_pl.files import shortened
 from declip_pl.model.devices import find_device
 from declip_pl.names import check_name
-from declip_pl.privacy import without_folders
 from declip_pl.robustness.degradations import Degradation, read_degradations
 from declip_pl.robustness.picture import PICTURE, robustness_png
 from declip_pl.robustness.report import write_report
@@ -102,7 +102,7 @@ def robustness(
         device = find_device(options.device)
         matrices = _score_steps(paths, list(_steps(chosen)), read, folder, failures, device)
         if not matrices or matrices[0][0].degradation != CLEAN:
-            raise UserError(_failed(failures))
+            raise as_error("the robustness run", failures)
         found = _robustness(folder, chosen, matrices, failures, start)
         write_robustness(folder, found)
         robustness_png(found, folder / PICTURE)
@@ -111,7 +111,7 @@ def robustness(
     print(f"report: {folder / REPORT}")
     print(f"table:  {folder / SPREADSHEET}")
     if failures:
-        raise UserError(_failed(failures))
+        raise as_error("the robustness run", failures)
 
 
 def _chosen(known: Sequence[Degradation], only: str | None) -> list[Degradation]:
@@ -148,7 +148,7 @@ def _score_steps(
         (data,) = read(step.changes)
         place = folder / step.degradation / step.value
         matrix = attempt(own, "all of it", partial(_scored, paths, data, place, own, device))
-        failures += [Failure(f"{step}: {failure.what}", failure.why) for failure in own]
+        failures += failures_of(step, own)
         matrices += [(step, matrix)] if matrix else []
     return matrices
 
@@ -198,12 +198,6 @@ def _robustness(
             for step, matrix in matrices
             for line in lines_of(step.degradation, step.value, matrix)
         ),
-        failed=tuple(Failure(without_folders(f.what), without_folders(f.why)) for f in failures),
+        failed=on_record(failures),
         made=made(start, clean.made.device),
     )
-
-
-def _failed(failures: Sequence[Failure]) -> str:
-    lines = [f"  {failure.what}: {failure.why}" for failure in failures]
-    return "\n".join(["these parts failed:", *lines,
-                      "the same command tries them again"])  # fmt: skip
