@@ -150,6 +150,8 @@ def test_one_command_trains_and_scores_on_a_tree_of_each_layout(
     assert {matrix.data.name for matrix in matrices} >= TREES.keys() - untested - listed
     for matrix in matrices:  # every generator with test photos has a score
         tests = {name for name in matrix.data.tests if name != "real"}
-        assert all(set(cells) == tests for cells in matrix.matrix["iou"].values())
+        scored = matrix.matrix.get("iou", {})
+        assert all(set(cells) == tests for cells in scored.values())
+        assert scored or matrix.data.name in untested
     shown = Path("outputs/cross_eval/all/domains.csv").read_text()
-    assert all(matrix.data.name in shown for matrix in matrices)
+    assert all(name in shown for name in {m.data.name for m in matrices} - untested)

@@ -77,7 +77,11 @@ def test_the_wheel_holds_all_sources_recipes_templates_and_types(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     files = [path for path in (ROOT / "experiments").rglob("*") if path.is_file()]
     recipes = {f"declip_pl/{path.relative_to(ROOT).as_posix()}" for path in files}
-    templates = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.j2")}
+    templates = {
+        path.relative_to(ROOT / "src").as_posix()
+        for path in (ROOT / "src").rglob("templates/*")
+        if path.is_file()
+    }
     sources = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.py")}
     assert recipes and templates and sources
     starter = {f"declip_pl/starter/{name}" for name in saved_folder.FILES}
