@@ -20,6 +20,7 @@ from PIL import Image
 from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
 from benchmarks.offline_run import records
+from declip_pl.cross_eval.matrix import FILE, read_matrix
 from declip_pl.cross_eval.views.wandb_dashboard import Panel, plan
 
 COLUMNS = 4
@@ -107,8 +108,6 @@ def is_shown(panel: Panel, runs: list[Run]) -> bool:
 
 def main(output: Path, folders: list[Path]) -> None:
     """Draw the panels of all runs."""
-    from declip_pl.cross_eval.matrix import FILE, read_matrix
-
     runs = [Run(folder) for folder in folders]
     matrices = [read_matrix(folder) for folder in folders if (folder / FILE).exists()]
     panels = [

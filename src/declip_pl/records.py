@@ -9,6 +9,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from declip_pl.errors import UserError
 from declip_pl.files import write_text
 
 T = TypeVar("T")
@@ -49,6 +50,29 @@ def read_json(path: Path) -> dict[str, Any]:
     if expected is not None and expected != json_hash(content):
         raise ValueError("its content does not have the SHA-256 that was written with it")
     return content
+
+
+def read_record(kind: type[T], path: Path, command: str) -> T:
+    """Read the dataclass that a command wrote with :func:`write_json`.
+
+    Args:
+        kind: Of the dataclass.
+        path: Of the file.
+        command: Which wrote it, for errors: ``ablate``.
+
+    Raises:
+        UserError: If it is missing or damaged.
+    """
+    try:
+        return from_json(kind, read_json(path))
+    except FileNotFoundError:
+        raise UserError(
+            f"there is no {path}; expected a folder that `declip-pl {command}` wrote"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}); run the same `declip-pl {command}` again"
+        ) from None
 
 
 def json_hash(content: Any) -> str:

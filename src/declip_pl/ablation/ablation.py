@@ -6,8 +6,7 @@ from pathlib import Path
 
 from declip_pl.cross_eval.matrix import Failure, Made, Matrix, Score
 from declip_pl.csv_files import write_csv
-from declip_pl.errors import UserError
-from declip_pl.records import from_json, read_json, write_json
+from declip_pl.records import read_record, write_json
 
 ROOT = Path("outputs/ablate")
 """Folder of all ablations."""
@@ -148,18 +147,7 @@ def read_ablation(folder: Path) -> Ablation:
     Raises:
         UserError: If it is missing or damaged.
     """
-    path = folder / FILE
-    try:
-        return from_json(Ablation, read_json(path))
-    except FileNotFoundError:
-        raise UserError(
-            f"{folder} is no ablation: there is no {FILE} in it; expected a folder that "
-            "`declip-pl ablate` wrote"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} is damaged ({error}); run the same `declip-pl ablate` again"
-        ) from None
+    return read_record(Ablation, folder / FILE, "ablate")
 
 
 def _row(ablation: Ablation, line: Line) -> tuple[object, ...]:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from hashlib import sha256 as digest_of
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 
@@ -17,10 +17,9 @@ from declip_pl.cross_eval.cells import intact
 from declip_pl.cross_eval.failures import attempt
 from declip_pl.cross_eval.heat_maps import TestSet
 from declip_pl.cross_eval.map_scores import Scored, image_tables, metric_identities, score_maps
-from declip_pl.cross_eval.matrix import UNPERTURBED, Failure
+from declip_pl.cross_eval.matrix import Failure
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.layout import REAL
-from declip_pl.files import sha256
 from declip_pl.metrics import Thresholds
 from declip_pl.model.features import OUTPUT_SIZE
 from declip_pl.model.network import POOLINGS, image_score
@@ -73,7 +72,9 @@ def answers(data: LocalizationDataModule) -> list[Answer]:
     ]
     masks = [sample.mask for sample in data.train_mask_files() if sample.mask]
     if masks:
-        key = digest_of("".join([data.mask_rule_key, *map(sha256, masks)]).encode()).hexdigest()
+        hash_of = data.index.hashes(masks)
+        known = "".join([data.mask_rule_key, *(hash_of[mask] for mask in masks)])
+        key = sha256(known.encode()).hexdigest()
         found.append(Answer("mean train mask", key, lambda: mean_mask(data.train_masks())))
     return found
 
@@ -108,8 +109,8 @@ def score_answers(
 def _cell(folder: Path, answer: Answer, test: TestSet) -> Cell:
     path = cell_path(folder, answer.name, test.name, FOLDER)
     names = metric_identities(_THRESHOLDS)
-    # What never looks at a photo is the same whatever that went through.
-    key = CellKey(FORMAT, answer.key, test.sha256, UNPERTURBED, None, names, _THRESHOLDS.floor)
+    floor, changes = _THRESHOLDS.floor, test.perturbation  # masks follow a crop
+    key = CellKey(FORMAT, answer.key, test.sha256, changes, None, names, floor)
     kept = intact(read_cell, path)
     if not kept or kept.key != key:
         kept = _scored(answer, test, key)

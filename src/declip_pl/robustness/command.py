@@ -12,6 +12,7 @@ import torch
 from declip_pl.cross_eval.failures import as_error, attempt, failures_of, on_record
 from declip_pl.cross_eval.folder import name_of
 from declip_pl.cross_eval.matrix import UNPERTURBED, Failure, Matrix
+from declip_pl.cross_eval.methods import Method
 from declip_pl.cross_eval.models import read_models
 from declip_pl.cross_eval.one_set import Way, evaluate_set, print_warnings
 from declip_pl.cross_eval.plan import choose_data_sets, choose_recipe, read_data_sets, trained
@@ -85,10 +86,7 @@ def robustness(
         UserError: If there is nothing to score, or a part failed; the rest is written.
     """
     start = time.monotonic()
-    if name:
-        check_name(name, "a name for the results")
-    if models and options.trains():
-        raise UserError("given models are scored as they are: leave out all options of training")
+    _check_given(options, models, name)
     chosen = _chosen(read_degradations(degradations), only)
     options, places = choose_data_sets(options, None)
     recipe = None if models else choose_recipe(options, places[0].root)
@@ -97,21 +95,36 @@ def robustness(
     paths, failures, label = (
         trained(recipe, photos, seeds=1, loo=False, none=False) if recipe else (models, [], None)
     )
-    folder = ROOT / shortened(name or f"{photos.root.name}-{label or _name(paths, photos)}", MOST)
+    described, unread = read_models(paths, photos.generators)
+    failures += unread
+    if not described:
+        raise as_error("the robustness run", failures)
+    folder = ROOT / shortened(name or f"{photos.root.name}-{label or name_of(described)}", MOST)
     with claim(folder, "scoring into"):
         device = find_device(options.device)
-        matrices = _score_steps(paths, list(_steps(chosen)), read, folder, failures, device)
+        matrices = _score_steps(described, list(_steps(chosen)), read, folder, failures, device)
         if not matrices or matrices[0][0].degradation != CLEAN:
             raise as_error("the robustness run", failures)
         found = _robustness(folder, chosen, matrices, failures, start)
-        write_robustness(folder, found)
-        robustness_png(found, folder / PICTURE)
-        write_report(folder, found)
+        _write(folder, found)
     print(robustness_text(found))
     print(f"report: {folder / REPORT}")
     print(f"table:  {folder / SPREADSHEET}")
     if failures:
         raise as_error("the robustness run", failures)
+
+
+def _check_given(options: Options, models: Sequence[str], name: str | None) -> None:
+    if name:
+        check_name(name, "a name for the results")
+    if models and options.trains():
+        raise UserError("given models are scored as they are: leave out all options of training")
+
+
+def _write(folder: Path, found: Robustness) -> None:
+    write_robustness(folder, found)
+    robustness_png(found, folder / PICTURE)
+    write_report(folder, found)
 
 
 def _chosen(known: Sequence[Degradation], only: str | None) -> list[Degradation]:
@@ -132,7 +145,7 @@ def _steps(degradations: Sequence[Degradation]) -> Iterator[Step]:
 
 
 def _score_steps(
-    paths: Sequence[str | Path],
+    models: Sequence[Method],
     steps: Sequence[Step],
     read: Callable[[Changes], Sequence[LocalizationDataModule]],
     folder: Path,
@@ -147,18 +160,14 @@ def _score_steps(
         own: list[Failure] = []
         (data,) = read(step.changes)
         place = folder / step.degradation / step.value
-        matrix = attempt(own, "all of it", partial(_scored, paths, data, place, own, device))
+        matrix = attempt(own, "all of it", partial(_scored, models, data, place, own, device))
         failures += failures_of(step, own)
         matrices += [(step, matrix)] if matrix else []
     return matrices
 
 
-def _name(paths: Sequence[str | Path], photos: LocalizationDataModule) -> str:
-    return name_of(read_models(paths, photos.generators)[0])
-
-
 def _scored(
-    paths: Sequence[str | Path],
+    models: Sequence[Method],
     data: LocalizationDataModule,
     folder: Path,
     failures: list[Failure],
@@ -166,10 +175,6 @@ def _scored(
 ) -> Matrix:
     """Cross-evaluate on photos of one strength; their features go once that is done."""
     start = time.monotonic()
-    models, unread = read_models(paths, data.generators)
-    failures += unread
-    if not models:
-        raise UserError("there is no model to score")
     features = None if data.perturbation == UNPERTURBED else folder / FEATURES
     way = Way(None, None, device, features)
     matrix = evaluate_set(models, data, folder, failures, start, way, print_warnings)

@@ -6,8 +6,8 @@ from declip_pl.cross_eval.views.findings import Findings, write_findings
 from declip_pl.cross_eval.views.report import REPORT
 from declip_pl.cross_eval.views.tables import Cell, Table
 from declip_pl.robustness.picture import PICTURE
-from declip_pl.robustness.robustness import CLEAN, EVERY, FILE, OUT, SPREADSHEET, Robustness
-from declip_pl.robustness.table import MEANING, alarms_of, lines_of_table, scores_of
+from declip_pl.robustness.robustness import CLEAN, FILE, OUT, SPREADSHEET, Robustness
+from declip_pl.robustness.table import MEANING, lines_of_table, scores_of
 
 
 def write_report(folder: Path, found: Robustness) -> Path:
@@ -47,9 +47,8 @@ def _kept(found: Robustness) -> Table:
 
 
 def _by_row(found: Robustness) -> Table:
-    """Return what is left of each row's score out of domain, and the worst false alarms."""
+    """Return what is left of each row's score out of domain."""
     _, metric, part = scores_of(found)[1]
-    alarm = alarms_of(found)[0]
     lines: list[list[Cell]] = []
     for row in found.rows:
         kept = [found.area(metric, part, name, row) for name in found.degradations]
@@ -60,8 +59,7 @@ def _by_row(found: Robustness) -> Table:
         title=f"{metric} {OUT}, by what was trained on",
         notes=[
             "Clean photos in percent; degradations: what is left, mean over all strengths relative "
-            f"to clean photos. {alarm[0][0].upper()}{alarm[0][1:]}: see the CSV, where {EVERY!r} "
-            "stands for the means."
+            "to clean photos."
         ],
         head=["trained on", CLEAN, *found.degradations],
         groups=[lines],

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from declip_pl.cross_eval.matrix import Failure, Made, Matrix, Score
 from declip_pl.csv_files import write_csv
-from declip_pl.errors import UserError
 from declip_pl.metrics import untouched_metrics
-from declip_pl.records import from_json, read_json, write_json
+from declip_pl.records import read_record, write_json
 
 ROOT = Path("outputs/robustness")
 """Folder of all of them."""
@@ -149,17 +148,7 @@ def read_robustness(folder: Path) -> Robustness:
     Raises:
         UserError: If it is missing or damaged.
     """
-    path = folder / FILE
-    try:
-        return from_json(Robustness, read_json(path))
-    except FileNotFoundError:
-        raise UserError(
-            f"there is no {path}; expected a folder that `declip-pl robustness` wrote"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} is damaged ({error}); run the same `declip-pl robustness` again"
-        ) from None
+    return read_record(Robustness, folder / FILE, "robustness")
 
 
 def _of_row(matrix: Matrix, metric: str, row: str, real: bool) -> Iterator[tuple[str, Score]]:
