@@ -390,7 +390,7 @@ def test_variables_of_weights_and_biases_have_the_last_word(monkeypatch, tmp_pat
 @pytest.mark.parametrize("mode", ["online", "sideways"])
 def test_weights_and_biases_without_a_key(refusal, fit_arguments, monkeypatch, tmp_path, mode):
     monkeypatch.setenv("WANDB_MODE", mode)
-    monkeypatch.setattr(wandb, "login", lambda prompt: False)  # it remembers the mode for good
+    monkeypatch.setattr(wandb, "login", lambda **_: False)  # it remembers the mode for good
     _, line = refusal(*(word for word in fit_arguments() if "logger" not in word))
     assert f"WANDB_MODE is {mode}" in line
     assert not (tmp_path / "outputs").exists()

@@ -5,9 +5,12 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from socket import socket
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import requests
 import wandb
 from benchmarks.offline_run import records
 from conftest import run_apart
@@ -356,17 +359,36 @@ def test_disabled_logs_nothing_and_has_no_hints(tmp_path):
     assert not (tmp_path / "wandb").exists()
 
 
-@pytest.mark.slow  # waits for the server
-def test_a_server_that_does_not_answer_is_one_line(tmp_path):
-    folder = tmp_path / "x"
-    folder.mkdir()
-    make_cross_evaluation(folder)
-    done = track_apart(
-        folder, WANDB_MODE="online", WANDB_API_KEY="0" * 40, WANDB_INIT_TIMEOUT="3",
-        WANDB_BASE_URL="http://127.0.0.1:9",
-    )  # fmt: skip
-    line = done.stdout.splitlines()[-1]
-    assert line.startswith("W&B: this cross-evaluation was not logged") and "files are in x" in line
+@pytest.mark.parametrize("listens", [False, True], ids=["closed", "silent"])
+@pytest.mark.parametrize("asked", [False, True], ids=["by account", "by WANDB_MODE"])
+def test_a_server_that_does_not_answer_is_one_line(tmp_path, monkeypatch, capsys, listens, asked):
+    """W&B's process is never started: the end of the command would wait for it."""
+
+    def refuse(mode, **_):
+        raise OSError(f"mode is {mode}")
+
+    make_cross_evaluation(tmp_path)
+    monkeypatch.setattr(wandb_runs, "ANSWER_WITHIN", 0.1)
+    monkeypatch.setattr(wandb, "login", lambda **options: not options.get("verify", True))
+    monkeypatch.setattr(wandb, "init", refuse)
+    if asked:
+        monkeypatch.setenv("WANDB_MODE", "online")
+    else:
+        monkeypatch.delenv("WANDB_MODE")
+    with socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if listens:
+            server.listen()
+        address = "http://{}:{}".format(*server.getsockname())
+        settings = SimpleNamespace(base_url=address)
+        monkeypatch.setattr(wandb, "setup", lambda: SimpleNamespace(settings=settings))
+        (line,) = track(tmp_path, {})
+    assert line.startswith("W&B: this cross-evaluation was not logged") and str(tmp_path) in line
+    if asked:
+        assert f"{address} does not answer" in line and "WANDB_MODE=offline" in line
+        assert "mode is" not in line
+    else:
+        assert "mode is offline" in line and f"{address} does not answer" in capsys.readouterr().out
 
 
 class RecordingRun:
@@ -434,8 +456,9 @@ def test_where_a_run_goes(tmp_path, monkeypatch):
     track(tmp_path, {})
     assert asked["mode"] is None and os.environ["WANDB_MODE"] == "disabled"
     monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setattr(requests, "get", lambda server, timeout: None)  # it answers
     for account, mode in ((True, "online"), (False, "offline")):
-        monkeypatch.setattr(wandb, "login", lambda prompt, account=account: account)
+        monkeypatch.setattr(wandb, "login", lambda account=account, **_: account)
         track(tmp_path, {})
         assert asked["mode"] == mode
 

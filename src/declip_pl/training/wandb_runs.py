@@ -7,6 +7,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, Literal
 
+import requests
 import wandb
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -31,6 +32,9 @@ PRIVATE: dict[str, Any] = {
 
 MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
 
+ANSWER_WITHIN = 10
+"""Seconds that W&B's server has to answer."""
+
 LONGEST_TAG = 64
 LONGEST_NAME = 128
 """What W&B takes."""
@@ -40,7 +44,7 @@ def wandb_mode() -> Literal["online", "offline", "disabled"] | None:
     """Return None where $WANDB_MODE says it; else online for users who are logged in.
 
     Raises:
-        UserError: If it says something else, or online and there is no key.
+        UserError: If it says something else, or online and there is no key or no server.
     """
     if rank_zero_only.rank:  # type: ignore[attr-defined]
         return "disabled"
@@ -48,8 +52,8 @@ def wandb_mode() -> Literal["online", "offline", "disabled"] | None:
         _check_mode(said)
         return None
     try:
-        return "online" if wandb.login(prompt=False) else "offline"
-    except wandb.errors.AuthenticationError as error:
+        return "online" if _logged_in() else "offline"
+    except wandb.errors.Error as error:
         print(f"W&B: an account is set up but does not answer, logging offline ({error})")
         return "offline"
 
@@ -175,12 +179,32 @@ def _check_mode(mode: str) -> None:
     if mode not in MODES:
         raise UserError(f"WANDB_MODE is {mode}; expected {', '.join(MODES)}")
     try:
-        if mode in ("online", "run") and not wandb.login(prompt=False):
+        if mode in ("online", "run") and not _logged_in():
             raise UserError(
                 "WANDB_MODE is online, and there is no key: wandb login, or WANDB_MODE=offline"
             )
-    except wandb.errors.AuthenticationError as error:
-        raise UserError(f"WANDB_MODE is online, but: {error}; or WANDB_MODE=offline") from error
+    except wandb.errors.Error as error:
+        raise UserError(
+            f"WANDB_MODE is online, but: {error}; WANDB_MODE=offline logs without it"
+        ) from error
+
+
+def _logged_in() -> bool:
+    """Return whether there is a key, and the server takes it.
+
+    Raises:
+        wandb.errors.Error: If the server does not answer, or refuses the key.
+    """
+    if not wandb.login(prompt=False, verify=False):
+        return False
+    server = wandb.setup().settings.base_url
+    # Asked before W&B's own process is: that one goes on trying for a server that is away, and
+    # what started it may wait for its end for good.
+    try:
+        requests.get(server, timeout=ANSWER_WITHIN)
+    except requests.RequestException as error:
+        raise wandb.errors.CommError(f"{server} does not answer") from error
+    return wandb.login(prompt=False)
 
 
 def _readable(text: str) -> str:
