@@ -18,7 +18,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,8 +32,7 @@ from declip_pl.data.images import read_photo
 from declip_pl.data.shards import (
     FORMAT,
     Shard,
-    inspect,
-    shard_files,
+    inspect_all,
     write_shard,
 )
 from declip_pl.data.transforms import PREPROCESSING, Changes, build_transform, key_of
@@ -142,13 +140,12 @@ class FeatureCache:
     def look_up(self, keys: Collection[str]) -> Found:
         """Return where photos lie; a damaged shard holds none."""
         found = Found({}, [])
-        with ThreadPoolExecutor() as pool:  # checksums are computed outside the interpreter lock
-            for shard in pool.map(partial(inspect, wanted=keys), shard_files(self.folder)):
-                if shard.fault:
-                    found.damaged.append(shard)
-                else:
-                    rows = enumerate(shard.photos)
-                    found.places.update({k: (shard.path, row) for row, k in rows if k in keys})
+        for shard in inspect_all(self.folder, keys):
+            if shard.fault:
+                found.damaged.append(shard)
+            else:
+                rows = enumerate(shard.photos)
+                found.places.update({k: (shard.path, row) for row, k in rows if k in keys})
         return found
 
     def _complete(self, missing: dict[str, Path], device: torch.device) -> dict[str, Place]:
