@@ -38,7 +38,8 @@ def gains_table(ablation: Ablation) -> Table | None:
     if not ablation.gains:
         return None
     found = {(gain.variant, gain.added): gain.change for gain in ablation.gains}
-    rows, columns = (list(dict.fromkeys(names)) for names in zip(*found, strict=True))
+    rows = list(dict.fromkeys(variant for variant, _ in found))
+    columns = sorted({added for _, added in found})
     cells = [
         [row, *(_shown(change_cells(found.get((row, column)))) for column in columns)]
         for row in rows
