@@ -51,7 +51,7 @@ def _print_found(records: Sequence[Record], failed: int) -> None:
         cut = records[0]["image_threshold"]
         print(f"scores:   {sum(above)} of {len(above)} above the model's cut-off of {cut:.2f}")
     if unlike := sum(bool(record["unlike"]) for record in records):
-        print(f"          {unlike} of photos unlike those that the model was trained on (unlike)")
+        print(f"unlike:   {unlike} of {len(records)} are unlike what the model was trained on")
     print(f"          {NO_PROOF}")
     found = sum(record["area"] > 0 for record in records)
     none, total = len(records) - found, len(records) + failed
