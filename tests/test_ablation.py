@@ -7,14 +7,14 @@ from math import isclose
 import pytest
 import torch
 import yaml
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from conftest import GENERATORS, make_clip, make_tree
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from declip_pl import cli
+from declip_pl.ablation import picture
 from declip_pl.ablation.ablation import Ablation, Change, Line, Variant, read_ablation
 from declip_pl.ablation.changes import changes
 from declip_pl.ablation.encoding import encode_together
-from declip_pl.ablation import picture
 from declip_pl.ablation.question import number_in, read_question, shipped
 from declip_pl.ablation.report import write_report
 from declip_pl.ablation.table import ablation_text
