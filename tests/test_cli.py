@@ -292,7 +292,7 @@ def test_masks_that_look_inverted_are_named_with_their_switch(fit_arguments, cap
 def test_data_check_of_a_clean_set(tree, capsys):
     cli.main(["data", "check", str(tree)])
     # 16 photos and masks of each of two generators, 16 real photos
-    assert "80 files decoded" in capsys.readouterr().out
+    assert "80 files decoded\nnothing wrong\n" in capsys.readouterr().out
 
 
 def test_data_check_knows_the_generators(tree, error_of, capsys):
@@ -300,7 +300,7 @@ def test_data_check_knows_the_generators(tree, error_of, capsys):
         "data", "check", str(tree), "--generator=typo"
     )
     cli.main(["data", "check", str(tree), "--generator=ldm+lama"])
-    assert "80 files decoded" in capsys.readouterr().out
+    assert "80 files decoded\nnothing wrong\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -238,6 +238,9 @@ def test_a_named_file_is_looked_at_whatever_its_suffix(model, capsys):
     Path("drawing.svg").write_text("<svg/>")
     assert run("drawing.svg", "--model", model, "--output", "out") == 1
     assert "drawing.svg" in records()[0]["error"]
+    said = capsys.readouterr()
+    assert said.err.strip().endswith(f"error: {records()[0]['error']}")
+    assert "masks:" not in said.out and "pictures:" not in said.out  # there are none
 
 
 def test_batches_of_mixed_sizes_change_nothing(photos, model, monkeypatch):
@@ -433,6 +436,7 @@ class TestJson:
     [
         ([], "no photo to look at: name files, folders or globs"),
         (["nowhere.jpg"], "there is no file or folder nowhere.jpg"),
+        (["two", "words.jpg"], "no file or folder two; with quotes: 'two words.jpg'"),
         (["empty"], "no photo in .*empty: looked for .apng, .avif, "),
         (["texts"], "no photo in .*texts: looked for .apng, .avif, "),
         (["photos/*.gif"], r"nothing matches photos/\*.gif"),
@@ -449,6 +453,7 @@ def test_wrong_inputs(photos, model, error_of, arguments, expected):
     Path("empty").mkdir()
     Path("texts").mkdir()
     Path("texts/notes.txt").write_text("no photo")
+    Path("two words.jpg").touch()
     if not any(argument.startswith("--model") for argument in arguments):
         arguments = [*arguments, f"--model={model}"]
     with pytest.raises(AssertionError, match=expected):

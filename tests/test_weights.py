@@ -93,7 +93,8 @@ def test_the_mirror_stands_for_one_encoder_only(cache, monkeypatch):
     fill_mirror(cache)
     monkeypatch.setattr(weights, "hub_reachable", lambda: False)
     message = f"cannot reach the Hugging Face hub for {LARGE}: connect, or pass a local folder "
-    with pytest.raises(UserError, match=re.escape(message + "(ENCODER=/path/to/folder)")):
+    message += "(--encoder /path/to/folder; make: ENCODER=)"
+    with pytest.raises(UserError, match=re.escape(message)):
         resolve(LARGE)
 
 

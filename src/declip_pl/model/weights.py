@@ -88,7 +88,7 @@ def resolve(encoder: str) -> Weights:
         return _from_snapshot(_download_snapshot(encoder), encoder)
     if encoder == MIRRORED:
         return _from_mirror()
-    raise _unreachable(encoder, "a local folder (ENCODER=/path/to/folder)")
+    raise _unreachable(encoder, "a local folder (--encoder /path/to/folder; make: ENCODER=)")
 
 
 def resolve_resnet(spec: str) -> Weights:
