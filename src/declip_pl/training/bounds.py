@@ -1,8 +1,10 @@
 """Bounds of Lightning's own options, which it takes, or stumbles over, as they are."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
+import lightning as L
 from annotated_types import Interval
 
 from declip_pl.errors import UserError
@@ -13,7 +15,14 @@ MANY = 10**9
 CASTING = ("16-true", "bf16-true", "64-true", "64")
 """Lightning's precisions that cast all weights of a network."""
 
+MULTIPROCESSING = ("ddp_spawn", "ddp_fork", "ddp_notebook")
+"""How the names of strategies begin whose processes hand no scores back to their parent."""
+
+ELSEWHERE = ("MASTER_ADDR", "SLURM_NTASKS")
+"""Variables of which one is set where several machines know of each other."""
+
 TRAINER = {
+    "devices": Interval(ge=-1, le=4096),
     "num_nodes": Interval(ge=1, le=4096),
     "fast_dev_run": Interval(ge=0, le=MANY),
     "max_epochs": Interval(ge=-1, le=MANY),
@@ -53,6 +62,31 @@ def check_lightning(seed: Any, trainer: Mapping[str, Any]) -> None:
         raise UserError(
             f"--trainer.precision {trainer['precision']} would change the frozen encoder's "
             "weights; choose 32-true, bf16-mixed or 16-mixed"
+        )
+    if str(trainer.get("strategy")).startswith(MULTIPROCESSING):
+        raise UserError(
+            f"--trainer.strategy {trainer['strategy']} would lose what its processes find; choose "
+            "ddp, or leave it out"
+        )
+    if (trainer.get("num_nodes") or 1) > 1 and not any(name in os.environ for name in ELSEWHERE):
+        raise UserError(
+            f"--trainer.num_nodes is {trainer['num_nodes']}, and nothing says where the others "
+            "are: start this by srun or torchrun, or on each machine with MASTER_ADDR, MASTER_PORT "
+            "and NODE_RANK set"
+        )
+
+
+def check_processes(trainer: L.Trainer) -> None:
+    """Refuse more processes on this machine's CPU than it has cores (two, to try it, on any).
+
+    Raises:
+        UserError: If so.
+    """
+    most = max(2, os.cpu_count() or 1)
+    if trainer.strategy.root_device.type == "cpu" and trainer.num_devices > most:
+        raise UserError(
+            f"--trainer.devices is {trainer.num_devices}; on a CPU each is a process, and this "
+            f"machine takes at most {most}"
         )
 
 
