@@ -169,13 +169,14 @@ class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
         if world == 1:
             return
         sets = self.valid_sets() if stage in ("fit", "validate") else []
-        sets += self.test_sets() if stage == "test" or self.is_tested_next else []
+        tests = stage == "test" or (stage == "fit" and self.is_tested_next)
+        sets += self.test_sets() if tests else []
         sets += [self.predict_set()] if stage == "predict" else []
         for data in sets:
             if len(data) < world:
                 raise UserError(
-                    f"{data.name} has {len(data)} photos for {world} devices, of which each takes "
-                    f"a share; give at most {len(data)} devices (--trainer.devices)"
+                    f"{data.name} has fewer photos ({len(data)}) than there are devices "
+                    f"({world}), of which each takes a share; give fewer (--trainer.devices)"
                 )
 
     def preload(self, device: torch.device) -> None:
