@@ -137,12 +137,11 @@ def test_a_rank_that_sees_another_disk_encodes_what_it_lacks(photos, tmp_path):
 
     for found, root in zip(at_once(2, work), roots, strict=True):
         assert len(found.places) == 7
-        assert all(
-            shard.is_relative_to(root) and shard.exists() for shard, _ in found.places.values()
-        )
+        used = {shard for shard, _ in found.places.values()}
+        assert all(shard.is_relative_to(root) and shard.exists() for shard in used)
     # The first has its share and then all that the second wrote elsewhere; so has the second, but
     # for the two that it had.
-    assert [encoder.photos for encoder in encoders] == [7, 7 - 2 + 0]
+    assert [encoder.photos for encoder in encoders] == [7, 7 - 2]
 
 
 def test_a_rank_whose_photos_are_there_does_not_hold_up_the_others(photos, tmp_path):
@@ -183,16 +182,16 @@ def test_more_devices_than_photos_are_refused_before_training(tmp_path):
     data.trainer = SimpleNamespace(world_size=2, global_rank=0)
     data.setup("fit")
     data.is_tested_next = True
-    with pytest.raises(UserError, match="test/ldm has 1 photos for 2 devices.*at most 1 devices"):
+    with pytest.raises(UserError, match=r"test/ldm has fewer photos \(1\) than .* devices \(2\)"):
         data.setup("fit")
     data.setup("validate")
-    with pytest.raises(UserError, match="test/ldm has 1 photos"):
+    with pytest.raises(UserError, match="test/ldm has fewer"):
         data.setup("test")
     data.photos = [tree / "real/test/0.png"]
-    with pytest.raises(UserError, match="predict has 1 photos"):
+    with pytest.raises(UserError, match="predict has fewer"):
         data.setup("predict")
     data.trainer.world_size = 3
-    with pytest.raises(UserError, match="valid/ldm has 2 photos for 3 devices"):
+    with pytest.raises(UserError, match=r"valid/ldm has fewer photos \(2\)"):
         data.setup("validate")
 
 
