@@ -186,7 +186,7 @@ class Together:
         if self._store is None and dist.is_available() and dist.is_initialized():
             address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
             try:
-                self._store = dist.TCPStore(
+                self._store = dist.TCPStore(  # type: ignore[attr-defined]  # it is documented
                     address, port, timeout=timedelta(seconds=GRACE), wait_for_workers=False
                 )
             except RuntimeError:  # tried again
