@@ -224,7 +224,7 @@ def errors(text):
 
 @pytest.fixture(scope="module")
 def uneven(tmp_path_factory):
-    """66 photos for training, more than a shard; 3 for validation, 5 for the test: uneven shares."""
+    """66 photos to train on, more than a shard; 3 for validation, 5 for the test: uneven shares."""
     counts = {"train": 66, "valid": 3, "test": 5}
     return make_tree(tmp_path_factory.mktemp("uneven") / "dolos", counts=counts)
 
