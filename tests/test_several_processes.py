@@ -140,6 +140,20 @@ def test_lightning_sees_children_that_never_fail_and_can_signal_them(child):
     run(CLOSED, watched, send)
 
 
+def test_of_an_interruption_nobody_says_that_a_process_was_killed(child, capsys):
+    """Lightning kills the other processes, and then leaves by an exit."""
+    watched = trainer(children=[child])
+
+    def interrupt():
+        wait_until(lambda: watched.strategy.launcher.procs[0] is not child)
+        watched.strategy.launcher.procs[0].send_signal(signal.SIGKILL)
+        child.wait(PATIENCE)
+
+    leaves = SystemExit(1)
+    assert run(leaves, watched, interrupt) is leaves
+    assert capsys.readouterr().err == ""
+
+
 def test_of_several_that_fail_the_first_to_fail_speaks(met):
     first = UserError("a photo has changed")
     assert run(first, trainer(rank=2, world=3, devices=4)) is first

@@ -1,6 +1,7 @@
 """Bounds of Lightning's own options, which it takes, or stumbles over, as they are."""
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,8 +22,9 @@ MULTIPROCESSING = ("ddp_spawn", "ddp_fork", "ddp_notebook")
 ELSEWHERE = ("MASTER_ADDR", "SLURM_NTASKS")
 """Variables of which one is set where several machines know of each other."""
 
+DEVICES = Interval(ge=-1, le=4096)
+
 TRAINER = {
-    "devices": Interval(ge=-1, le=4096),
     "num_nodes": Interval(ge=1, le=4096),
     "fast_dev_run": Interval(ge=0, le=MANY),
     "max_epochs": Interval(ge=-1, le=MANY),
@@ -58,6 +60,9 @@ def check_lightning(seed: Any, trainer: Mapping[str, Any]) -> None:
     _check("seed_everything", seed, SEEDS)
     for name, bounds in TRAINER.items():
         _check(f"trainer.{name}", trainer.get(name), bounds)
+    devices = str(trainer.get("devices"))  # which may be a list, too, and is parsed as text
+    if re.fullmatch(r"-?\d+", devices):
+        _check("trainer.devices", int(devices), DEVICES)
     if str(trainer.get("precision")) in CASTING:
         raise UserError(
             f"--trainer.precision {trainer['precision']} would change the frozen encoder's "

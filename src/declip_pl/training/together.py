@@ -179,7 +179,7 @@ class Together:
         started = getattr(self._trainer.strategy.launcher, "procs", [])
         if not self._children and len(started) == self._trainer.num_devices - 1:
             self._children = list(started)
-            started[:] = [_Child(process) for process in started]
+            started[:] = [_Child(process, self._is_first_to_speak) for process in started]
 
     def _connect(self) -> None:
         """Reach the store by which the processes have met."""
@@ -211,13 +211,16 @@ class _Child:
 
     returncode = 0
 
-    def __init__(self, process: "Popen[bytes]") -> None:
+    def __init__(self, process: "Popen[bytes]", about_to_speak: Callable[[], object]) -> None:
         self._process = process
+        self._about_to_speak = about_to_speak
 
     def poll(self) -> int:
         """Return that it is fine."""
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """Pass a signal on."""
+        """Pass a signal on; Lightning kills where this process is interrupted, and says so."""
+        if number == signal.SIGKILL:
+            self._about_to_speak()
         self._process.send_signal(number)
