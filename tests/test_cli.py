@@ -447,40 +447,6 @@ class TestTrain:
         assert (folder / "test_metrics.json").exists()
 
 
-TWO = ("--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=3")
-
-
-def run_apart(*arguments):
-    command = [sys.executable, "-m", "declip_pl", *arguments]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-def assert_equal_scores(ours, theirs):
-    ours, theirs = (json.loads(path.read_text())["scores"] for path in (ours, theirs))
-    assert ours.keys() == theirs.keys() and len(ours) == 2
-    for generator, scores in theirs.items():
-        assert ours[generator] == pytest.approx(scores, abs=1e-3)
-
-
-@pytest.mark.slow  # two trainings in processes
-def test_two_processes_train_on_what_one_of_them_encoded_and_score_as_one(fit_arguments, tmp_path):
-    """Distributed evaluation counts every photo once and gathers before it averages."""
-    run_apart(*fit_arguments(**{"data.generator": "all"}), *TWO)
-    folder = run_folder(tmp_path)
-    cli.main(["test", str(folder), "--trainer.devices=1", "--trainer.strategy=auto"])
-    assert_equal_scores(folder / "test_metrics.json", folder / "test_metrics_all.json")
-
-
-@pytest.mark.slow  # the same of `test` as of the test that ends a training
-def test_two_processes_test_as_one_does(fit_arguments, tmp_path):
-    cli.main(fit_arguments(**{"data.generator": "all"}))
-    folder = run_folder(tmp_path)
-    best = folder / "checkpoints/best.ckpt"
-    run_apart("test", f"--config={folder / 'config.yaml'}", f"--ckpt_path={best}", *TWO)
-    assert_equal_scores(folder / "test_metrics_all.json", folder / "test_metrics.json")
-
-
 def read_wandb(path):
     """Return the names of all logged figures and the config of an offline run's file."""
     from wandb.proto.wandb_internal_pb2 import Record

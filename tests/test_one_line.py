@@ -142,6 +142,13 @@ def test_lightnings_bounds_name_options_that_there_are():
     [
         ("trainer.devices", "x", "should be an int > 0"),
         ("trainer.devices", "0", "is not a valid input"),
+        ("trainer.devices", "-7", "--trainer.devices is -7; expected -1 to 4096"),
+        ("trainer.devices", "10000000000000", "expected -1 to 4096"),
+        ("trainer.devices", "1.5", "should be an int > 0"),
+        ("trainer.devices", "[0,0]", "should be an int > 0"),
+        ("trainer.devices", "4096", "on a CPU each is a process"),
+        ("trainer.strategy", "ddp_spawn", "choose ddp"),
+        ("trainer.num_nodes", "2", "nothing says where the others are"),
         ("trainer.accelerator", "gpu", "No supported gpu backend"),
         ("trainer.accelerator", "abacus", "invalid accelerator name"),
         ("trainer.strategy", "none", "invalid strategy name"),
