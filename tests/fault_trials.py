@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from errno import EROFS
 from pathlib import Path
@@ -25,6 +25,8 @@ from typing import NamedTuple
 import torch
 from conftest import PATIENCE, blank_plot
 from matplotlib.figure import Figure
+
+from declip_pl.errors import UserError
 
 COUNT = int(os.environ.get("FAULTS_COUNT", "20"))
 """How often each fault is tried on each command."""
@@ -254,6 +256,8 @@ class Place:
             status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
             if isinstance(stop.code, str):
                 print(stop.code, file=sys.stderr)
+        except UserError as error:  # of what is no command, and which the command line would print
+            print(f"error: {error}", file=sys.stderr)
         except BaseException:
             traceback.print_exc()
         finally:
@@ -358,11 +362,14 @@ def _read(pipe: int) -> str:
 def _content(path: Path) -> object:
     if path.suffix == ".ckpt":
         return _plain(torch.load(path, weights_only=True))
-    if path.suffix in (".json", ".jsonl"):
-        return [_plain(json.loads(line)) for line in _texts(path)]
+    if path.suffix == ".jsonl":  # a line that comes later replaces one of the same name
+        records = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        return {record["name"]: _plain(record) for record in records}
+    if path.suffix == ".json":
+        return _plain(json.loads(path.read_text(encoding="utf-8")))
     if path.suffix == ".csv":
         with path.open(encoding="utf-8", newline="") as file:
-            return [_plain(row) for row in csv.DictReader(file)]
+            return sorted(str(_plain(row)) for row in csv.DictReader(file))
     if path.suffix == ".safetensors":
         return _numbers(path.read_bytes())
     return None if path.suffix == ".html" else path.read_bytes()
@@ -374,11 +381,6 @@ def _numbers(content: bytes) -> tuple[object, bytes]:
     header = json.loads(content[8:end])
     said = header.pop("__metadata__", {})
     return _plain([header, {k: json.loads(v) for k, v in said.items() if v[:1] in "{["}]), content[end:]
-
-
-def _texts(path: Path) -> Iterator[str]:
-    text = path.read_text(encoding="utf-8")
-    yield from text.splitlines() if path.suffix == ".jsonl" else [text]
 
 
 def _plain(value: object) -> object:
