@@ -71,7 +71,10 @@ class Home:
         words = {
             "train": train,
             "train with workers": [
-                *train, "--data.num_workers=2", "--data.cache=false", "--trainer.max_epochs=1"
+                *train,
+                "--data.num_workers=2",
+                "--data.cache=false",
+                "--trainer.max_epochs=1",
             ],
             "cross-eval": ["cross-eval", data, recipe],
             "evaluate": ["cross-eval", data, recipe],

@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from errno import EROFS
 from pathlib import Path
@@ -26,6 +27,7 @@ import torch
 from conftest import PATIENCE, blank_plot
 from matplotlib.figure import Figure
 
+from declip_pl.cross_eval.columns import read_columns
 from declip_pl.errors import UserError
 
 COUNT = int(os.environ.get("FAULTS_COUNT", "20"))
@@ -301,9 +303,9 @@ class Watch:
             return
         if isinstance(path, int):
             return
-        path = os.path.abspath(os.fsdecode(path))
+        path = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 - links stay
         there = os.path.lexists(path)
-        if event == "os.mkdir" and there or event == "os.remove" and not there:
+        if (event == "os.mkdir" and there) or (event == "os.remove" and not there):
             return  # nothing changes
         if path.startswith(self.folder):
             number, self.count = self.count, self.count + 1
@@ -370,17 +372,10 @@ def _content(path: Path) -> object:
     if path.suffix == ".csv":
         with path.open(encoding="utf-8", newline="") as file:
             return sorted(str(_plain(row)) for row in csv.DictReader(file))
-    if path.suffix == ".safetensors":
-        return _numbers(path.read_bytes())
+    with suppress(ValueError, OSError):  # it holds no columns
+        about, columns = read_columns(path)
+        return _plain(about), {name: column.tobytes() for name, column in columns.items()}
     return None if path.suffix == ".html" else path.read_bytes()
-
-
-def _numbers(content: bytes) -> tuple[object, bytes]:
-    """Return what a safetensors file says of its numbers, and these."""
-    end = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:end])
-    said = header.pop("__metadata__", {})
-    return _plain([header, {k: json.loads(v) for k, v in said.items() if v[:1] in "{["}]), content[end:]
 
 
 def _plain(value: object) -> object:

@@ -24,10 +24,10 @@ with atheris.instrument_imports(["declip_pl", "PIL"]):
     from declip_pl.model.checkpoint import read_checkpoint
 
 import torch
-from torch._weights_only_unpickler import Unpickler
 from conftest import make_clip
 from image_files import PHOTO, file_of
 from localizer_example import checkpoint_of, write_run
+from torch._weights_only_unpickler import Unpickler
 
 from declip_pl.training.task import LocalizationTask
 
@@ -93,7 +93,10 @@ def folders() -> tuple[list[bytes], Callable[[bytes], None]]:
 
 def manifests() -> tuple[list[bytes], Callable[[bytes], None]]:
     """Return manifests in both formats, and what reads one as either."""
-    rows = [Row("a.png", "", "", "train", "", ""), Row("b.png", "m.png", "ldm", "test", "s", "white")]
+    rows = [
+        Row("a.png", "", "", "train", "", ""),
+        Row("b.png", "m.png", "ldm", "test", "s", "white"),
+    ]
     paths = [WORK / "list.csv", WORK / "list.jsonl"]
     for path in paths:
         write_manifest(path, rows)

@@ -60,5 +60,7 @@ def test_ctrl_c_twice(faults, name):
         ended = place.run(command, meanwhile=partial(after, wait, partial(interrupt, between)))
         in_words = "Traceback" not in ended.said
         fault = faults.fault_of(name, ended) if in_words else ended.said[-3000:]
-        said.note(f"after {wait:.2f} and {between} s", fault, refused=in_words and ended.status != 0)
+        said.note(
+            f"after {wait:.2f} and {between} s", fault, refused=in_words and ended.status != 0
+        )
     said.end()

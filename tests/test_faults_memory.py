@@ -53,7 +53,7 @@ def test_a_worker_of_forge(faults):
 
     def kill(pid: int) -> None:
         wait_until((faults.place.here / journal).is_file)
-        wait_until(lambda: len(workers(pid)) == 2)  # noqa: PLR2004
+        wait_until(lambda: len(workers(pid)) == 2)
         workers(pid)[0].kill()
 
     for _ in range(COUNT):

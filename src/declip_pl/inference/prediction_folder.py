@@ -153,7 +153,9 @@ def _done(folder: Path, record: Record) -> bool:
         return (
             "error" not in record
             and record | version(Path(record["path"])) == record
-            and all((folder / file).read_bytes().endswith(PNG_END) for file in record["files"].values())
+            and all(
+                (folder / file).read_bytes().endswith(PNG_END) for file in record["files"].values()
+            )
         )
     except OSError:  # it has gone, which reading it will say
         return False
