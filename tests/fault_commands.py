@@ -67,7 +67,7 @@ class Home:
         """Return one of the commands by its name."""
         data, recipe = f"--data={self.folder}/dolos", f"--config={self.folder}/tiny.yaml"
         photos, runs = f"{self.folder}/photos", ("outputs/train/**/*",)
-        train = ["train", data, recipe, "--generator=ldm", "--name=x", "--resume"]
+        train = ["train", data, recipe, "--generator=ldm", "--resume"]
         words = {
             "train": train,
             "train with workers": [
@@ -93,10 +93,10 @@ class Home:
             "predict": ("out/**/*",),
         }
         if name == "cache":
-            return Command(name, self._encode, results[name])
+            return Command(name, self.encode, results[name])
         more = ["--resume"] if name == "predict" else []
         run = partial(cli.main, [*words[name], *more])
-        return Command(name, run, results[name], self._trained() if name == "evaluate" else None)
+        return Command(name, run, results[name], self.trained() if name == "evaluate" else None)
 
     def forge_by_two(self) -> None:
         """Run ``forge`` with two processes."""
@@ -129,15 +129,14 @@ class Home:
                 return f"run again it ends with {again.status}: {again.said[-2000:]}"
         return differences(self.place.content(command), self.reference(name).content)
 
-    def _trained(self) -> Path:
+    def trained(self) -> Path:
         """Return a folder with trained models."""
         folder = self.folder / "trained"
         if not folder.exists():
-            trained = self.finished("cross-eval") / "outputs/train"
-            shutil.copytree(trained, folder / "outputs/train")
+            shutil.copytree(self.finished("train") / "outputs", folder / "outputs")
         return folder
 
-    def _encode(self) -> None:
+    def encode(self) -> None:
         """Build the feature cache of all training photos, three in a shard."""
         feature_cache.SHARD = 3
         photos = sorted((self.folder / "dolos").rglob("train/*.png"))

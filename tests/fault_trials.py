@@ -151,7 +151,7 @@ class Place:
 
     def __init__(self, here: Path) -> None:
         self.here = here
-        self._seen = here.with_name("seen.json")
+        self.seen = here.with_name("seen.json")
 
     def clear(self, command: Command) -> None:
         """Begin a trial."""
@@ -228,13 +228,13 @@ class Place:
             Watch(self.here, lambda _, what: done.append(what)).begin()
             Watch(self.here.parent, lambda _, what: read.append(what), reads=True).begin()
             command.run()
-            self._seen.write_text(json.dumps([done, read]))
+            self.seen.write_text(json.dumps([done, read]))
 
         start = time.monotonic()
         ended = self.run(Command(command.name, watched, command.results))
         assert ended.status == 0, ended.said
         seconds = time.monotonic() - start
-        return Reference(self.content(command), *json.loads(self._seen.read_text()), seconds)
+        return Reference(self.content(command), *json.loads(self.seen.read_text()), seconds)
 
     def _become(self, command: Command, fault: Callable[[], object], output: int) -> None:
         """Be the process that a trial is about, to its end."""
