@@ -30,10 +30,10 @@ NOT_WHOLE = ("checkpoint", "run's recipe", "index")
 def test_cut(faults, kind):
     name, glob = FILES[kind]
     command, place, said = faults.command(name), faults.place, row(name, f"{kind} cut")
-    draw = moments(command, kind)
+    draw, finished = moments(command, kind), faults.finished(name)
     for _ in range(COUNT):
         shutil.rmtree(place.here)
-        shutil.copytree(faults.finished(name), place.here)
+        shutil.copytree(finished, place.here)
         if kind in NOT_WHOLE:
             for results in place.here.glob("outputs/train/*/test_metrics.json"):
                 results.unlink()
