@@ -37,8 +37,8 @@ SEED = int(os.environ.get("FAULTS_SEED", "0"))
 """Decides on the moments."""
 
 TIMED = {"made", "seconds", "sha256"}
-"""Entries that tell when or how long; a checksum of them differs as well. Of reports, which tell
-it in their text, only that they are there is compared."""
+"""Entries that tell when or how long; a checksum of them differs as well. Of reports and PDF files,
+which tell it inside, only that they are there is compared."""
 
 
 class Ended(NamedTuple):
@@ -375,7 +375,7 @@ def _content(path: Path) -> object:
     with suppress(ValueError, OSError):  # it holds no columns
         about, columns = read_columns(path)
         return _plain(about), {name: column.tobytes() for name, column in columns.items()}
-    return None if path.suffix == ".html" else path.read_bytes()
+    return None if path.suffix in (".html", ".pdf") else path.read_bytes()
 
 
 def _plain(value: object) -> object:
