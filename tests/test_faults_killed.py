@@ -21,13 +21,13 @@ def after(seconds: float, end, pid: int) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_kill(faults, name):
-    """In turn after a time, and before something is done to a file, where most can go wrong."""
+    """In turn before something is done to a file, where most can go wrong, and after a time."""
     command, place, said = faults.command(name), faults.place, row(name, "kill -9")
     events, seconds = faults.reference(name).events, faults.reference(name).seconds
     draw = moments(command, "kill")
     for turn in range(COUNT):
         place.clear(command)
-        if turn % 2:
+        if turn % 2 == 0:
             number = draw.randrange(len(events))
             what = f"before event {number}, {events[number]}"
             ended = place.run(command, kill_at(number, place.here))
