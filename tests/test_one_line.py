@@ -307,6 +307,14 @@ def test_full_disks(refusal, run, tree, fit_arguments, tmp_path, monkeypatch, co
     assert "File too large" in str(exit_.value.code)
 
 
+@pytest.mark.parametrize("how", ["exited unexpectedly", "is killed by signal: Killed. "])
+def test_a_worker_that_was_ended_is_told(how):
+    """As the kernel ends one where memory is short; the words are torch's."""
+    said = one_line.of_any(RuntimeError(f"DataLoader worker (pid(s) 31152) {how}"))
+    assert "too little memory" in said and "--data.num_workers" in said and "31152" in said
+    assert one_line.of_any(RuntimeError("a worker exited unexpectedly")) is None
+
+
 @pytest.mark.parametrize("library", ["a hole", "os error", "system"])
 def test_a_library_that_hides_a_full_disk_is_seen_through(tmp_path, monkeypatch, library):
     import errno

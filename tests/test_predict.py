@@ -94,6 +94,11 @@ def pictures(folder="out") -> dict[str, int]:
     }
 
 
+def cut(path: Path) -> None:
+    """Take a file's last byte away."""
+    path.write_bytes(path.read_bytes()[:-1])
+
+
 def test_a_folder_of_photos(photos, model, capsys):
     assert run(photos, "--model", model, "--output", "out", "--threshold", 0.4) == 0
     found = records()
@@ -321,10 +326,13 @@ class TestResume:
         assert run(*self.arguments, "--resume") == 0
         assert [record["name"] for record in records()] == [record["name"] for record in whole]
 
-    def test_missing_pictures_are_written_again(self):
-        Path("out/masks/a/x.jpg.png").unlink()
+    @pytest.mark.parametrize("damage", [Path.unlink, cut])
+    def test_pictures_that_are_missing_or_cut_are_written_again(self, damage):
+        picture = Path("out/masks/a/x.jpg.png")
+        whole = picture.read_bytes()
+        damage(picture)
         assert run(*self.arguments, "--resume") == 0
-        assert Path("out/masks/a/x.jpg.png").is_file() and len(records()) == 4
+        assert picture.read_bytes() == whole and len(records()) == 4
 
     def test_a_failed_photo_is_tried_again(self, photos):
         (photos / "late.png").write_bytes(b"half")
