@@ -18,20 +18,23 @@ from declip_pl.cross_eval.domains import (
     write_domains,
 )
 from declip_pl.cross_eval.failures import as_error, attempt, failures_of
-from declip_pl.cross_eval.folder import choose_folder, name_of
+from declip_pl.cross_eval.folder import choose_folder, further_folder, name_of
 from declip_pl.cross_eval.map_folder import MapOptions, read_map_folder
 from declip_pl.cross_eval.map_names import is_map_folder
 from declip_pl.cross_eval.matrix import TABLE, UNPERTURBED, Failure, Matrix
 from declip_pl.cross_eval.methods import Method
-from declip_pl.cross_eval.models import Model, read_models
+from declip_pl.cross_eval.models import Model, read_models, train_missing, trained_models
 from declip_pl.cross_eval.one_set import Way, evaluate_set
+from declip_pl.cross_eval.pieces import Pieces, encode_part
 from declip_pl.cross_eval.plan import (
     choose_data_sets,
     choose_recipe,
+    label_of,
     read_changes,
     read_data_sets,
-    trained,
+    wanted_models,
 )
+from declip_pl.cross_eval.scoring import score_all
 from declip_pl.cross_eval.summary import scores_of_all, summary
 from declip_pl.cross_eval.views.domains_png import domains_png
 from declip_pl.cross_eval.views.report import REPORT, write_report
@@ -42,16 +45,19 @@ from declip_pl.data.layouts.dolos import Source
 from declip_pl.data.masks import Polarity
 from declip_pl.data.transforms import Changes
 from declip_pl.errors import UserError
+from declip_pl.jobs.where import Jobs, read_jobs
 from declip_pl.model.devices import find_device
 from declip_pl.model.network import Pooling
 from declip_pl.names import check_name
 from declip_pl.parts import Spec
 from declip_pl.training.recipe import Options
+from declip_pl.training.recipe_file import command_line
 from declip_pl.training.run_folder import claim
 
 
 def cross_eval(
     options: Options,
+    jobs: Jobs,
     also: str | None = None,
     seeds: Annotated[int, Interval(ge=1, le=1000)] = 1,
     loo: bool = False,
@@ -67,6 +73,7 @@ def cross_eval(
 
     Args:
         options: What to test on, and how missing models are trained.
+        jobs: Where its pieces run.
         also: Further data sets to score the same models on, joined by commas; each is a
             cross-evaluation of its own, and the first shows all of them together.
         seeds: Models for each generator, with the seeds 0, 1, ...
@@ -81,12 +88,30 @@ def cross_eval(
     """
     start = time.monotonic()
     _check_name(name)
-    (options, places), device = choose_data_sets(options, also), find_device(options.device)
+    where, part = read_jobs(jobs)
+    further = {"also": also, "seeds": seeds, "loo": loo, "none": none, "pooling": pooling}
+    further |= {"perturbation": perturbation, "name": name}
+    command = command_line("cross-eval", vars(options) | further)
+    options, places = choose_data_sets(options, also)
     recipe = choose_recipe(options, places[0].root)
     sets = read_data_sets(options, recipe, places, read_changes(perturbation))
-    paths, failures, label = trained(recipe, sets[0], seeds, loo, none)
+    wanted = wanted_models(recipe, sets[0], loo, none)
+    label = label_of(recipe, seeds, loo, none)
+    if where or jobs.dry_run:
+        folder = choose_folder(sets[0], label, name)
+        pieces = Pieces(tuple(command), recipe, wanted, seeds, sets, folder)
+        pieces.tell(where) if jobs.dry_run or not where else pieces.run(where)
+        return
+    device = find_device(options.device)
+    if part and part.kind == "encode":
+        encode_part(recipe, wanted, sets, part, device)
+        return
+    paths, failures = (trained_models if part else train_missing)(recipe, wanted, seeds)
     work = _Work(options.encoder, pooling, device, summary)
-    work.score(paths, sets, failures, start, name, label)
+    if part and part.kind == "score":
+        work.score_one(part.model, paths, sets, name, label)
+    else:
+        work.score(paths, sets, failures, start, name, label)
 
 
 def evaluate(
@@ -208,6 +233,31 @@ class _Work:
         matrix = self._evaluated(methods, data, folder, failures, start)
         if others:
             _show_all(folder, [matrix, *self._on_further(paths, others, failures)])
+        if failures:
+            raise as_error("the cross-evaluation", failures)
+
+    def score_one(
+        self,
+        model: str,
+        paths: Sequence[str | Path],
+        sets: Sequence[LocalizationDataModule],
+        name: str | None,
+        label: str,
+    ) -> None:
+        """Score one of several models on all data sets; others may be scored meanwhile.
+
+        Raises:
+            UserError: If a part failed, or there is no such model.
+        """
+        failures: list[Failure] = []
+        for place, data in enumerate(sets):
+            methods, _ = self._read(paths, data)
+            chosen = [method for method in methods if method.name == model]
+            if not chosen:
+                raise UserError(f"{model} can't be scored: it is not trained")
+            folder = further_folder(data, methods) if place else choose_folder(data, label, name)
+            way = (self.encoder, self.device)
+            failures += score_all(chosen, data, folder, *way, answers=False)[1]
         if failures:
             raise as_error("the cross-evaluation", failures)
 

@@ -13,9 +13,9 @@ from declip_pl.cross_eval.failures import as_error, attempt, failures_of, on_rec
 from declip_pl.cross_eval.folder import name_of
 from declip_pl.cross_eval.matrix import UNPERTURBED, Failure, Matrix
 from declip_pl.cross_eval.methods import Method
-from declip_pl.cross_eval.models import read_models
+from declip_pl.cross_eval.models import read_models, train_missing
 from declip_pl.cross_eval.one_set import Way, evaluate_set, print_warnings
-from declip_pl.cross_eval.plan import choose_data_sets, choose_recipe, read_data_sets, trained
+from declip_pl.cross_eval.plan import choose_data_sets, choose_recipe, read_data_sets
 from declip_pl.cross_eval.progress import Countdown
 from declip_pl.cross_eval.provenance import made
 from declip_pl.cross_eval.views.report import REPORT
@@ -37,7 +37,7 @@ from declip_pl.robustness.robustness import (
     write_robustness,
 )
 from declip_pl.robustness.table import robustness_text
-from declip_pl.training.recipe import Options
+from declip_pl.training.recipe import Options, Recipe
 from declip_pl.training.run_folder import MOST, claim
 
 FEATURES = "features"
@@ -92,9 +92,7 @@ def robustness(
     recipe = None if models else choose_recipe(options, places[0].root)
     read = partial(read_data_sets, options, recipe, places)
     (photos,) = read(UNPERTURBED)
-    paths, failures, label = (
-        trained(recipe, photos, seeds=1, loo=False, none=False) if recipe else (models, [], None)
-    )
+    paths, failures, label = _trained(recipe, photos) if recipe else (models, [], None)
     described, unread = read_models(paths, photos.generators)
     failures += unread
     if not described:
@@ -112,6 +110,14 @@ def robustness(
     print(f"table:  {folder / SPREADSHEET}")
     if failures:
         raise as_error("the robustness run", failures)
+
+
+def _trained(
+    recipe: Recipe, photos: LocalizationDataModule
+) -> tuple[Sequence[str | Path], list[Failure], str | None]:
+    """Train what is missing; return the runs' folders, what failed, and what they are called."""
+    folders, failures = train_missing(recipe, photos.generators, seeds=1)
+    return folders, failures, recipe.kind
 
 
 def _check_given(options: Options, models: Sequence[str], name: str | None) -> None:

@@ -1,0 +1,174 @@
+"""Where the pieces of a command run: what ``--on`` names, and the options of a cluster's jobs."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from declip_pl.errors import UserError
+
+MOST = 1024
+"""Most processes of ``local:N``."""
+
+_EXPECTED = "expected slurm, slurm:FILE or local:N"
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """Where the pieces of a command run.
+
+    Args:
+        on: slurm, slurm:FILE (options of the jobs in YAML), or local:N for N processes on this
+            machine, each with a GPU of its own where there are some. By default one piece after the
+            other in this process.
+        part: Do one piece and no other, as the jobs of --on do: encode:1/8, score:MODEL or report.
+        dry_run: Say what the pieces are and what they take, measured on a few photos; start none.
+    """
+
+    on: str | None = None
+    part: str | None = None
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """One piece of a command.
+
+    Attributes:
+        kind: ``encode``, ``score`` or ``report``.
+        model: Which model is scored.
+        number: Which share of the photos is encoded, from 1.
+        of: How many shares there are.
+    """
+
+    kind: str
+    model: str = ""
+    number: int = 1
+    of: int = 1
+
+
+@dataclass(frozen=True)
+class Local:
+    """Processes on this machine.
+
+    Attributes:
+        processes: How many work at once.
+    """
+
+    processes: int
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """Jobs of a SLURM cluster; what is not said is the cluster's own default.
+
+    Attributes:
+        partition: As ``sbatch`` has it, like the others of that name.
+        account: Whom the time is charged to.
+        qos: Quality of service.
+        constraint: Features of the nodes.
+        gres: Such as ``gpu:1``.
+        cpus_per_task: Cores of a job.
+        mem: Memory of a job, such as ``32G``.
+        time: Minutes that a job may take. One that takes longer goes on in a job of its own again.
+        array: Most jobs of an array; clusters refuse larger ones than their ``MaxArraySize`` - 1.
+        setup: Lines of shell before each job, such as ``module load cuda``.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    gres: str | None = None
+    cpus_per_task: int | None = None
+    mem: str | None = None
+    time: int = 120
+    array: int = 1000
+    setup: tuple[str, ...] = ()
+
+    def sbatch(self) -> dict[str, Any]:
+        """Return the options that are said, but for the array's."""
+        said = {name: value for name, value in asdict(self).items() if value}
+        del said["array"]
+        return said | {"setup": list(self.setup)}
+
+
+def read_jobs(jobs: Jobs) -> tuple[Local | Slurm | None, Part | None]:
+    """Return where pieces run, and the one piece that is wanted.
+
+    Raises:
+        UserError: If an option is wrong, both are given, or submitit is missing.
+    """
+    if jobs.part and (jobs.on or jobs.dry_run):
+        raise UserError("--part does one piece here: leave out --on and --dry_run")
+    where = read_where(jobs.on) if jobs.on else None
+    if where and not jobs.dry_run and find_spec("submitit") is None:
+        raise UserError(
+            "--on needs submitit: pip install 'declip-pl[slurm]', in a checkout "
+            "pip install --editable '.[slurm]'"
+        )
+    return where, read_part(jobs.part) if jobs.part else None
+
+
+def read_where(on: str) -> Local | Slurm:
+    """Return what ``--on`` names.
+
+    Raises:
+        UserError: If it names nothing, or the options of the jobs are wrong.
+    """
+    kind, _, detail = on.partition(":")
+    if kind == "slurm":
+        return _read_options(Path(detail).expanduser()) if detail else Slurm()
+    if kind == "local" and detail.isdecimal() and 1 <= int(detail) <= MOST:
+        return Local(int(detail))
+    raise UserError(f"--on {on}: {_EXPECTED}, with N from 1 to {MOST} (make: ON=)")
+
+
+def read_part(part: str) -> Part:
+    """Return what ``--part`` names.
+
+    Raises:
+        UserError: If it names no piece.
+    """
+    kind, _, detail = part.partition(":")
+    if part == "report":
+        return Part(kind)
+    if kind == "score" and detail:
+        return Part(kind, detail)
+    number, _, of = detail.partition("/")
+    if kind == "encode" and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of):
+        return Part(kind, number=int(number), of=int(of))
+    raise UserError(f"--part {part}: expected encode:1/8, score:MODEL or report")
+
+
+def _read_options(path: Path) -> Slurm:
+    try:
+        said = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} can't be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(said, dict):
+        raise UserError(f"{path} holds no options of jobs; expected lines such as: partition: gpu")
+    known = {field.name: field.type for field in fields(Slurm)}
+    for name, value in said.items():
+        if name not in known:
+            raise UserError(f"{path}: there is no option {name!r}; expected {', '.join(known)}")
+        _check(path, name, value)
+    return Slurm(**said | {"setup": tuple(said.get("setup") or ())})
+
+
+def _check(path: Path, name: str, value: Any) -> None:
+    """Refuse a value of the wrong kind."""
+    if name in ("time", "array", "cpus_per_task"):
+        right, expected = type(value) is int and value >= 1, "a whole number from 1"
+        expected += " (of minutes)" if name == "time" else ""
+    elif name == "setup":
+        right = isinstance(value, Sequence) and not isinstance(value, str)
+        right = right and all(isinstance(line, str) for line in value)
+        expected = "a list of lines"
+    else:
+        right, expected = isinstance(value, str), "text"
+    if not right:
+        raise UserError(f"{path}: {name} is {value!r}; expected {expected}")
