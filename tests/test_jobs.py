@@ -2,24 +2,11 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from conftest import GENERATORS, make_clip, make_tree
-
-from declip_pl import cli
-from declip_pl.data.feature_cache import SHARD, FeatureCache
-from declip_pl.data.feature_share import encode_share
-from declip_pl.data.shards import inspect, shard_files
-from declip_pl.errors import UserError
-from declip_pl.files import all_sha256
-from declip_pl.jobs.pieces import Job, Piece, PieceError, Stage, last_error
-from declip_pl.jobs.run import run
-from declip_pl.jobs.where import Local, Part, Slurm, read_part, read_where
-from declip_pl.model.encoder import build_encoder
+from conftest import make_clip, make_tree
 
 RECIPE = """
 model: {{encoder: {folder}/tiny-clip, layer: layer1, decoder: linear, image_size: 64}}

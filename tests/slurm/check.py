@@ -22,7 +22,7 @@ from declip_pl.jobs.slurm import RECORD, active, run  # noqa: E402
 from declip_pl.jobs.where import Slurm  # noqa: E402
 
 ENDS, STAYS = "import sys; open({file!r}, 'a').write('x')", "; import time; time.sleep(3600)"
-ONCE = "; sys.stdout.flush(); import os, time; time.sleep(3600 if os.path.getsize({file!r}) < 2 else 0)"
+ONCE = "; import os, time; time.sleep(3600 if os.path.getsize({file!r}) < 2 else 0)"
 RECIPE = """
 model: {encoder: tiny-clip, layer: layer1, decoder: linear, image_size: 64}
 data: {root: x, generator: x, batch_size: 4, num_workers: 0}

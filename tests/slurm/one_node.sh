@@ -35,7 +35,10 @@ stop() {
   status=$?
   scancel --me 2> /dev/null || true
   for daemon in slurmd slurmctld munged; do
-    [ -f "$work/$daemon.pid" ] && kill "$(cat "$work/$daemon.pid")" 2> /dev/null || true
+    [ -f "$work/$daemon.pid" ] || continue
+    pid=$(cat "$work/$daemon.pid")
+    kill "$pid" 2> /dev/null || true
+    while kill -0 "$pid" 2> /dev/null; do sleep 0.2; done
   done
   if [ "$status" = 0 ]; then rm -rf "$work"; else echo "logs are kept in $work"; fi
 }

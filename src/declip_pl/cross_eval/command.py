@@ -25,11 +25,10 @@ from declip_pl.cross_eval.matrix import TABLE, UNPERTURBED, Failure, Matrix
 from declip_pl.cross_eval.methods import Method
 from declip_pl.cross_eval.models import Model, read_models, train_missing, trained_models
 from declip_pl.cross_eval.one_set import Way, evaluate_set
-from declip_pl.cross_eval.pieces import Pieces, encode_part
+from declip_pl.cross_eval.pieces import Pieces
 from declip_pl.cross_eval.plan import (
     choose_data_sets,
     choose_recipe,
-    label_of,
     read_changes,
     read_data_sets,
     wanted_models,
@@ -45,7 +44,7 @@ from declip_pl.data.layouts.dolos import Source
 from declip_pl.data.masks import Polarity
 from declip_pl.data.transforms import Changes
 from declip_pl.errors import UserError
-from declip_pl.jobs.where import Jobs, read_jobs
+from declip_pl.jobs.where import Jobs, Part, read_jobs
 from declip_pl.model.devices import find_device
 from declip_pl.model.network import Pooling
 from declip_pl.names import check_name
@@ -89,29 +88,20 @@ def cross_eval(
     start = time.monotonic()
     _check_name(name)
     where, part = read_jobs(jobs)
-    further = {"also": also, "seeds": seeds, "loo": loo, "none": none, "pooling": pooling}
-    further |= {"perturbation": perturbation, "name": name}
-    command = command_line("cross-eval", vars(options) | further)
+    given = {"also": also, "seeds": seeds, "loo": loo, "none": none, "pooling": pooling}
+    given |= {**vars(options), "perturbation": perturbation, "name": name}
     options, places = choose_data_sets(options, also)
     recipe = choose_recipe(options, places[0].root)
     sets = read_data_sets(options, recipe, places, read_changes(perturbation))
-    wanted = wanted_models(recipe, sets[0], loo, none)
-    label = label_of(recipe, seeds, loo, none)
-    if where or jobs.dry_run:
+    wanted, label = wanted_models(recipe, sets[0], seeds, loo, none)
+    if where or jobs.dry_run or (part and part.kind == "encode"):
         folder = choose_folder(sets[0], label, name)
-        pieces = Pieces(tuple(command), recipe, wanted, seeds, sets, folder)
-        pieces.tell(where) if jobs.dry_run or not where else pieces.run(where)
+        command = tuple(command_line("cross-eval", given))
+        Pieces(command, recipe, wanted, seeds, sets, folder).do(where, jobs.dry_run, part)
         return
-    device = find_device(options.device)
-    if part and part.kind == "encode":
-        encode_part(recipe, wanted, sets, part, device)
-        return
+    work = _Work(options.encoder, pooling, find_device(options.device), summary)
     paths, failures = (trained_models if part else train_missing)(recipe, wanted, seeds)
-    work = _Work(options.encoder, pooling, device, summary)
-    if part and part.kind == "score":
-        work.score_one(part.model, paths, sets, name, label)
-    else:
-        work.score(paths, sets, failures, start, name, label)
+    work.do(part, paths, sets, failures, start, name, label)
 
 
 def evaluate(
@@ -235,6 +225,26 @@ class _Work:
             _show_all(folder, [matrix, *self._on_further(paths, others, failures)])
         if failures:
             raise as_error("the cross-evaluation", failures)
+
+    def do(
+        self,
+        part: Part | None,
+        paths: Sequence[str | Path],
+        sets: Sequence[LocalizationDataModule],
+        failures: list[Failure],
+        start: float,
+        name: str | None,
+        label: str,
+    ) -> None:
+        """Score all models, or the one that is wanted.
+
+        Raises:
+            UserError: If a part failed; all of them are named.
+        """
+        if part and part.kind == "score":
+            self.score_one(part.model, paths, sets, name, label)
+        else:
+            self.score(paths, sets, failures, start, name, label)
 
     def score_one(
         self,

@@ -5,21 +5,23 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from declip_pl.cross_eval.elsewhere import photos_in
 from declip_pl.cross_eval.map_scores import score_maps
 from declip_pl.cross_eval.progress import duration
 from declip_pl.data.cache_folders import GIB, features_folder
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.dataset import Batch, LocalizationDataset, collate
 from declip_pl.data.feature_cache import tokens_of
-from declip_pl.data.layout import SPLITS
 from declip_pl.errors import UserError
+from declip_pl.jobs.where import Local, Slurm
 from declip_pl.metrics import Thresholds
+from declip_pl.model.checkpoint import Checkpoint
 from declip_pl.model.features import OUTPUT_SIZE, Features
 from declip_pl.training.recipe import Recipe
 from declip_pl.training.task import LocalizationTask
@@ -30,6 +32,7 @@ STEPS = 2
 """Measured steps of training, after one that is not."""
 HOUR = 3600
 """Seconds; less is told in minutes."""
+_PARTS = ("encoder", "layer", "decoder", "image_size", "supervision", "loss")
 _ADAM = 3
 """Numbers that a checkpoint holds for each weight: its value and AdamW's two moments."""
 _KEPT = 2
@@ -79,11 +82,35 @@ class Measured:
     seconds: float
 
 
-def measure(recipe: Recipe, data: LocalizationDataModule, device: torch.device) -> Measured:
+@dataclass(frozen=True)
+class Measurable:
+    """A localizer that is measured.
+
+    Attributes:
+        parts: The options of its task that say what it is made of.
+        batch_size: Photos in a batch of its training.
+    """
+
+    parts: dict[str, Any]
+    batch_size: int = 64
+
+
+def of_recipe(recipe: Recipe) -> Measurable:
+    """Return the localizer that a recipe trains."""
+    said = recipe.entries
+    return Measurable({name: said[f"model.{name}"] for name in _PARTS}, said["data.batch_size"])
+
+
+def of_checkpoint(checkpoint: Checkpoint) -> Measurable:
+    """Return a localizer that is trained already."""
+    return Measurable({name: getattr(checkpoint, name) for name in _PARTS})
+
+
+def measure(of: Measurable, data: LocalizationDataModule, device: torch.device) -> Measured:
     """Encode, train on and score a few photos; nothing is kept.
 
     Args:
-        recipe: Of the models.
+        of: What is measured.
         data: The data set.
         device: Where it is measured.
 
@@ -93,13 +120,11 @@ def measure(recipe: Recipe, data: LocalizationDataModule, device: torch.device) 
     start = time.monotonic()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    said = recipe.entries
-    names = ("encoder", "layer", "decoder", "image_size", "supervision", "loss")
-    task = LocalizationTask(**{name: said[f"model.{name}"] for name in names}).to(device)
+    task = LocalizationTask(**of.parts).to(device)
     data.preprocessing = task.network.encoder.preprocessing
     photos = _few(data)
     encode, batch, bytes_each = _encoding(task, photos)
-    train = _training(task, batch, said["data.batch_size"])
+    train = _training(task, batch, of.batch_size)
     score = _scoring(task, batch)
     weights = sum(parameter.numel() for parameter in task.network.decoder.parameters())
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
@@ -110,35 +135,40 @@ def measure(recipe: Recipe, data: LocalizationDataModule, device: torch.device) 
 
 
 def count(
-    recipe: Recipe, data: LocalizationDataModule, trainings: Sequence[str], scorings: int
+    recipe: Recipe | None,
+    data: LocalizationDataModule,
+    trainings: Sequence[str],
+    scorings: int,
+    changed: int = 0,
 ) -> Counts:
     """Return how many photos the pieces look at; forgeries, which may not be made yet, are not in.
 
     Args:
-        recipe: Of the models.
+        recipe: Of models that are trained.
         data: The data set.
         trainings: The generators of each model that is missing.
-        scorings: How many models are to be scored.
+        scorings: How often all test photos are scored, by whatever model.
+        changed: How often they are changed, and encoded once more.
     """
-    everything = sum(len(data.files(split, *data.names(split))) for split in SPLITS)
     tests = len(data.files("test", *data.names("test")))
-    epochs = recipe.entries["trainer.max_epochs"] or 1000  # Lightning's own
+    encoded = changed * tests + (photos_in(data) if recipe else tests)
     trained = scored = 0
-    for choice in trainings:
+    for choice in trainings if recipe else ():
+        epochs = recipe.entries["trainer.max_epochs"] or 1000  # Lightning's own
         own = recipe.data_module(choice)
         trained += epochs * len(own.training_photos())
-        valid = len(own.files("valid", *own.names("valid")))
-        scored += epochs * valid + len(own.files("test", *own.names("test")))
-    return Counts(everything, trained, scored + scorings * tests, len(trainings))
+        scored += epochs * len(own.files("valid", *own.names("valid")))
+        scored += len(own.files("test", *own.names("test")))
+    return Counts(encoded, trained, scored + scorings * tests, len(trainings))
 
 
-def as_text(counts: Counts, measured: Measured, at_once: int | None) -> list[str]:
+def as_text(counts: Counts, measured: Measured, where: Local | Slurm | None) -> list[str]:
     """Return what it takes, in lines.
 
     Args:
         counts: Photos that the pieces look at.
         measured: What one of them takes.
-        at_once: How many pieces run at once; None where a cluster decides.
+        where: Where the pieces run; None stands for this process.
     """
     stages = {
         "encode": (counts.encoded * measured.encode, f"{counts.encoded} photos"),
@@ -147,7 +177,9 @@ def as_text(counts: Counts, measured: Measured, at_once: int | None) -> list[str
     }
     total = sum(seconds for seconds, _ in stages.values())
     lines = [f"  {name}: at most {_hours(took)} ({of})" for name, (took, of) in stages.items()]
-    shared = f", {_hours(total / at_once)} with {at_once} at once" if at_once else ""
+    shared = ""
+    if isinstance(where, Local):
+        shared = f", {_hours(total / where.processes)} with {where.processes} at once"
     lines.append(
         f"  together: at most {_hours(total)}{shared}; starting and the report not counted"
     )

@@ -7,15 +7,25 @@ from pathlib import Path
 import torch
 
 from declip_pl.cross_eval import estimate
-from declip_pl.cross_eval.elsewhere import encoding, report, run_stages, shares_of
+from declip_pl.cross_eval.elsewhere import (
+    encoding,
+    missing_models,
+    photos_in,
+    report,
+    run_stages,
+    scoring,
+    shares_of,
+    tell,
+    training,
+)
 from declip_pl.cross_eval.folder import check_folder, further_folder
-from declip_pl.cross_eval.models import is_trained, planned, read_models
+from declip_pl.cross_eval.models import planned, read_models
 from declip_pl.cross_eval.scoring import unfinished
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.feature_cache import FeatureCache
 from declip_pl.data.feature_share import encode_share
-from declip_pl.data.layout import REAL, SPLITS
-from declip_pl.jobs.pieces import Piece, Stage, named
+from declip_pl.data.layout import REAL
+from declip_pl.jobs.pieces import Stage
 from declip_pl.jobs.where import Local, Part, Slurm
 from declip_pl.model.devices import find_device
 from declip_pl.model.encoder import build_encoder
@@ -43,18 +53,25 @@ class Pieces:
     sets: Sequence[LocalizationDataModule]
     folder: Path
 
-    def run(self, where: Local | Slurm) -> None:
-        """Run what is left, each piece where it is said.
+    def do(self, where: Local | Slurm | None, dry_run: bool, part: Part | None) -> None:
+        """Run what is left, each piece where it is said; or say what that is; or encode a share.
 
         Raises:
             UserError: If a piece failed; all of them are named, with their logs.
         """
+        if part:
+            device = find_device(self.recipe.options.device)
+            encode_part(self.recipe, self.wanted, self.sets, part, device)
+            return
+        if dry_run or not where:
+            self._tell(where)
+            return
         check_folder(self.folder, self.sets[0])
         run_stages(
             where, lambda: self._stages(where, *self._left()), self.folder, "the cross-evaluation"
         )
 
-    def tell(self, where: Local | Slurm | None) -> None:
+    def _tell(self, where: Local | Slurm | None) -> None:
         """Print what is left and what it takes, measured on a few photos."""
         trainings, scorings = self._left()
         data = self.sets[0]
@@ -63,15 +80,13 @@ class Pieces:
             f"plan: {models} models on {tests} test sets; {len(trainings)} are to be trained, "
             f"{len(scorings)} to be scored"
         )
-        for stage in self._stages(where or Local(1), trainings, scorings):
-            print(f"  {stage.name}: {named(stage.pieces)}")
-        if not scorings:
-            return
-        choices = [choice for choice, _ in trainings]
-        counts = estimate.count(self.recipe, data, choices, len(scorings))
-        measured = estimate.measure(self.recipe, data, find_device(self.recipe.options.device))
-        at_once = where.processes if isinstance(where, Local) else None if where else 1
-        print("\n".join(estimate.as_text(counts, measured, at_once)))
+        tell(self._stages(where or Local(1), trainings, scorings))
+        if scorings:
+            choices = [choice for choice, _ in trainings]
+            counts = estimate.count(self.recipe, data, choices, len(scorings))
+            device = find_device(self.recipe.options.device)
+            measured = estimate.measure(estimate.of_recipe(self.recipe), data, device)
+            print("\n".join(estimate.as_text(counts, measured, where)))
 
     def _stages(
         self,
@@ -79,20 +94,11 @@ class Pieces:
         trainings: Sequence[tuple[str, int]],
         scorings: Sequence[str],
     ) -> list[Stage]:
-        runs = [(self.recipe.run(*model).folder.name, model) for model in trainings]
-        data = self.sets[0]
-        photos = sum(len(data.files(split, *data.names(split))) for split in SPLITS)
-        shares = shares_of(where, photos) if scorings else 0
+        shares = shares_of(where, photos_in(self.sets[0])) if scorings else 0
         return [
             encoding(self.command, shares),
-            Stage(
-                "train",
-                tuple(Piece(f"train {run}", tuple(self.recipe.command(*m))) for run, m in runs),
-            ),
-            Stage(
-                "score",
-                tuple(Piece(f"score {n}", (*self.command, f"--part=score:{n}")) for n in scorings),
-            ),
+            training((self.recipe, *model) for model in trainings),
+            scoring(self.command, scorings),
             report(self.command),
         ]
 
@@ -103,7 +109,7 @@ class Pieces:
             UserError: If a finished run of the same name is of other data or another recipe.
         """
         plan = planned(self.recipe, self.wanted, self.seeds)
-        missing = [model for model in plan if not is_trained(self.recipe, *model)]
+        missing = missing_models(self.recipe, self.wanted, self.seeds)
         folders = {self.recipe.run(*m).folder: m in missing for m in plan}
         there = [folder for folder, is_missing in folders.items() if not is_missing]
         left = {folder.name for folder, is_missing in folders.items() if is_missing}

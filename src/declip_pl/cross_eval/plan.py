@@ -75,16 +75,14 @@ def read_data_sets(
     return list(found.values())
 
 
-def label_of(recipe: Recipe, seeds: int, loo: bool, none: bool) -> str:
-    """Return what the models of a cross-evaluation are called."""
-    return recipe.kind + f"-{seeds}-seeds" * (seeds > 1) + "-leave-one-out" * loo + "-none" * none
-
-
-def wanted_models(recipe: Recipe, data: LocalizationDataModule, loo: bool, none: bool) -> list[str]:
-    """Return what the models of a cross-evaluation are trained on, one for each."""
+def wanted_models(
+    recipe: Recipe, data: LocalizationDataModule, seeds: int, loo: bool, none: bool
+) -> tuple[list[str], str]:
+    """Return what the models of a cross-evaluation are trained on, and what they are called."""
     if none:
         recipe.data_module(NONE)  # without forgeries this fails before anything is trained
-    return choices(data.generators, loo, none)
+    label = recipe.kind + f"-{seeds}-seeds" * (seeds > 1) + "-leave-one-out" * loo + "-none" * none
+    return choices(data.generators, loo, none), label
 
 
 def read_changes(perturbation: Changes) -> Changes:

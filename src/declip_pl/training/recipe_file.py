@@ -110,20 +110,20 @@ def as_argument(value: Any) -> str:
     return str(value)
 
 
-def command_line(command: str, given: Mapping[str, Any]) -> list[str]:
+def command_line(command: str, given: Mapping[str, Any], *words: object) -> list[str]:
     """Return the words that run a command of this package.
 
     Args:
         command: Its name.
         given: Values by option; what is None or False is not said, what is True is a switch.
+        words: What it takes besides.
     """
-    said = {name: value for name, value in given.items() if value is not None}
-    words = [
+    options = [
         f"--{name}" if value is True else f"--{name}={as_argument(value)}"
-        for name, value in said.items()
-        if value is not False
+        for name, value in given.items()
+        if value is not None and value is not False
     ]
-    return [sys.executable, "-m", "declip_pl", command, *words]
+    return [sys.executable, "-m", "declip_pl", command, *map(str, words), *options]
 
 
 def _read(path: Path) -> Any:
