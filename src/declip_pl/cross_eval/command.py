@@ -10,13 +10,6 @@ from typing import Annotated
 import torch
 from annotated_types import Interval
 
-from declip_pl.cross_eval.domains import (
-    PICTURE,
-    SPREADSHEET,
-    domains_of,
-    domains_text,
-    write_domains,
-)
 from declip_pl.cross_eval.failures import as_error, attempt, failures_of
 from declip_pl.cross_eval.folder import choose_folder, further_folder, name_of
 from declip_pl.cross_eval.map_folder import MapOptions, read_map_folder
@@ -35,8 +28,8 @@ from declip_pl.cross_eval.plan import (
 )
 from declip_pl.cross_eval.scoring import score_all
 from declip_pl.cross_eval.summary import scores_of_all, summary
-from declip_pl.cross_eval.views.domains_png import domains_png
-from declip_pl.cross_eval.views.report import REPORT, write_report
+from declip_pl.cross_eval.together import show_all
+from declip_pl.cross_eval.views.report import REPORT
 from declip_pl.cross_eval.views.wandb_run import track
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.layout import ALL
@@ -51,7 +44,6 @@ from declip_pl.names import check_name
 from declip_pl.parts import Spec
 from declip_pl.training.recipe import Options
 from declip_pl.training.recipe_file import command_line
-from declip_pl.training.run_folder import claim
 
 
 def cross_eval(
@@ -88,8 +80,8 @@ def cross_eval(
     start = time.monotonic()
     _check_name(name)
     where, part = read_jobs(jobs)
-    given = {"also": also, "seeds": seeds, "loo": loo, "none": none, "pooling": pooling}
-    given |= {**vars(options), "perturbation": perturbation, "name": name}
+    given = vars(options) | {"also": also, "seeds": seeds, "loo": loo, "none": none}
+    given |= {"pooling": pooling, "perturbation": perturbation, "name": name}
     options, places = choose_data_sets(options, also)
     recipe = choose_recipe(options, places[0].root)
     sets = read_data_sets(options, recipe, places, read_changes(perturbation))
@@ -222,7 +214,7 @@ class _Work:
         folder = choose_folder(data, label or self._label(methods), name)
         matrix = self._evaluated(methods, data, folder, failures, start)
         if others:
-            _show_all(folder, [matrix, *self._on_further(paths, others, failures)])
+            show_all(folder, [matrix, *self._on_further(paths, others, failures)])
         if failures:
             raise as_error("the cross-evaluation", failures)
 
@@ -332,17 +324,3 @@ class _Work:
             failures += failures_of(f"data set {data.root.name}", own)
             matrices += [matrix] if matrix else []
         return matrices
-
-
-def _show_all(folder: Path, matrices: Sequence[Matrix]) -> None:
-    """Write what shows all data sets into the first one's folder, and print it."""
-    if len(matrices) == 1:  # all others failed
-        return
-    domains = domains_of(matrices)
-    with claim(folder, "cross-evaluating into"):
-        write_domains(folder, domains)
-        domains_png(matrices, domains, folder / PICTURE)
-        write_report(folder)
-    print(domains_text(domains))
-    print(f"all data sets: {folder / PICTURE}")
-    print(f"their table:   {folder / SPREADSHEET}")

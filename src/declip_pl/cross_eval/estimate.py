@@ -153,7 +153,8 @@ def count(
     tests = len(data.files("test", *data.names("test")))
     encoded = changed * tests + (photos_in(data) if recipe else tests)
     trained = scored = 0
-    for choice in trainings if recipe else ():
+    for choice in trainings:
+        assert recipe is not None
         epochs = recipe.entries["trainer.max_epochs"] or 1000  # Lightning's own
         own = recipe.data_module(choice)
         trained += epochs * len(own.training_photos())
@@ -244,7 +245,7 @@ def _training(task: LocalizationTask, batch: Batch, size: int) -> float:
     for step in range(STEPS + 1):
         start = time.monotonic() if step == 1 else start
         optimizer.zero_grad()
-        task.loss(task(several["image"]), several).backward()
+        task.loss(task(several["image"]), several).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         _finish(task.device)
     return (time.monotonic() - start) / (STEPS * size)
