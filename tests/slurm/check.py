@@ -53,8 +53,8 @@ def check_ends(folder: Path) -> None:
     logs.mkdir()
     meddling = threading.Thread(target=meddle, args=(folder, logs))
     meddling.start()
-    # Two minutes: 90 seconds before they are over the job is told. Arrays of two at most.
-    run(stages, Slurm(time=2, array=2, cpus_per_task=1), logs, told)
+    # Three minutes: 90 to 150 seconds before they are over the job is told. Arrays of two at most.
+    run(stages, Slurm(time=3, array=2, cpus_per_task=1), logs, told)
     meddling.join()
     runs = {p.name: len((folder / p.name).read_text()) for p in first[:-1]}
     print("times that each began:", runs)

@@ -1,6 +1,5 @@
 """Where the pieces of a command run: what ``--on`` names, and the options of a cluster's jobs."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +11,10 @@ from declip_pl.errors import UserError
 
 MOST = 1024
 """Most processes of ``local:N``."""
+
+SHORTEST = 5
+"""Shortest time limit in minutes: SLURM tells a job 90 to 150 seconds before it, and earlier than the
+job listens it should not."""
 
 _EXPECTED = "expected slurm, slurm:FILE or local:N"
 
@@ -73,7 +76,7 @@ class Slurm:
         gres: Such as ``gpu:1``.
         cpus_per_task: Cores of a job.
         mem: Memory of a job, such as ``32G``.
-        time: Minutes that a job may take. One that takes longer goes on in a job of its own again.
+        time: Minutes that a job may take, at least :data:`SHORTEST`. One that takes longer goes on in a job of its own again.
         array: Most jobs of an array; clusters refuse larger ones than their ``MaxArraySize`` - 1.
         setup: Lines of shell before each job, such as ``module load cuda``.
     """
@@ -146,29 +149,35 @@ def read_part(part: str) -> Part:
 
 def _read_options(path: Path) -> Slurm:
     try:
-        said = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # All values as text: to YAML, 2:00:00 is the number 7200.
+        said = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path} can't be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(said, dict):
         raise UserError(f"{path} holds no options of jobs; expected lines such as: partition: gpu")
-    known = {field.name: field.type for field in fields(Slurm)}
-    for name, value in said.items():
-        if name not in known:
-            raise UserError(f"{path}: there is no option {name!r}; expected {', '.join(known)}")
-        _check(path, name, value)
-    return Slurm(**said | {"setup": tuple(said.get("setup") or ())})
+    known = [field.name for field in fields(Slurm)]
+    if unknown := [name for name in said if name not in known]:
+        raise UserError(f"{path}: there is no option {unknown[0]!r}; expected {', '.join(known)}")
+    return Slurm(**{name: _checked(path, name, value) for name, value in said.items()})
 
 
-def _check(path: Path, name: str, value: Any) -> None:
-    """Refuse a value of the wrong kind."""
-    if name in ("time", "array", "cpus_per_task"):
-        right, expected = type(value) is int and value >= 1, "a whole number from 1"
-        expected += " (of minutes)" if name == "time" else ""
-    elif name == "setup":
-        right = isinstance(value, Sequence) and not isinstance(value, str)
-        right = right and all(isinstance(line, str) for line in value)
+def _checked(path: Path, name: str, value: Any) -> Any:
+    """Return a value as it is needed.
+
+    Raises:
+        UserError: If it is of the wrong kind.
+    """
+    if name == "setup":
         expected = "a list of lines"
+        if isinstance(value, list) and all(isinstance(line, str) for line in value):
+            return tuple(value)
+    elif name in ("time", "array", "cpus_per_task"):
+        least = SHORTEST if name == "time" else 1
+        expected = f"a whole number from {least}" + " (of minutes)" * (name == "time")
+        if isinstance(value, str) and value.isdecimal() and int(value) >= least:
+            return int(value)
     else:
-        right, expected = isinstance(value, str), "text"
-    if not right:
-        raise UserError(f"{path}: {name} is {value!r}; expected {expected}")
+        expected = "text"
+        if isinstance(value, str) and value:
+            return value
+    raise UserError(f"{path}: {name} is {value!r}; expected {expected}")
