@@ -13,8 +13,8 @@ MOST = 1024
 """Most processes of ``local:N``."""
 
 SHORTEST = 5
-"""Shortest time limit in minutes: SLURM tells a job 90 to 150 seconds before it, and earlier than the
-job listens it should not."""
+"""Shortest time limit in minutes: SLURM tells a job 90 to 150 seconds before that it is near, and
+a job that has just begun does not listen yet."""
 
 _EXPECTED = "expected slurm, slurm:FILE or local:N"
 
@@ -76,7 +76,8 @@ class Slurm:
         gres: Such as ``gpu:1``.
         cpus_per_task: Cores of a job.
         mem: Memory of a job, such as ``32G``.
-        time: Minutes that a job may take, at least :data:`SHORTEST`. One that takes longer goes on in a job of its own again.
+        time: Minutes that a job may take, at least :data:`SHORTEST`. One that takes longer is put
+            into the queue again and goes on from what is finished.
         array: Most jobs of an array; clusters refuse larger ones than their ``MaxArraySize`` - 1.
         setup: Lines of shell before each job, such as ``module load cuda``.
     """
