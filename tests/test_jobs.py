@@ -5,9 +5,10 @@ import os
 import subprocess
 import sys
 
+import psutil
 import pytest
 import torch
-from conftest import make_clip, make_tree
+from conftest import make_clip, make_tree, wait_until
 
 from declip_pl.data.feature_cache import FeatureCache
 from declip_pl.data.feature_share import encode_share
@@ -174,6 +175,26 @@ def test_a_piece_that_fails_is_named_with_its_log_and_the_others_go_on(tmp_path,
     out = capsys.readouterr().out
     assert "bad: failed (" in out and "after: done (3 of 3)" in out
     assert {log.parent for log in told.logs.values()} == {tmp_path / "jobs/1"}
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from declip_pl.jobs.pieces import Piece, Stage
+from declip_pl.jobs.run import run
+from declip_pl.jobs.where import Local
+code = "import os, time; print(os.getpid(), file=open('pid', 'w'), flush=True); time.sleep(3600)"
+run(Local(1), [Stage("long", (Piece("long", (sys.executable, "-c", code)),))], Path())
+"""
+
+
+def test_pieces_end_with_the_command_that_started_them(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", KILLED], cwd=tmp_path)
+    pid = tmp_path / "pid"
+    wait_until(lambda: pid.exists() and pid.read_text(), process)
+    process.kill()
+    process.wait()
+    wait_until(lambda: not psutil.pid_exists(int(pid.read_text())))
 
 
 SBATCH = """#!{python}

@@ -52,7 +52,7 @@ def _started(piece: Piece, place: dict[str, str], folder: Path) -> Any:
 
     executor = LocalExecutor(folder)
     executor.update_parameters(timeout_min=_FOREVER, stderr_to_stdout=True)
-    return executor.submit(Job(piece.command, str(Path.cwd()), place))
+    return executor.submit(Job(piece.command, str(Path.cwd()), place, os.getpid()))
 
 
 def _environments(processes: int) -> list[dict[str, str]]:

@@ -80,11 +80,13 @@ class Job:
         command: The command's words.
         folder: Where it runs.
         environment: Variables that differ from those of the job.
+        owner: A process of this machine without which the command is to end; 0 if there is none.
     """
 
     command: tuple[str, ...]
     folder: str
     environment: Mapping[str, str] = field(default_factory=dict)
+    owner: int = 0
     _child: Any = field(default=None, repr=False)
 
     def __call__(self) -> None:
@@ -103,6 +105,8 @@ class Job:
         # Not child.wait(), whose lock a signal's handler would wait for.
         while (status := self._child.poll()) is None:
             time.sleep(_LOOK)
+            if self.owner and not psutil.pid_exists(self.owner):
+                self._child.terminate()
         if status in (-signal.SIGTERM, 128 + signal.SIGTERM):
             # The cluster ends the job, and decides whether it is started again: a result, which
             # would say that it is over, is not left.
@@ -120,7 +124,7 @@ class Job:
         if self._child:
             with suppress(psutil.NoSuchProcess):
                 _end(psutil.Process(self._child.pid))
-        return DelayedSubmission(Job(self.command, self.folder, self.environment))
+        return DelayedSubmission(Job(self.command, self.folder, self.environment, self.owner))
 
 
 def last_error(log: Path, lines: int = 50) -> str:
