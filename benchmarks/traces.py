@@ -9,9 +9,10 @@ versions.
 
 - Energy of the photo's residual in three octaves of frequency (differences of Gaussians), inside
   and outside the mask, relative to the same pixels of the untouched photo. 1 is no trace.
-- Accuracy of a linear probe (logistic regression, trained on the training photos) on the mean
-  feature of the patches that no mask touches: fake or untouched? 50 % is chance. What it tells is
-  a trace that is everywhere.
+- What linear probes (logistic regression, trained on training photos) tell from the mean feature
+  of some patches. Of those that no mask touches: did the generator change the photo? 50 % is
+  chance, and more is a trace that is everywhere. And which of the generators was it, from the
+  patches inside the mask, and from those outside? One in as many as there are is chance.
 """
 
 import sys
@@ -42,6 +43,8 @@ OCTAVES = (0.7, 1.4, 2.8)
 """Sigmas of the Gaussians, in px; a band is the difference of two that follow each other."""
 PHOTOS = 100
 """Test photos whose residuals are measured."""
+INSIDE, OUTSIDE, UNTOUCHED = "inside", "outside", "untouched"
+Array = NDArray[np.float32]
 ENCODER = ("openai/clip-vit-base-patch16", "layer5")
 
 
@@ -68,24 +71,26 @@ def energies(data: LocalizationDataModule, generator: str) -> list[float]:
     return list(np.exp(np.mean(found, 0)).T.ravel())
 
 
-def outside(
+def pooled(
     data: LocalizationDataModule, cache: FeatureCache, split: Split, generator: str
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return mean features ``[N, C]`` of patches outside the masks, and which photos are fake.
+) -> dict[str, Array]:
+    """Return mean features ``[N, C]`` of patches inside and outside the masks.
 
-    Untouched photos are pooled over the same patches as their fakes.
+    Under ``untouched``, those of the untouched photos over the outside patches of their fakes.
     """
     fakes = data.files(split, generator)
     reals = {sample.name: sample for sample in data.files(split, REAL)}
     photos = [*(s.image for s in fakes), *(reals[s.name].image for s in fakes)]
     features = cache.fetch(photos, torch.device("cpu"))
-    found = []
-    for kind in (lambda sample: sample, lambda sample: reals[sample.name]):
-        for fake in fakes:
-            grid = features[kind(fake).image].grid.float()
-            kept = ~patches(data, fake, grid.shape[-1])
-            found.append(grid[:, torch.from_numpy(kept)].mean(1).numpy())
-    return np.stack(found), np.arange(len(found)) < len(fakes)
+    found: dict[str, list[Array]] = {INSIDE: [], OUTSIDE: [], UNTOUCHED: []}
+    for fake in fakes:
+        grid = features[fake.image].grid.float()
+        real = features[reals[fake.name].image].grid.float()
+        touched = torch.from_numpy(patches(data, fake, grid.shape[-1]))
+        found[INSIDE].append(grid[:, touched].mean(1).numpy())
+        found[OUTSIDE].append(grid[:, ~touched].mean(1).numpy())
+        found[UNTOUCHED].append(real[:, ~touched].mean(1).numpy())
+    return {part: np.stack(means) for part, means in found.items()}
 
 
 def patches(data: LocalizationDataModule, fake: Sample, side: int) -> NDArray[np.bool_]:
@@ -96,22 +101,40 @@ def patches(data: LocalizationDataModule, fake: Sample, side: int) -> NDArray[np
     return cv2.dilate(touched.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
 
 
-def probe(data: LocalizationDataModule, cache: FeatureCache, generator: str) -> float:
-    """Return how often a linear probe tells fakes from untouched photos outside the masks."""
-    train, test = (outside(data, cache, split, generator) for split in ("train", "test"))
+def probed(train: Sequence[Array], test: Sequence[Array]) -> list[float]:
+    """Return how much of each class a linear probe recognises, in percent."""
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000))
-    model.fit(*train)
-    return 100 * float(model.score(*test))
+    labels = np.repeat(np.arange(len(train)), [len(group) for group in train])
+    model.fit(np.concatenate(train), labels)
+    return [100 * float((model.predict(group) == label).mean()) for label, group in enumerate(test)]
 
 
-def rows(data: LocalizationDataModule) -> Iterator[list[str]]:
-    """Yield the table, the head first."""
-    cache = FeatureCache(build_encoder(*ENCODER))
+def probes(data: LocalizationDataModule) -> Iterator[list[str]]:
+    """Yield the table of the probes, the head first."""
+    cache, names = FeatureCache(build_encoder(*ENCODER)), data.generators
+    train, test = (
+        {name: pooled(data, cache, split, name) for name in names} for split in ("train", "test")
+    )
+    which = {
+        part: probed([train[n][part] for n in names], [test[n][part] for n in names])
+        for part in (INSIDE, OUTSIDE)
+    }
+    yield ["generator", "changed or not, outside", "which generator, inside", "outside"]
+    for place, name in enumerate(names):
+        pairs = ([split[name][OUTSIDE], split[name][UNTOUCHED]] for split in (train, test))
+        either = float(np.mean(probed(*pairs)))
+        yield [
+            name,
+            *(f"{found:.1f}" for found in (either, which[INSIDE][place], which[OUTSIDE][place])),
+        ]
+
+
+def spectra(data: LocalizationDataModule) -> Iterator[list[str]]:
+    """Yield the table of the residuals' energies, the head first."""
     octaves = ["1st", "2nd", "3rd"]
-    yield ["generator", *(f"{o} in" for o in octaves), *(f"{o} out" for o in octaves), "probe"]
+    yield ["generator", *(f"{o} in" for o in octaves), *(f"{o} out" for o in octaves)]
     for generator in data.generators:
-        found = [f"{value:.2f}" for value in energies(data, generator)]
-        yield [generator, *found, f"{probe(data, cache, generator):.1f}"]
+        yield [generator, *(f"{value:.2f}" for value in energies(data, generator))]
 
 
 def heat_maps(data: LocalizationDataModule, runs: Sequence[str], file: Path) -> None:
@@ -128,7 +151,8 @@ def heat_maps(data: LocalizationDataModule, runs: Sequence[str], file: Path) -> 
 def main(root: str, output: Path, runs: Sequence[str]) -> None:
     """Print the tables and draw the picture."""
     data = LocalizationDataModule(root, ALL)
-    print("\n".join(aligned(list(rows(data)), left=(0,))))
+    for table in (spectra, probes):
+        print("\n".join([*aligned(list(table(data)), left=(0,)), ""]))
     output.mkdir(parents=True, exist_ok=True)
     heat_maps(data, runs, output / "heat_maps.png")
     print(f"rows: {', '.join([*data.generators, REAL])}; columns: the photo, {', '.join(runs)}")

@@ -1,20 +1,26 @@
 """`declip-pl ablate`: questions from files, what is trained and scored, and what is compared."""
 
 import csv
+import json
 from math import isclose
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from conftest import GENERATORS, make_clip, make_tree
+from crosseval_example import plain_cell, plain_matrix, plain_model
+from crosseval_example import score as plain_score
 
 from declip_pl import cli
 from declip_pl.ablation.ablation import Ablation, Change, Line, Variant, read_ablation
 from declip_pl.ablation.changes import changes
 from declip_pl.ablation.encoding import encode_together
+from declip_pl.ablation.gains import gains, gains_table
 from declip_pl.ablation.picture import ablation_png
 from declip_pl.ablation.question import number_in, read_question, shipped
 from declip_pl.ablation.table import ablation_text
+from declip_pl.cross_eval.cell import cell_path, write_cell
 from declip_pl.cross_eval.compare import comparison
 from declip_pl.cross_eval.evaluation import Evaluation
 from declip_pl.cross_eval.matrix import Made, Score, read_matrix
@@ -320,9 +326,43 @@ def made_up(scores, against="a", **more):
     content = {
         "name": "x", "question": "Why?", "recipe": "r.yaml", "axis": None, "fixed": {},
         "data": "dolos", "notice": None, "seeds": 1, "against": against, "metric": "iou",
-        "variants": variants, "lines": lines, "failed": (), "made": made,
+        "variants": variants, "lines": lines, "gains": (), "failed": (), "made": made,
     }  # fmt: skip
     return Ablation(**(content | more))
+
+
+def evaluated(folder, trained_on, scores):
+    """Write an evaluation of one model; every photo of a test set has the same score."""
+    row, photos = "+".join(trained_on), [f"photo{index}" for index in range(9)]
+    model = plain_model(row, name=row, trained_on=list(trained_on))
+    matrix = plain_matrix([model], list(scores), name=row)
+    matrix["matrix"]["iou"] = {row: {test: plain_score(50.0) for test in scores}}
+    for test in scores:
+        matrix["data"]["tests"][test]["sha256"] = "same"
+        values = {"iou": np.full(len(photos), scores[test])}
+        path = cell_path(folder / row, row, test)
+        write_cell(path, plain_cell(model, test, photos, values, test="same"))
+    (folder / row / "matrix.json").write_text(json.dumps(matrix))
+    return Evaluation(folder / row, read_matrix(folder / row))
+
+
+def test_a_gain_is_of_one_generator_more_on_those_that_neither_has(tmp_path):
+    evaluations = {
+        "x": evaluated(tmp_path, "a", {"a": 70.0, "b": 10.0, "c": 20.0, "d": 30.0}),
+        "y": evaluated(tmp_path, "ab", {"a": 60.0, "b": 80.0, "c": 27.0, "d": 33.0}),
+        "z": evaluated(tmp_path, "abc", {"a": 50.0, "b": 60.0, "c": 90.0, "d": 31.0}),
+        "all": evaluated(tmp_path, "abcd", dict.fromkeys("abcd", 50.0)),
+    }
+    found = gains(evaluations, "iou")
+    # c and d are new to both x and y, d to y and z; no generator is new to both z and all.
+    assert [(gain.variant, gain.added) for gain in found] == [("x", "b"), ("y", "c")]
+    assert [gain.change.value for gain in found] == pytest.approx([5.0, -2.0])
+    table = gains_table(made_up({"a": 40.0, "b": 45.0}, gains=found))
+    assert table.head == ["trained on", "and b", "and c"]
+    assert [line[:1] for line in table.lines] == [["x"], ["y"]]
+    (first, second) = table.lines
+    assert first[1].startswith("+5.0") and first[2] == "" == second[1]
+    assert gains_table(made_up({"a": 40.0})) is None
 
 
 def test_the_table_by_hand():

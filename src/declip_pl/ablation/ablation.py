@@ -64,6 +64,21 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Gain:
+    """What one more generator in training changes on generators that it does not have either.
+
+    Attributes:
+        variant: The one with fewer.
+        added: The generator.
+        change: Against it, out of domain on both sides.
+    """
+
+    variant: str
+    added: str
+    change: Change
+
+
+@dataclass(frozen=True)
 class Variant:
     """A variant that was scored; its cross-evaluation is in the folder of its name.
 
@@ -95,6 +110,7 @@ class Ablation:
         metric: What they are compared by.
         variants: By name.
         lines: The scores of all variants.
+        gains: Where variants are training sets of which one has a generator more than another.
         failed: What went wrong.
         made: How it came about.
     """
@@ -111,6 +127,7 @@ class Ablation:
     metric: str
     variants: dict[str, Variant]
     lines: tuple[Line, ...]
+    gains: tuple[Gain, ...]
     failed: tuple[Failure, ...]
     made: Made
 

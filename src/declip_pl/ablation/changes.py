@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from math import isnan
+from typing import TypeVar
 
 from declip_pl.ablation.ablation import IN, OUT, Change
 from declip_pl.cross_eval.compare import comparison
@@ -10,6 +11,8 @@ from declip_pl.cross_eval.differences import Difference
 from declip_pl.cross_eval.evaluation import Evaluation
 from declip_pl.cross_eval.statistics import holm
 from declip_pl.errors import UserError
+
+K = TypeVar("K")
 
 Key = tuple[str, str, str]
 """A variant, a metric and a part of the cells."""
@@ -35,8 +38,13 @@ def changes(evaluations: Mapping[str, Evaluation], against: str, metric: str) ->
         if variant != against:
             found |= {
                 (variant, metric, part): difference
-                for part, difference in _means(evaluations[against], evaluations[variant], metric)
+                for part, difference in means(evaluations[against], evaluations[variant], metric)
             }
+    return corrected_changes(found)
+
+
+def corrected_changes(found: Mapping[K, Difference]) -> dict[K, Change]:
+    """Return differences as changes, their p-values corrected for all of them together."""
     corrected = holm([difference.p_value for difference in found.values()])
     return {
         key: _plain(replace(difference, corrected=p))
@@ -44,13 +52,14 @@ def changes(evaluations: Mapping[str, Evaluation], against: str, metric: str) ->
     }
 
 
-def _means(a: Evaluation, b: Evaluation, metric: str) -> list[tuple[str, Difference]]:
+def means(a: Evaluation, b: Evaluation, metric: str) -> list[tuple[str, Difference]]:
+    """Return what changes from A to B in and out of domain, as far as they share such cells."""
     try:
-        means = comparison(a, b, metric).means
+        found = comparison(a, b, metric).means
     except UserError:  # they share no cell, as where each was trained on other generators
         return []
     parts = {f"{part} mean": part for part in (IN, OUT)}
-    return [(parts[difference.where[0]], difference) for difference in means]
+    return [(parts[difference.where[0]], difference) for difference in found]
 
 
 def _plain(difference: Difference) -> Change:

@@ -21,6 +21,7 @@ from declip_pl.ablation.ablation import (
 )
 from declip_pl.ablation.changes import changes
 from declip_pl.ablation.encoding import encode_together
+from declip_pl.ablation.gains import gains
 from declip_pl.ablation.picture import PICTURE, ablation_png
 from declip_pl.ablation.pieces import Pieces, Plan
 from declip_pl.ablation.question import GENERATOR, Question, number_in, read_question
@@ -288,6 +289,7 @@ def _ablation(
             replace(line, change=compared.get((line.variant, line.metric, line.part)))
             for line in lines
         ),
+        gains=gains(known, asked.metric),
         failed=on_record(failures),
         made=made(start, first.made.device),
     )

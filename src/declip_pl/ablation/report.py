@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from declip_pl.ablation.ablation import FILE, OUT, SPREADSHEET, TEST, Ablation
+from declip_pl.ablation.gains import gains_table
 from declip_pl.ablation.picture import PICTURE
 from declip_pl.ablation.table import DETECTION, PARTS, change_cells, meaning
 from declip_pl.cross_eval.views.findings import Findings, write_findings
@@ -15,6 +16,7 @@ from declip_pl.metrics import find_metric
 def write_report(folder: Path, ablation: Ablation) -> Path:
     """Write the report beside ``ablation.json``, and its tables as LaTeX and Markdown."""
     against, metric = ablation.against, find_metric(ablation.metric).title
+    tables = (_means(ablation), _by_test(ablation), gains_table(ablation))
     fixed = "; ".join(f"{name} is {value}" for name, value in ablation.fixed.items())
     return write_findings(folder, Findings(
         kind="Ablation",
@@ -28,7 +30,7 @@ def write_report(folder: Path, ablation: Ablation) -> Path:
         alt=f"{metric} of each variant in domain, out of domain and in the worst cell; the first "
         "table has the numbers",
         notes=[f"{sentence}." for sentence in meaning(ablation)],
-        tables=[table for table in (_means(ablation), _by_test(ablation)) if table],
+        tables=[table for table in tables if table],
         reports=[(name, f"{name}/{REPORT}") for name in ablation.variants],
         files=(SPREADSHEET, FILE),
         made=ablation.made,
