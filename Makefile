@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # in declip-pl alone (`declip-pl train --help`). Some have a shorter name here; a run's name is RUN,
 # because WSL exports NAME to every process. A switch is given by 1.
 LONGER := GEN:generator RUN:name
-SWITCHES := RESUME OVERWRITE LOO NONE TILES INT8 RESIZE PARTIAL
+SWITCHES := RESUME OVERWRITE LOO NONE TILES INT8 RESIZE PARTIAL DRY_RUN
 IS_WORD := MODELS MODEL PHOTOS QUESTION
 lower = $(shell echo '$(1)' | tr 'A-Z' 'a-z')
 quoted = '$(subst ','\'',$(1))'

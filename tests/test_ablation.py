@@ -229,6 +229,25 @@ def test_the_same_command_again_trains_and_encodes_nothing(answered, monkeypatch
     assert not any(line.startswith(("training ", "scoring ")) for line in printed.splitlines())
 
 
+@pytest.mark.slow  # trains four models
+def test_variants_as_pieces_give_the_same(answered, capsys):
+    command = ["ablate", "mine.yaml", "--data=dolos", "--name=pieces"]
+    cli.main([*command, "--dry-run"])
+    printed = capsys.readouterr().out
+    assert "2 of 2 variants are left" in printed and "train: 0 pieces" in printed
+    assert "score: 2 pieces" in printed and "variant 3:" in printed
+    for part in ("encode:1/1", "score:1", "score:3"):
+        cli.main([*command, f"--part={part}"])
+    assert "encoded 0 photos" in capsys.readouterr().out
+    cli.main([*command, "--dry-run"])
+    assert "0 of 2 variants are left" in capsys.readouterr().out
+    cli.main([*command, "--part=report"])
+    outputs = answered / "outputs/ablate"
+    assert read_ablation(outputs / "pieces").lines == read_ablation(outputs / "dolos-mine").lines
+    with pytest.raises(SystemExit, match="there is no variant '2' to score; expected 1, 3"):
+        cli.main([*command, "--part=score:2"])
+
+
 @pytest.mark.slow  # trains
 def test_another_question_finds_what_was_trained_in_the_same_way(answered, capsys):
     (answered / "other.yaml").write_text(

@@ -17,7 +17,7 @@ SOURCE = Path(__file__).parents[1] / "src/declip_pl"
 FLOORS = (
     {
         *("errors", "files", "csv_files", "names", "one_line", "privacy", "parts", "records"),
-        *("panels", "metrics", ""),
+        *("panels", "metrics", "processes", "jobs", ""),
     },
     {"model"},
     {"data"},

@@ -259,6 +259,25 @@ def test_the_same_command_again_encodes_nothing(scored, capsys):
 
 
 @pytest.mark.slow  # trains two models
+def test_strengths_as_pieces_give_the_same(scored, capsys):
+    folder, command, _ = scored
+    command = [*command[:-1], "--name=pieces"]
+    cli.main([*command, "--dry-run"])
+    printed = capsys.readouterr().out
+    assert "0 models are to be trained, 4 strengths scored" in printed
+    assert "score: 4 pieces" in printed and "measured in" in printed
+    for strength in ("clean", "blurred 3", "blurred 5", "cropped 0.5"):
+        cli.main([*command, f"--part=score:{strength}"])
+    cli.main([*command, "--dry-run"])
+    assert "0 strengths scored" in capsys.readouterr().out
+    cli.main([*command, "--part=report"])
+    found = read_robustness(folder / "outputs/robustness/pieces")
+    assert found.lines == read_robustness(folder / "outputs/robustness/x").lines
+    with pytest.raises(SystemExit, match="there is no 'burned 3' to score; expected clean, blurre"):
+        cli.main([*command, "--part=score:burned 3"])
+
+
+@pytest.mark.slow  # trains two models
 def test_a_name_that_is_not_there(scored):
     with pytest.raises(SystemExit, match="no degradation 'burned'; expected blurred; cropped"):
         cli.main([*scored[1], "--only=burned"])

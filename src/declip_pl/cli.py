@@ -177,9 +177,9 @@ def _add_fields(parser: Any, kind: Any) -> None:
     switches = [name for name, hint in get_type_hints(kind).items() if hint is bool]
     parser.add_class_arguments(kind, as_group=False, skip=set(switches))
     for parameter in docstring_parser.parse(inspect.getdoc(kind) or "").params:
-        if parameter.arg_name in switches:
-            option = f"--{parameter.arg_name}"
-            parser.add_argument(option, action="store_true", help=parameter.description)
+        if (name := parameter.arg_name) in switches:
+            options = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
+            parser.add_argument(*options, action="store_true", help=parameter.description)
 
 
 def overview() -> str:

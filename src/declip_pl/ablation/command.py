@@ -1,8 +1,8 @@
 """``declip-pl ablate``: one question, answered by training and scoring every variant."""
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +23,7 @@ from declip_pl.ablation.changes import changes
 from declip_pl.ablation.encoding import encode_together
 from declip_pl.ablation.gains import gains
 from declip_pl.ablation.picture import PICTURE, ablation_png
+from declip_pl.ablation.pieces import Pieces, Plan
 from declip_pl.ablation.question import GENERATOR, Question, number_in, read_question
 from declip_pl.ablation.report import write_report
 from declip_pl.ablation.table import ablation_text
@@ -30,8 +31,9 @@ from declip_pl.cross_eval.evaluation import Evaluation
 from declip_pl.cross_eval.failures import as_error, attempt, failures_of, on_record
 from declip_pl.cross_eval.folder import fingerprint
 from declip_pl.cross_eval.matrix import UNPERTURBED, Failure, Matrix
-from declip_pl.cross_eval.models import read_models, train_missing
+from declip_pl.cross_eval.models import read_models, train_missing, trained_models
 from declip_pl.cross_eval.one_set import Way, evaluate_set, print_warnings
+from declip_pl.cross_eval.pieces import encode_part
 from declip_pl.cross_eval.plan import choose_data_sets, read_data_sets
 from declip_pl.cross_eval.provenance import made
 from declip_pl.cross_eval.views.report import REPORT
@@ -39,10 +41,11 @@ from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.layouts.dolos import Source
 from declip_pl.errors import UserError
 from declip_pl.files import short_hash, shortened, write_text
+from declip_pl.jobs.where import Jobs, Local, Part, Slurm, read_jobs
 from declip_pl.model.devices import find_device
 from declip_pl.names import check_name
 from declip_pl.training.recipe import Options, Recipe
-from declip_pl.training.recipe_file import as_argument
+from declip_pl.training.recipe_file import as_argument, command_line
 from declip_pl.training.run_folder import MOST, claim
 
 RECIPES = "recipes"
@@ -54,6 +57,7 @@ APART = ("seed_everything", GENERATOR)
 
 def ablate(
     question: str,
+    jobs: Jobs,
     data: str | None = None,
     source: Source | None = None,
     seeds: Annotated[int, Interval(ge=1, le=1000)] = 1,
@@ -67,6 +71,7 @@ def ablate(
     Args:
         question: A YAML file, or the name of a question that comes with the package (see
             experiments/questions).
+        jobs: Where its pieces run; in --part=score:MODEL a variant stands in the model's place.
         data: The data set's folder or file, or LAYOUT:PATH; by default as in train.
         source: Part of Dolos: celebahq or ffhq.
         seeds: Models of each variant and training set, with the seeds 0, 1, ...
@@ -79,19 +84,35 @@ def ablate(
     start = time.monotonic()
     if name:
         check_name(name, "an ablation's name")
+    where, part = read_jobs(jobs)
     options = Options(data=data, source=source, device=device)
+    given = {**vars(options), "seeds": seeds, "name": name}
     options, places = choose_data_sets(options, None)
     options = replace(options, layout=options.layout or "dolos")  # the same in all variants
     (photos,) = read_data_sets(options, None, places, UNPERTURBED)
     asked = read_question(question, photos.generators)
     print(f"question: {asked.question} ({len(asked.variants)} variants)")
     folder = ROOT / shortened(name or f"{photos.root.name}-{asked.name}", MOST)
+    plan = partial(_plan, asked, folder=folder, photos=photos, options=options)
+    if where or jobs.dry_run or (part and part.kind != "report"):
+        plans = [plan(variant) for variant in asked.variants]
+        command = tuple(command_line("ablate", given, question))
+        _apart(Pieces(command, plans, photos, folder, seeds), where, jobs.dry_run, part, device)
+        return
     with claim(folder, "ablating into"):
-        plans = [_plan(asked, variant, folder, photos, options) for variant in asked.variants]
-        failures: list[Failure] = []
-        ablation = _answer(
-            asked, plans, photos, folder, seeds, find_device(device), failures, start
-        )
+        plans = [plan(variant) for variant in asked.variants]
+        _encode(plans, find_device(device))
+        failures = _train(plans, seeds, trained_models if part else train_missing)
+        ablation = _answer(asked, plans, photos, folder, find_device(device), failures, start)
+    _tell(ablation, folder, failures)
+
+
+def _tell(ablation: Ablation, folder: Path, failures: Sequence[Failure]) -> None:
+    """Print an ablation.
+
+    Raises:
+        UserError: If a part failed.
+    """
     print(ablation_text(ablation))
     print(f"report: {folder / REPORT}")
     print(f"table:  {folder / SPREADSHEET}")
@@ -99,26 +120,40 @@ def ablate(
         raise as_error("the ablation", failures)
 
 
-@dataclass
-class _Plan:
-    """How a variant is answered.
+def _apart(
+    pieces: Pieces,
+    where: Local | Slurm | None,
+    dry_run: bool,
+    part: Part | None,
+    device: str | None,
+) -> None:
+    """Run pieces or say what they are, or do one of them: encode photos, or score a variant.
 
-    Attributes:
-        variant: Its name.
-        recipe: Of its models.
-        choices: What they are trained on.
-        runs: The folders of those that are finished.
+    Raises:
+        UserError: If that fails, or there is no such variant.
     """
-
-    variant: str
-    recipe: Recipe
-    choices: list[str]
-    runs: list[Path]
+    if not part:
+        pieces.do(where, dry_run, device)
+        return
+    plans, photos = pieces.plans, pieces.photos
+    if part.kind == "encode":
+        _encode(plans, find_device(device))
+        for plan in plans:
+            encode_part(plan.recipe, plan.choices, [photos], part, find_device(device))
+        return
+    wanted = [plan for plan in plans if plan.variant == part.model]
+    if not wanted:
+        expected = ", ".join(plan.variant for plan in plans)
+        raise UserError(f"there is no variant {part.model!r} to score; expected {expected}")
+    failures = _train(wanted, pieces.seeds, trained_models)
+    _score(wanted, photos, pieces.folder, failures, find_device(device))
+    if failures:
+        raise as_error("the ablation", failures)
 
 
 def _plan(
     asked: Question, variant: str, folder: Path, photos: LocalizationDataModule, options: Options
-) -> _Plan:
+) -> Plan:
     """Write a variant's recipe and return what is to be trained."""
     path = folder / RECIPES / f"{variant}.yaml"
     write_text(path, yaml.safe_dump(asked.sections(variant), sort_keys=False))
@@ -132,21 +167,34 @@ def _plan(
     label = short_hash("\n".join([fingerprint(photos.root), *decisive]))
     choice = asked.changes(variant).get(GENERATOR)
     choices = [str(choice)] if choice else list(photos.generators)
-    return _Plan(variant, replace(recipe, label=label), choices, [])
+    return Plan(variant, replace(recipe, label=label), choices, [])
 
 
-def _train(plans: Sequence[_Plan], seeds: int) -> list[Failure]:
-    """Train what is missing and add the finished runs to the plans; return what failed."""
+def _encode(plans: Sequence[Plan], device: torch.device) -> None:
+    """Encode the photos of variants that differ in the layer."""
+    encode_together(
+        {plan.variant: plan.recipe for plan in plans},
+        {plan.variant: plan.choices for plan in plans},
+        device,
+    )
+
+
+def _train(
+    plans: Sequence[Plan],
+    seeds: int,
+    find: Callable[[Recipe, Sequence[str], int], tuple[list[Path], list[Failure]]],
+) -> list[Failure]:
+    """Add the finished runs to the plans, as one finds or makes them; return what failed."""
     failures: list[Failure] = []
     for plan in plans:
         print(f"variant: {plan.variant}", flush=True)
-        plan.runs, failed = train_missing(plan.recipe, plan.choices, seeds)
+        plan.runs, failed = find(plan.recipe, plan.choices, seeds)
         failures += failures_of(plan.variant, failed)
     return failures
 
 
 def _score(
-    plans: Sequence[_Plan],
+    plans: Sequence[Plan],
     photos: LocalizationDataModule,
     folder: Path,
     failures: list[Failure],
@@ -165,7 +213,7 @@ def _score(
 
 
 def _matrix(
-    plan: _Plan,
+    plan: Plan,
     photos: LocalizationDataModule,
     folder: Path,
     failures: list[Failure],
@@ -182,25 +230,18 @@ def _matrix(
 
 def _answer(
     asked: Question,
-    plans: Sequence[_Plan],
+    plans: Sequence[Plan],
     photos: LocalizationDataModule,
     folder: Path,
-    seeds: int,
     device: torch.device,
     failures: list[Failure],
     start: float,
 ) -> Ablation:
-    """Train and score all variants and write what they say; add to the failures.
+    """Score all variants and write what they say; add to the failures.
 
     Raises:
         UserError: If the variant that all are compared with has no scores.
     """
-    encode_together(
-        {plan.variant: plan.recipe for plan in plans},
-        {plan.variant: plan.choices for plan in plans},
-        device,
-    )
-    failures += _train(plans, seeds)
     matrices = _score(plans, photos, folder, failures, device)
     if asked.against not in matrices:
         raise as_error("the ablation", failures)
@@ -213,7 +254,7 @@ def _answer(
 
 def _ablation(
     asked: Question,
-    plans: Sequence[_Plan],
+    plans: Sequence[Plan],
     matrices: Mapping[str, Matrix],
     folder: Path,
     failures: Sequence[Failure],

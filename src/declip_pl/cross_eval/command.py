@@ -10,31 +10,26 @@ from typing import Annotated
 import torch
 from annotated_types import Interval
 
-from declip_pl.cross_eval.domains import (
-    PICTURE,
-    SPREADSHEET,
-    domains_of,
-    domains_text,
-    write_domains,
-)
 from declip_pl.cross_eval.failures import as_error, attempt, failures_of
-from declip_pl.cross_eval.folder import choose_folder, name_of
+from declip_pl.cross_eval.folder import choose_folder, further_folder, name_of
 from declip_pl.cross_eval.map_folder import MapOptions, read_map_folder
 from declip_pl.cross_eval.map_names import is_map_folder
 from declip_pl.cross_eval.matrix import TABLE, UNPERTURBED, Failure, Matrix
 from declip_pl.cross_eval.methods import Method
-from declip_pl.cross_eval.models import Model, read_models
+from declip_pl.cross_eval.models import Model, read_models, train_missing, trained_models
 from declip_pl.cross_eval.one_set import Way, evaluate_set
+from declip_pl.cross_eval.pieces import Pieces
 from declip_pl.cross_eval.plan import (
     choose_data_sets,
     choose_recipe,
     read_changes,
     read_data_sets,
-    trained,
+    wanted_models,
 )
+from declip_pl.cross_eval.scoring import score_all
 from declip_pl.cross_eval.summary import scores_of_all, summary
-from declip_pl.cross_eval.views.domains_png import domains_png
-from declip_pl.cross_eval.views.report import REPORT, write_report
+from declip_pl.cross_eval.together import show_all
+from declip_pl.cross_eval.views.report import REPORT
 from declip_pl.cross_eval.views.wandb_run import track
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.layout import ALL
@@ -42,16 +37,18 @@ from declip_pl.data.layouts.dolos import Source
 from declip_pl.data.masks import Polarity
 from declip_pl.data.transforms import Changes
 from declip_pl.errors import UserError
+from declip_pl.jobs.where import Jobs, Part, read_jobs
 from declip_pl.model.devices import find_device
 from declip_pl.model.network import Pooling
 from declip_pl.names import check_name
 from declip_pl.parts import Spec
 from declip_pl.training.recipe import Options
-from declip_pl.training.run_folder import claim
+from declip_pl.training.recipe_file import command_line
 
 
 def cross_eval(
     options: Options,
+    jobs: Jobs,
     also: str | None = None,
     seeds: Annotated[int, Interval(ge=1, le=1000)] = 1,
     loo: bool = False,
@@ -67,6 +64,7 @@ def cross_eval(
 
     Args:
         options: What to test on, and how missing models are trained.
+        jobs: Where its pieces run.
         also: Further data sets to score the same models on, joined by commas; each is a
             cross-evaluation of its own, and the first shows all of them together.
         seeds: Models for each generator, with the seeds 0, 1, ...
@@ -81,12 +79,21 @@ def cross_eval(
     """
     start = time.monotonic()
     _check_name(name)
-    (options, places), device = choose_data_sets(options, also), find_device(options.device)
+    where, part = read_jobs(jobs)
+    given = vars(options) | {"also": also, "seeds": seeds, "loo": loo, "none": none}
+    given |= {"pooling": pooling, "perturbation": perturbation, "name": name}
+    options, places = choose_data_sets(options, also)
     recipe = choose_recipe(options, places[0].root)
     sets = read_data_sets(options, recipe, places, read_changes(perturbation))
-    paths, failures, label = trained(recipe, sets[0], seeds, loo, none)
-    work = _Work(options.encoder, pooling, device, summary)
-    work.score(paths, sets, failures, start, name, label)
+    wanted, label = wanted_models(recipe, sets[0], seeds, loo, none)
+    if where or jobs.dry_run or (part and part.kind == "encode"):
+        folder = choose_folder(sets[0], label, name)
+        command = tuple(command_line("cross-eval", given))
+        Pieces(command, recipe, wanted, seeds, sets, folder).do(where, jobs.dry_run, part)
+        return
+    work = _Work(options.encoder, pooling, find_device(options.device), summary)
+    paths, failures = (trained_models if part else train_missing)(recipe, wanted, seeds)
+    work.do(part, paths, sets, failures, start, name, label)
 
 
 def evaluate(
@@ -207,7 +214,52 @@ class _Work:
         folder = choose_folder(data, label or self._label(methods), name)
         matrix = self._evaluated(methods, data, folder, failures, start)
         if others:
-            _show_all(folder, [matrix, *self._on_further(paths, others, failures)])
+            show_all(folder, [matrix, *self._on_further(paths, others, failures)])
+        if failures:
+            raise as_error("the cross-evaluation", failures)
+
+    def do(
+        self,
+        part: Part | None,
+        paths: Sequence[str | Path],
+        sets: Sequence[LocalizationDataModule],
+        failures: list[Failure],
+        start: float,
+        name: str | None,
+        label: str,
+    ) -> None:
+        """Score all models, or the one that is wanted.
+
+        Raises:
+            UserError: If a part failed; all of them are named.
+        """
+        if part and part.kind == "score":
+            self.score_one(part.model, paths, sets, name, label)
+        else:
+            self.score(paths, sets, failures, start, name, label)
+
+    def score_one(
+        self,
+        model: str,
+        paths: Sequence[str | Path],
+        sets: Sequence[LocalizationDataModule],
+        name: str | None,
+        label: str,
+    ) -> None:
+        """Score one of several models on all data sets; others may be scored meanwhile.
+
+        Raises:
+            UserError: If a part failed, or there is no such model.
+        """
+        failures: list[Failure] = []
+        for place, data in enumerate(sets):
+            methods, _ = self._read(paths, data)
+            chosen = [method for method in methods if method.name == model]
+            if not chosen:
+                raise UserError(f"{model} can't be scored: it is not trained")
+            folder = further_folder(data, methods) if place else choose_folder(data, label, name)
+            way = (self.encoder, self.device)
+            failures += score_all(chosen, data, folder, *way, answers=False)[1]
         if failures:
             raise as_error("the cross-evaluation", failures)
 
@@ -272,17 +324,3 @@ class _Work:
             failures += failures_of(f"data set {data.root.name}", own)
             matrices += [matrix] if matrix else []
         return matrices
-
-
-def _show_all(folder: Path, matrices: Sequence[Matrix]) -> None:
-    """Write what shows all data sets into the first one's folder, and print it."""
-    if len(matrices) == 1:  # all others failed
-        return
-    domains = domains_of(matrices)
-    with claim(folder, "cross-evaluating into"):
-        write_domains(folder, domains)
-        domains_png(matrices, domains, folder / PICTURE)
-        write_report(folder)
-    print(domains_text(domains))
-    print(f"all data sets: {folder / PICTURE}")
-    print(f"their table:   {folder / SPREADSHEET}")

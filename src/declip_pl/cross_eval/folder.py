@@ -42,6 +42,16 @@ def choose_folder(data: LocalizationDataModule, models: str, name: str | None = 
     return ROOT / shortened(f"{data.root.name}-{place}-{models}{changes}", MOST)
 
 
+def further_folder(data: LocalizationDataModule, models: Sequence[Method]) -> Path:
+    """Return the folder of models on a data set that they are scored on as well.
+
+    Args:
+        data: The data set.
+        models: All models that can be read.
+    """
+    return choose_folder(data, name_of(models))
+
+
 def name_of(models: Sequence[Method]) -> str:
     """Return a name for just these models: the name of the only one, or a hash of all."""
     if len(models) == 1:

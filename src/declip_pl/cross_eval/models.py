@@ -1,10 +1,8 @@
 """Which localizers a cross-evaluation compares, and training those that are missing."""
 
-import ctypes
 import json
 import signal
 import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +24,7 @@ from declip_pl.model.checkpoint import Checkpoint, read_checkpoint
 from declip_pl.model.network import Pooling
 from declip_pl.names import check_name
 from declip_pl.privacy import without_folders
+from declip_pl.processes import die_with_parent
 from declip_pl.training.recipe import Recipe
 from declip_pl.training.run_folder import RESULTS
 
@@ -119,6 +118,42 @@ def choices(names: Sequence[str], loo: bool, none: bool) -> list[str]:
     return [*names, *(ALL_BUT + name for name in names if loo), *([NONE] if none else [])]
 
 
+def planned(recipe: Recipe, wanted: Sequence[str], seeds: int) -> list[tuple[str, int]]:
+    """Return the generators and the seed of each model, in the order of their training.
+
+    Raises:
+        UserError: If a finished run of the same name is of other data or another recipe.
+    """
+    plan = [(choice, seed) for seed in range(seeds) for choice in wanted]
+    for choice, seed in plan:
+        if is_trained(recipe, choice, seed):
+            recipe.check(recipe.run(choice, seed).folder, choice)
+    return plan
+
+
+def is_trained(recipe: Recipe, choice: str, seed: int) -> bool:
+    """Whether a model's run is finished."""
+    return (recipe.run(choice, seed).folder / RESULTS).exists()
+
+
+def trained_models(
+    recipe: Recipe, wanted: Sequence[str], seeds: int
+) -> tuple[list[Path], list[Failure]]:
+    """Return the finished runs' folders, and as failures the models that are not trained.
+
+    Raises:
+        UserError: If a finished run of the same name is of other data or another recipe.
+    """
+    folders, failures = [], []
+    for choice, seed in planned(recipe, wanted, seeds):
+        folder = recipe.run(choice, seed).folder
+        if is_trained(recipe, choice, seed):
+            folders.append(folder)
+        else:
+            failures.append(Failure(f"training {folder.name}", "it is not finished"))
+    return folders, failures
+
+
 def train_missing(
     recipe: Recipe, wanted: Sequence[str], seeds: int
 ) -> tuple[list[Path], list[Failure]]:
@@ -131,12 +166,8 @@ def train_missing(
         UserError: If a finished run of the same name is of other data or another recipe.
     """
     folders, failures = [], []
-    plan = [(choice, seed) for seed in range(seeds) for choice in wanted]
-    for choice, seed in plan:
-        run = recipe.run(choice, seed)
-        if (run.folder / RESULTS).exists():
-            recipe.check(run.folder, choice)
-    missing = [p for p in plan if not (recipe.run(*p).folder / RESULTS).exists()]
+    plan = planned(recipe, wanted, seeds)
+    missing = [entry for entry in plan if not is_trained(recipe, *entry)]
     countdown = Countdown(len(missing))
     for choice, seed in plan:
         folder = recipe.run(choice, seed).folder
@@ -246,7 +277,8 @@ def _model(path: str | Path, columns: Sequence[str]) -> Model:
 
 def _run(command: list[str]) -> int:
     """Run a command to its end, also through Ctrl-C."""
-    child = subprocess.Popen(command, preexec_fn=_die_with_parent)  # noqa: PLW1509 - no threads yet
+    # Two would train one model, if this one were killed and started again.
+    child = subprocess.Popen(command, preexec_fn=die_with_parent)  # noqa: PLW1509 - no threads yet
     try:
         return child.wait()
     except KeyboardInterrupt:
@@ -256,10 +288,3 @@ def _run(command: list[str]) -> int:
             child.send_signal(signal.SIGINT)
             child.wait()
         raise
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to end this process when its parent is killed; two would train one model."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1  # linux/prctl.h
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from declip_pl.cross_eval.matrix import Failure
-from declip_pl.cross_eval.models import choices, train_missing
+from declip_pl.cross_eval.models import choices
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.layout import ALL, NONE
 from declip_pl.data.mini import MINI, build_mini
@@ -76,15 +75,14 @@ def read_data_sets(
     return list(found.values())
 
 
-def trained(
+def wanted_models(
     recipe: Recipe, data: LocalizationDataModule, seeds: int, loo: bool, none: bool
-) -> tuple[list[Path], list[Failure], str]:
-    """Train what is missing; return the runs' folders, what failed, and what they are called."""
+) -> tuple[list[str], str]:
+    """Return what the models of a cross-evaluation are trained on, and what they are called."""
     if none:
         recipe.data_module(NONE)  # without forgeries this fails before anything is trained
-    folders, failures = train_missing(recipe, choices(data.generators, loo, none), seeds)
     label = recipe.kind + f"-{seeds}-seeds" * (seeds > 1) + "-leave-one-out" * loo + "-none" * none
-    return folders, failures, label
+    return choices(data.generators, loo, none), label
 
 
 def read_changes(perturbation: Changes) -> Changes:

@@ -36,6 +36,7 @@ def score_all(
     named: Spec | None,
     device: torch.device,
     features: Path | None = None,
+    answers: bool = True,
 ) -> tuple[dict[str, Any], list[Failure]]:
     """Score every method on every test set; photos pass each encoder once, whatever the models.
 
@@ -46,6 +47,7 @@ def score_all(
         named: Where the user says that the models' encoder is.
         device: Where networks run.
         features: Where features of the test photos are cached, if not where all others are.
+        answers: Also score answers that never look at the photo.
 
     Returns:
         ``tests`` by name, ``thresholds`` by model, ``cells`` by model and test set, ``device``;
@@ -58,7 +60,7 @@ def score_all(
         "tests": {t.name: ScoredSet(len(t.data), t.sha256) for t in tests},
         "thresholds": {},
         "cells": {},
-        "baselines": score_answers(folder, data, tests, failures),
+        "baselines": score_answers(folder, data, tests, failures) if answers else {},
         "device": str(device),
     }
     # Where nothing is left to score, no encoder is loaded. What fails here is tried again below.
@@ -75,6 +77,24 @@ def score_all(
             cells, sharing, data, named, device, tests, results, countdown, features
         )
     return results, failures
+
+
+def unfinished(
+    models: Sequence[Method], data: LocalizationDataModule, folder: Path
+) -> list[Method]:
+    """Return the methods that have not been scored on every test set.
+
+    Args:
+        models: Trained localizers.
+        data: The data set.
+        folder: The cross-evaluation's.
+    """
+    tests = _test_sets(data, [])
+    results: dict[str, Any] = {"thresholds": {}, "cells": {}}
+    add = partial(_add_finished, Cells(folder), data, tests, results)
+    left = [model for model in models if not attempt([], model.name, partial(add, model))]
+    data.index.save()
+    return left
 
 
 def _score_sharing(

@@ -3,68 +3,51 @@
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from declip_pl.cross_eval.failures import as_error, attempt, failures_of, on_record
-from declip_pl.cross_eval.folder import name_of
 from declip_pl.cross_eval.matrix import UNPERTURBED, Failure, Matrix
 from declip_pl.cross_eval.methods import Method
-from declip_pl.cross_eval.models import read_models
+from declip_pl.cross_eval.models import read_models, train_missing, trained_models
 from declip_pl.cross_eval.one_set import Way, evaluate_set, print_warnings
-from declip_pl.cross_eval.plan import choose_data_sets, choose_recipe, read_data_sets, trained
+from declip_pl.cross_eval.pieces import encode_part
+from declip_pl.cross_eval.plan import choose_data_sets, choose_recipe, read_data_sets
 from declip_pl.cross_eval.progress import Countdown
 from declip_pl.cross_eval.provenance import made
 from declip_pl.cross_eval.views.report import REPORT
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.transforms import Changes
 from declip_pl.errors import UserError
-from declip_pl.files import shortened
+from declip_pl.jobs.where import Jobs, read_jobs
 from declip_pl.model.devices import find_device
 from declip_pl.names import check_name
 from declip_pl.robustness.degradations import Degradation, read_degradations
 from declip_pl.robustness.picture import PICTURE, robustness_png
+from declip_pl.robustness.pieces import Pieces, Step, folder_of
 from declip_pl.robustness.report import write_report
 from declip_pl.robustness.robustness import (
     CLEAN,
-    ROOT,
     SPREADSHEET,
     Robustness,
     lines_of,
     write_robustness,
 )
 from declip_pl.robustness.table import robustness_text
-from declip_pl.training.recipe import Options
-from declip_pl.training.run_folder import MOST, claim
+from declip_pl.training.recipe import Options, Recipe
+from declip_pl.training.recipe_file import command_line
+from declip_pl.training.run_folder import claim
 
 FEATURES = "features"
 """The folder of degraded photos' features, in the folder of a strength while it is scored."""
 
 
-@dataclass(frozen=True)
-class Step:
-    """A degradation at one strength, or photos as they are.
-
-    Attributes:
-        degradation: Its name.
-        value: The strength as text; empty for photos as they are.
-        changes: What happens to a photo.
-    """
-
-    degradation: str
-    value: str
-    changes: Changes
-
-    def __str__(self) -> str:
-        """Return what it is called in messages."""
-        return f"{self.degradation} {self.value}".rstrip()
-
-
 def robustness(
     options: Options,
+    jobs: Jobs,
     models: Sequence[str] = (),
     degradations: Path | None = None,
     only: str | None = None,
@@ -76,6 +59,8 @@ def robustness(
 
     Args:
         options: What to test on, and how missing models are trained.
+        jobs: Where its pieces run; in --part=score:MODEL a degradation with its strength stands in
+            the model's place.
         models: Runs' folders, checkpoints, saved folders, hub ids or starter to score, no others.
             By default one model for each generator of the data set, trained first where missing.
         degradations: A YAML file; by default experiments/degradations/common.yaml.
@@ -87,22 +72,80 @@ def robustness(
     """
     start = time.monotonic()
     _check_given(options, models, name)
+    where, part = read_jobs(jobs)
+    further = {"degradations": degradations, "only": only, "name": name}
+    command = tuple(command_line("robustness", vars(options) | further, *models))
     chosen = _chosen(read_degradations(degradations), only)
     options, places = choose_data_sets(options, None)
     recipe = None if models else choose_recipe(options, places[0].root)
     read = partial(read_data_sets, options, recipe, places)
     (photos,) = read(UNPERTURBED)
-    paths, failures, label = (
-        trained(recipe, photos, seeds=1, loo=False, none=False) if recipe else (models, [], None)
-    )
+    if where or jobs.dry_run:
+        pieces = Pieces(command, recipe, models, photos, list(_steps(chosen)), name)
+        pieces.do(where, jobs.dry_run, options.device)
+        return
+    device = find_device(options.device)
+    if part and part.kind == "encode" and recipe:
+        encode_part(recipe, photos.generators, [photos], part, device)
+        return
+    described, failures = _models(models, recipe, photos, trains=not part)
+    folder = folder_of(photos, recipe, described, name)
+    score = partial(_score_steps, described, read=read, folder=folder, device=device)
+    if part and part.kind == "score":
+        _score_one(part.model, list(_steps(chosen)), score)
+    else:
+        _score_and_write(folder, chosen, score, failures, start)
+
+
+def _models(
+    given: Sequence[str], recipe: Recipe | None, photos: LocalizationDataModule, trains: bool
+) -> tuple[list[Method], list[Failure]]:
+    """Return the models to score, trained first where that is asked for, and what failed.
+
+    Raises:
+        UserError: If there is none.
+    """
+    paths: Sequence[str | Path] = given
+    failures: list[Failure] = []
+    if recipe:
+        find = train_missing if trains else trained_models
+        paths, failures = find(recipe, photos.generators, seeds=1)
     described, unread = read_models(paths, photos.generators)
     failures += unread
     if not described:
         raise as_error("the robustness run", failures)
-    folder = ROOT / shortened(name or f"{photos.root.name}-{label or name_of(described)}", MOST)
+    return described, failures
+
+
+def _score_one(name: str, steps: Sequence[Step], score: Callable[..., Any]) -> None:
+    """Score on photos of one strength; others may be scored meanwhile.
+
+    Raises:
+        UserError: If there is no such strength, or a part failed.
+    """
+    failures: list[Failure] = []
+    wanted = [step for step in steps if str(step) == name]
+    if not wanted:
+        raise UserError(f"there is no {name!r} to score; expected {', '.join(map(str, steps))}")
+    score(wanted, failures=failures)
+    if failures:
+        raise as_error("the robustness run", failures)
+
+
+def _score_and_write(
+    folder: Path,
+    chosen: Sequence[Degradation],
+    score: Callable[..., list[tuple[Step, Matrix]]],
+    failures: list[Failure],
+    start: float,
+) -> None:
+    """Score at all strengths, write and print what came out.
+
+    Raises:
+        UserError: If a part failed.
+    """
     with claim(folder, "scoring into"):
-        device = find_device(options.device)
-        matrices = _score_steps(described, list(_steps(chosen)), read, folder, failures, device)
+        matrices = score(list(_steps(chosen)), failures=failures)
         if not matrices or matrices[0][0].degradation != CLEAN:
             raise as_error("the robustness run", failures)
         found = _robustness(folder, chosen, matrices, failures, start)

@@ -1,7 +1,6 @@
 """Recipes: which one is taken, and what a run of it is made of."""
 
 import os
-import sys
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from inspect import signature
@@ -26,7 +25,7 @@ from declip_pl.training import kept_epochs, schedules
 from declip_pl.training.recipe_file import (
     DOLOS,
     Sections,
-    as_argument,
+    command_line,
     experiments,
     read_config,
     read_recipe,
@@ -238,9 +237,7 @@ class Recipe:
         named |= {"data": str(self.root), "config": str(self.config), "source": None}
         named |= {"generator": choice, "seed": seed}
         named |= {"name": self.run(choice, seed).name} if self.label else {}
-        program = [sys.executable, "-m", "declip_pl"]
-        words = [f"--{k}={as_argument(v)}" for k, v in named.items() if v is not None]
-        return [*program, "train", *words, "--resume", "--run.brief=true"]
+        return [*command_line("train", named), "--resume", "--run.brief=true"]
 
 
 def decisive(sections: Sections) -> dict[str, Any]:

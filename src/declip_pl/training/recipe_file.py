@@ -1,6 +1,8 @@
 """The one reader of YAML files: recipes, the ``config.yaml`` of runs, lists of changes."""
 
 import re
+import sys
+from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +108,22 @@ def as_argument(value: Any) -> str:
     if isinstance(value, (dict, list)):
         return yaml.safe_dump(value, default_flow_style=True, width=10**6).strip()
     return str(value)
+
+
+def command_line(command: str, given: Mapping[str, Any], *words: object) -> list[str]:
+    """Return the words that run a command of this package.
+
+    Args:
+        command: Its name.
+        given: Values by option; what is None or False is not said, what is True is a switch.
+        words: What it takes besides.
+    """
+    options = [
+        f"--{name}" if value is True else f"--{name}={as_argument(value)}"
+        for name, value in given.items()
+        if value is not None and value is not False
+    ]
+    return [sys.executable, "-m", "declip_pl", command, *map(str, words), *options]
 
 
 def _read(path: Path) -> Any:
