@@ -68,12 +68,12 @@ class Pieces:
             return
         check_folder(self.folder, self.sets[0])
         run_stages(
-            where, lambda: self._stages(where, *self._left()), self.folder, "the cross-evaluation"
+            where, lambda: self._stages(where, *self._missing()), self.folder, "the cross-evaluation"
         )
 
     def _tell(self, where: Local | Slurm | None) -> None:
         """Print what is left and what it takes, measured on a few photos."""
-        trainings, scorings = self._left()
+        trainings, scorings = self._missing()
         data = self.sets[0]
         models, tests = len(self.wanted) * self.seeds, len(data.generators)
         print(
@@ -102,7 +102,7 @@ class Pieces:
             report(self.command),
         ]
 
-    def _left(self) -> tuple[list[tuple[str, int]], list[str]]:
+    def _missing(self) -> tuple[list[tuple[str, int]], list[str]]:
         """Return the models that are not trained, and the names of those that are not scored.
 
         Raises:

@@ -46,10 +46,10 @@ def left_in_groups(mine: Path = MINE, groups: Path = GROUPS) -> Iterator[int]:
             for group in (own, *own.parents):
                 if not group.is_relative_to(groups / root):
                     break
-                yield from _left(group, *names)
+                yield from _free_in(group, *names)
 
 
-def _left(group: Path, limit: str, used: str, droppable: str) -> Iterator[int]:
+def _free_in(group: Path, limit: str, used: str, droppable: str) -> Iterator[int]:
     """Yield what a group's limit leaves; nothing where it has none."""
     try:
         most, now = (group / limit).read_text().strip(), int((group / used).read_text())

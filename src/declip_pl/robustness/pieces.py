@@ -84,7 +84,7 @@ class Pieces:
 
     def _tell(self, where: Local | Slurm | None, device: str | None) -> None:
         """Print what is left and what it takes, measured on a few photos."""
-        trainings, steps = self._left()
+        trainings, steps = self._missing()
         print(f"plan: {len(trainings)} models are to be trained, {len(steps)} strengths scored")
         tell(self._stages(where or Local(1)))
         if steps:
@@ -112,7 +112,7 @@ class Pieces:
         return folder_of(self.photos, self.recipe, [] if self.recipe else self._given(), self.name)
 
     def _stages(self, where: Local | Slurm) -> list[Stage]:
-        trainings, steps = self._left()
+        trainings, steps = self._missing()
         recipe = self.recipe
         photos = photos_in(self.photos)
         return [
@@ -122,7 +122,7 @@ class Pieces:
             report(self.command),
         ]
 
-    def _left(self) -> tuple[list[tuple[str, int]], list[Step]]:
+    def _missing(self) -> tuple[list[tuple[str, int]], list[Step]]:
         """Return the models that are not trained, and the strengths that are not scored."""
         missing = missing_models(self.recipe, self.photos.generators, 1) if self.recipe else []
         folder = self._folder()
