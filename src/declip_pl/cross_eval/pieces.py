@@ -68,7 +68,10 @@ class Pieces:
             return
         check_folder(self.folder, self.sets[0])
         run_stages(
-            where, lambda: self._stages(where, *self._missing()), self.folder, "the cross-evaluation"
+            where,
+            lambda: self._stages(where, *self._missing()),
+            self.folder,
+            "the cross-evaluation",
         )
 
     def _tell(self, where: Local | Slurm | None) -> None:
