@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, product
 from math import inf, isnan
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from declip_pl.cross_eval.cell import Cell
 from declip_pl.cross_eval.matrix import Bin, BinScore, Matrix, Score
 from declip_pl.cross_eval.measured import IN, OUT
 from declip_pl.cross_eval.scores import Scores, count_photos
-from declip_pl.cross_eval.statistics import Array, Statistic, mean_of_cells, sampled
+from declip_pl.cross_eval.statistics import Array, Indices, Statistic, means_of, sampled
 from declip_pl.csv_files import write_csv
 
 FILE = "by_kind.csv"
@@ -107,7 +108,7 @@ def bins_of(
             if photos:
                 bins.append((Bin(key, name, photos, ()), names))
     chosen = [names for _, names in bins]
-    scores = list(_scores(models, _parts(rows, columns, in_domain), chosen))
+    scores = list(_scores(models, list(_parts(rows, columns, in_domain)), chosen))
     if baselines:
         everywhere: list[Part] = [(name, None, columns) for name in baselines.models]
         scores += _scores(baselines, everywhere, chosen)
@@ -141,7 +142,7 @@ def _parts(
 
 
 def _scores(
-    scores: Scores, parts: Iterable[Part], bins: Sequence[Mapping[str, Sequence[str]]]
+    scores: Scores, parts: Sequence[Part], bins: Sequence[Mapping[str, Sequence[str]]]
 ) -> Iterator[tuple[int, BinScore]]:
     """Yield scores, each with the place of its bin; all are of the same draws.
 
@@ -150,36 +151,54 @@ def _scores(
         parts: Rows, and the test sets that their means are over.
         bins: The photos of each bin by test set.
     """
-    inside = [{test: scores.marked(n) for test, n in names.items()} for names in bins]
-    found: list[tuple[int, str, str | None, str]] = []
-    statistics: list[tuple[Statistic, tuple[int]]] = []
-    for row, part, tests in parts:
-        for metric in METRICS:
-            for place, marked in enumerate(inside):
-                table = _table(scores, row, tests, metric, marked)
-                if table is not None:
-                    found.append((place, row, part, metric))
-                    photos = sum(count_photos(cell) for cell in table)
-                    statistics.append((mean_of_cells(table), (photos,)))
-    results = sampled(statistics, len(scores.position), scores.seeds)
-    for (place, row, part, metric), (result,) in zip(found, results, strict=True):
-        value, low, high, n = result.estimate()
-        ends = None if isnan(low) else low, None if isnan(high) else high
-        yield place, BinScore(row, part, metric, Score(value, *ends, n))
-
-
-def _table(
-    scores: Scores,
-    row: str,
-    tests: Sequence[str],
-    metric: str,
-    marked: Mapping[str, NDArray[np.bool_]],
-) -> Array | None:
-    """Return ``[C, S, P]`` scores of the photos in a bin; test sets that have none are left out."""
-    tables = [
-        np.where(marked[test], scores.of_maps(row, test, metric), np.nan)
-        for test in tests
-        if test in marked
+    measured = [
+        (place, found)
+        for place, names in enumerate(bins)
+        if (found := _of_bin(scores, parts, {n: scores.marked(names[n]) for n in names}))
     ]
-    defined = [table for table in tables if np.isfinite(table).any()]
-    return np.stack(defined) if defined else None
+    statistics = [(found.statistic, found.photos) for _, found in measured]
+    results = sampled(statistics, len(scores.position), scores.seeds)
+    for (place, bin_), sampled_scores in zip(measured, results, strict=True):
+        for (row, part, metric), result in zip(bin_.names, sampled_scores, strict=True):
+            value, low, high, n = result.estimate()
+            ends = None if isnan(low) else low, None if isnan(high) else high
+            yield place, BinScore(row, part, metric, Score(value, *ends, n))
+
+
+class _OfBin(NamedTuple):
+    """The means over cells of the photos in a bin.
+
+    Attributes:
+        names: Of each its row, part and metric.
+        photos: How many photos each is made of.
+        statistic: Returns a score for each.
+    """
+
+    names: list[tuple[str, str | None, str]]
+    photos: list[int]
+    statistic: Statistic
+
+
+def _of_bin(
+    scores: Scores, parts: Iterable[Part], marked: Mapping[str, NDArray[np.bool_]]
+) -> _OfBin | None:
+    """Return the means of a bin; test sets that have no photo in it are left out."""
+    cells: list[Array] = []
+    places: dict[tuple[str, str | None, str], list[int]] = {}
+    for row, part, tests in parts:
+        for metric, test in product(METRICS, [test for test in tests if test in marked]):
+            table = np.where(marked[test], scores.of_maps(row, test, metric), np.nan)
+            if np.isfinite(table).any():
+                places.setdefault((row, part, metric), []).append(len(cells))
+                cells.append(table)
+    if not cells:
+        return None
+    photos = [sum(count_photos(cells[place]) for place in found) for found in places.values()]
+    # All rows' together: the photos' draws are then looked up once for a bin.
+    means = means_of(np.stack(cells))
+
+    def statistic(counts: Array, seeds: Indices) -> Array:
+        of_cells = means(counts, seeds)
+        return np.stack([of_cells[..., found].mean(-1) for found in places.values()], -1)
+
+    return _OfBin(list(places), photos, statistic)

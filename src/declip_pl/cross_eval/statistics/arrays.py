@@ -17,6 +17,7 @@ Statistic = Callable[[Array, Indices], Array]
 scores ``[..., K]``."""
 
 _BATCH = 2**20  # photos drawn at once: 8 MiB for each array made of them
+_ROWS = 32  # at least, however many photos: products of fewer wait for memory, not for arithmetic
 
 
 def mean_of_defined(values: Array) -> Array:
@@ -27,7 +28,7 @@ def mean_of_defined(values: Array) -> Array:
 
 def batch_size(photos: int) -> int:
     """Return how many resamples of that many photos are drawn at once."""
-    return max(1, _BATCH // photos)
+    return max(_ROWS, _BATCH // photos)
 
 
 def times_drawn(photos: Indices) -> Array:
@@ -38,23 +39,26 @@ def times_drawn(photos: Indices) -> Array:
     return counts.reshape(resamples, total).astype(np.float64)
 
 
-def product(counts: Array, table: Array) -> Array:
-    """Return the matrix product of ``[..., P]`` and ``[P, K]``: ``[..., K]``."""
-    result: Array = torch.matmul(torch.from_numpy(counts), torch.from_numpy(table)).numpy()
+def product(counts: Array, columns: Array) -> Array:
+    """Return the sums of K columns, ``[K, P]``, over ``[..., P]`` counts: ``[..., K]``."""
+    result: Array = torch.matmul(torch.from_numpy(counts), torch.from_numpy(columns).T).numpy()
     return result
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Keep products in one thread; the figures then don't depend on how many there are.
+def one_thread() -> Iterator[int]:
+    """Keep each product in one thread; the figures then don't depend on how many there are.
 
     They are small: on a busy machine several threads wait for each other longer than they compute,
     with numpy's products, of which the threads can't be chosen here, four times as long.
+
+    Yields:
+        How many threads torch has otherwise.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        yield before
     finally:
         torch.set_num_threads(before)
 

@@ -1,10 +1,13 @@
 """Bootstrap intervals over photos and seeds."""
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from math import nan, prod
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from declip_pl.cross_eval.statistics.arrays import (
@@ -20,6 +23,11 @@ from declip_pl.cross_eval.statistics.arrays import (
     ratio,
     times_drawn,
 )
+
+T = TypeVar("T")
+
+THREADS = 8
+"""At most: each holds the draws of a batch and what is made of them."""
 
 RESAMPLES = 2000
 """Of the bootstrap. The ends of an interval then move by about 0.06 standard errors."""
@@ -84,10 +92,10 @@ def sampled(
     def scores(counts: Array, drawn: Indices) -> list[Array]:
         return [statistic(counts, drawn) for statistic, _ in statistics]
 
-    with one_thread():
+    with one_thread() as threads:
         whole = scores(np.ones(photos), np.arange(seeds))
         draws = tqdm(_resamples(photos, seeds), "intervals", leave=False, disable=None)
-        batches = [scores(*drawn) for drawn in draws]
+        batches = _of_batches(scores, draws, threads)
     return [
         [
             Sampled(float(value), np.concatenate([b[index][:, k] for b in batches] or [_NONE]), n)
@@ -113,9 +121,9 @@ def sampled_difference(
     def difference(counts: Array, seeds_a: Indices, seeds_b: Indices) -> Array:
         return (b(counts, seeds_b) - a(counts, seeds_a))[..., 0]
 
-    with one_thread():
+    with one_thread() as threads:
         whole = difference(np.ones(photos), *map(np.arange, seeds))
-        batches = [difference(*drawn) for drawn in _resamples(photos, *seeds)]
+        batches = _of_batches(difference, _resamples(photos, *seeds), threads)
     return Sampled(float(whole), np.concatenate(batches or [_NONE]), n)
 
 
@@ -141,19 +149,18 @@ def means_of(scores: Array) -> Statistic:
     shape = scores.shape[:-1]
     flat = scores.reshape(prod(shape), scores.shape[-1])
     own = occurring(np.isfinite(flat))
-    table = np.ascontiguousarray(flat[:, own].T)
-    defined = np.isfinite(table)
-    values = np.where(defined, table, 0.0)
+    values = flat[:, own]
+    defined = np.isfinite(values)
     # Most scores are defined for the same photos, and then have one column of weights.
-    columns = [column.tobytes() for column in defined.T]
+    columns = [column.tobytes() for column in defined]
     first = list(dict.fromkeys(map(columns.index, columns)))
-    weights = defined[:, first].astype(np.float64)
     same = [first.index(columns.index(column)) for column in columns]
+    table = np.concatenate([np.where(defined, values, 0.0), defined[first]])
 
     def means(counts: Array, seeds: Indices) -> Array:
-        drawn = counts[..., own]
-        by_seed = ratio(product(drawn, values), product(drawn, weights)[..., same])
-        by_seed = by_seed.reshape(*drawn.shape[:-1], *shape)
+        summed = product(counts[..., own], table)
+        by_seed = ratio(summed[..., : len(flat)], summed[..., len(flat) :][..., same])
+        by_seed = by_seed.reshape(*counts.shape[:-1], *shape)
         return mean_over(by_seed, seeds[..., None, :])
 
     return means
@@ -177,6 +184,26 @@ def combined(scores: Sequence[Sampled], how: Literal["mean", "lowest", "highest"
 
 
 _NONE = np.empty(0)
+
+
+def _of_batches(
+    scores: Callable[..., T], draws: Iterable[tuple[Any, ...]], threads: int
+) -> list[T]:
+    """Return the scores of each batch of draws, in their order, computed by several threads.
+
+    This thread draws, so that the numbers are the same for any number of threads. It holds one
+    batch besides those that are being computed.
+    """
+    found: list[T] = []
+    running: deque[Future[T]] = deque()
+    workers = min(threads, THREADS)
+    # A thread has torch's default of its own.
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for drawn in draws:
+            if len(running) == workers:
+                found.append(running.popleft().result())
+            running.append(pool.submit(scores, *drawn))
+        return found + [batch.result() for batch in running]
 
 
 def _resamples(*sizes: int) -> Iterator[tuple[Any, ...]]:

@@ -33,8 +33,8 @@ def calibration_error(histograms: Array) -> Statistic:
     own = occurring(np.nan_to_num(histograms[:, :, 0]).sum(-1) > 0)
     count, probability, fake = np.moveaxis(np.nan_to_num(histograms[:, own]), -2, 0)
     # Of each photo only what the error is made of: how far apart the two are in each bin, and size.
-    table = np.concatenate([fake - probability, count.sum(-1, keepdims=True)], -1).swapaxes(0, 1)
-    table = table.reshape(len(table), trained * (BINS + 1))
+    table = np.concatenate([fake - probability, count.sum(-1, keepdims=True)], -1).swapaxes(1, 2)
+    table = table.reshape(trained * (BINS + 1), -1)
 
     def statistic(counts: Array, seeds: Indices) -> Array:
         drawn = counts[..., own]

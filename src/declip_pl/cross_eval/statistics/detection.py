@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from declip_pl.cross_eval.statistics.arrays import (
     Array,
@@ -13,6 +14,8 @@ from declip_pl.cross_eval.statistics.arrays import (
     product,
     ratio,
 )
+
+Counts = NDArray[np.int32]
 
 _BLOCK = 2**17
 """Counts that are ranked at once: few enough to stay in a core's cache."""
@@ -78,18 +81,21 @@ class _Ranks(NamedTuple):
     def rates(self, counts: Array) -> Array:
         """Return average precision and AUROC in [0, 1] for ``[N, P]`` counts: ``[N, 2]``."""
         size = max(1, _BLOCK // counts.shape[-1])
+        # Whole numbers of 4 bytes are added up eight times as fast as those of 8 with a fraction.
         blocks = [
-            self._rates(counts[start : start + size]) for start in range(0, len(counts), size)
+            self._rates(counts[start : start + size].astype(np.int32))
+            for start in range(0, len(counts), size)
         ]
         return np.concatenate(blocks)
 
-    def _rates(self, counts: Array) -> Array:
+    def _rates(self, counts: Counts) -> Array:
         fakes = counts.take(self.fakes, -1)
         sum_fakes, sum_reals = _running(fakes), _running(counts.take(self.reals, -1))
         found, alarms = sum_fakes.take(self.found, -1), sum_reals.take(self.alarms, -1)
         # A real of equal score is half above: whole numbers and halves, so sums are exact.
         above = (alarms + sum_reals.take(self.above, -1)) / 2
-        right, wrong = sum_fakes[..., -1], sum_reals[..., -1]
+        # Their product has more than 4 bytes.
+        right, wrong = (sums[..., -1].astype(np.float64) for sums in (sum_fakes, sum_reals))
         precision = found / np.maximum(found + alarms, 1)
         auroc = ratio((fakes * (wrong[..., None] - above)).sum(-1), right * wrong)
         return np.stack([ratio((fakes * precision).sum(-1), right), auroc], -1)
@@ -99,8 +105,8 @@ class _Decisions(NamedTuple):
     """How many images of each photo there are and are decided rightly, all whole numbers.
 
     Attributes:
-        counted: ``[P, 2]``: fakes and reals.
-        right: ``[P, T]``, for T thresholds.
+        counted: ``[2, P]``: fakes and reals.
+        right: ``[T, P]``, for T thresholds.
     """
 
     counted: Array
@@ -109,9 +115,9 @@ class _Decisions(NamedTuple):
     @classmethod
     def of(cls, fakes: Array, reals: Array, thresholds: Sequence[float]) -> "_Decisions":
         """Decide ``[P]`` scores of fakes and of reals; NaN are not counted."""
-        limits = np.array(thresholds)
-        right = (fakes[:, None] > limits).astype(np.float64) + (reals[:, None] <= limits)
-        return cls(np.isfinite(np.stack([fakes, reals], -1)).astype(np.float64), right)
+        limits = np.array(thresholds)[:, None]
+        right = (fakes > limits).astype(np.float64) + (reals <= limits)
+        return cls(np.isfinite(np.stack([fakes, reals])).astype(np.float64), right)
 
 
 def _rates(counts: Array, ranks: _Ranks, decisions: _Decisions) -> Array:
@@ -129,8 +135,8 @@ def _falling(scores: Array) -> tuple[Array, Indices]:
     return scores[order], order
 
 
-def _running(counts: Array) -> Array:
+def _running(counts: Counts) -> Counts:
     """Return for ``[N, I]`` counts how many the first 0, 1, ... I of them are: ``[N, I + 1]``."""
-    sums = np.zeros((len(counts), counts.shape[-1] + 1))
-    np.cumsum(counts, -1, out=sums[:, 1:])
+    sums = np.zeros((len(counts), counts.shape[-1] + 1), np.int32)
+    np.cumsum(counts, -1, np.int32, sums[:, 1:])
     return sums
