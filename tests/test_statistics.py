@@ -5,6 +5,7 @@ from math import isnan, nan
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import norm
 from sklearn.metrics import accuracy_score, average_precision_score, roc_auc_score
 
@@ -176,6 +177,23 @@ def test_batches_bound_how_many_photos_are_drawn_at_once():
     assert sum(seen) == (s.RESAMPLES + 1) * 10_000
 
 
+def test_the_same_numbers_come_out_in_any_number_of_threads(monkeypatch):
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 100)
+    scores = np.random.default_rng(0).uniform(0, 100, (2, 2, 30_000))  # three batches and a rest
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            ((score,),) = s.sampled([(s.mean_of_cells(scores), [60_000])], 30_000, 2)
+            assert torch.get_num_threads() == threads
+            found.append(score.resamples)
+    finally:
+        torch.set_num_threads(before)
+    assert len(found[0]) == 100
+    assert found[0].tolist() == found[1].tolist()
+
+
 @pytest.mark.parametrize(("photos", "n"), [(1, 1), (1, 4), (10, 1)])
 def test_fewer_than_two_photos_have_no_interval(photos, n):
     scores = np.full((1, 2, photos), nan)
@@ -325,6 +343,14 @@ def test_detection_by_hand():
     # Pairs: 0.9 wins two; each 0.5 ties with one and wins one.
     # Above 0.5 lies 0.9 alone: one fake and both reals are right.
     assert found == pytest.approx([100 * (1 + 1.5) / 3, 100 * 5 / 6, 60])
+
+
+def test_detection_of_many_photos_by_hand():
+    fakes = np.linspace(0.5, 1, 70_000)[None]  # more pairs than 4 bytes can count
+    reals = np.where(np.arange(70_000) < 35_000, 0.2, 2.0)[None]
+    found = s.detection(fakes, reals, [])(np.ones(70_000), ONE_SEED)
+    harmonic = (np.arange(70_000) + 1) / (np.arange(70_000) + 35_001)
+    assert found == pytest.approx([100 * harmonic.mean(), 50])
 
 
 def test_a_missing_class_is_undefined():
