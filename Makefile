@@ -25,7 +25,7 @@ empty :=
 folders = $(subst $(empty) ,$(comma),$(strip $(PHOTOS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help train cross-eval evaluate robustness ablate predict demo starter forge dashboard bench data weights test test-slow docs lint clean
+.PHONY: help train cross-eval evaluate robustness ablate predict demo starter forge dashboard bench data weights test test-slow faults fuzz audit hashes docs lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -78,6 +78,27 @@ test: $(VENV)/.installed-dev  ## run the tests
 
 test-slow: $(VENV)/.installed-dev  ## run the tests that take long
 	$(BIN)/python -m pytest -m slow
+
+faults: $(VENV)/.installed-dev  ## kill, fill the disk, damage files on purpose: make faults COUNT=20 SEED=0
+	FAULTS_COUNT=$(or $(COUNT),20) FAULTS_SEED=$(or $(SEED),0) $(BIN)/python -m pytest -m faults
+
+fuzz: $(VENV)/.installed-dev  ## any bytes for the readers of photos, models and manifests: make fuzz SECONDS=60
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
+	for reader in photos checkpoints folders manifests; do \
+		$(BIN)/python tests/fuzz.py $$reader --seconds $(or $(SECONDS),60) || exit 1; done
+
+audit:  ## known weaknesses of constraints.txt's versions, asked of the package index's advisories
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet 'pip-audit >= 2.7, < 3'
+	build/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
+hashes: $(VENV)/.installed  ## constraints.txt with the SHA-256 of each file, as build/constraints-hashed.txt
+	@mkdir -p build
+	$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --no-deps \
+		--report build/install.json --requirement constraints.txt
+	$(BIN)/python -c 'import json; print(*("{name}=={version} --hash=sha256:{}".format(found["download_info"]["archive_info"]["hashes"]["sha256"], **found["metadata"]) for found in json.load(open("build/install.json"))["install"]), sep="\n")' \
+		> build/constraints-hashed.txt
+	@echo "build/constraints-hashed.txt is of this machine's Python and system"
 
 docs: $(VENV)/.installed-dev  ## build the documentation site into build/site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

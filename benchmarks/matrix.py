@@ -3,8 +3,8 @@
     python -m benchmarks.matrix
 
 Four models on four test sets and real photos, with simulated scores. For each number of photos a
-process of its own writes the cells, another reads them and builds the matrix: all metrics and
-means with their intervals. The table says how long that took, in seconds
+process of its own writes the cells, another reads them and builds the matrix: all metrics, means
+and kinds of fakes with their intervals. The table says how long that took, in seconds
 and CPU seconds, how much memory was taken at most, and how large the cells are.
 """
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from declip_pl.cross_eval.build import build_matrix
 from declip_pl.cross_eval.cell import (
+    FACTS,
     FORMAT,
     Cell,
     CellKey,
@@ -105,7 +106,14 @@ def simulated(rng: np.random.Generator, model: Model, test: str, names: list[str
         scores={name: rng.uniform(0, 100, photos).round(4) for name in metrics},
         image_scores={name: rng.beta(2 + is_fake, 4, photos).round(6) for name in POOLINGS},
         histogram=_histogram(rng, photos, 0.1 * is_fake),
+        facts=_facts(rng, photos) if is_fake else {},
     )
+
+
+def _facts(rng: np.random.Generator, photos: int) -> dict[str, NDArray[np.float64]]:
+    sides, regions = rng.integers(200, 3000, (2, photos)), rng.integers(1, 9, photos)
+    columns = (*sides, regions)
+    return {name: column.astype(np.float64) for name, column in zip(FACTS, columns, strict=True)}
 
 
 def _histogram(rng: np.random.Generator, photos: int, fake: float) -> NDArray[np.float64]:
@@ -142,7 +150,7 @@ def _thresholds() -> Thresholds:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.matrix", description=__doc__)
-    parser.add_argument("--photos", type=int, nargs="+", default=[1_000, 5_000, 20_000])
+    parser.add_argument("--photos", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--step", help=argparse.SUPPRESS)
     return parser.parse_args()

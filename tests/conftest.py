@@ -217,13 +217,15 @@ def blank_plots(monkeypatch):
     """
     from matplotlib.figure import Figure
 
-    def blank(_figure, file, *, format, **_options):
-        if format == "svg":
-            file.write('<svg viewBox="0 0 1 1"></svg>')
-        else:
-            Image.new("RGB", (1, 1)).save(file, format)
+    monkeypatch.setattr(Figure, "savefig", blank_plot)
 
-    monkeypatch.setattr(Figure, "savefig", blank)
+
+def blank_plot(_figure, file, *, format, **_options) -> None:
+    """Write an empty picture in a plot's place."""
+    if format == "svg":
+        file.write('<svg viewBox="0 0 1 1"></svg>')
+    else:
+        Image.new("RGB", (1, 1)).save(file, format)
 
 
 @pytest.fixture
@@ -284,3 +286,18 @@ def chromium():
         browser = playwright.chromium.launch(executable_path=program, args=arguments)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def faults(tmp_path_factory):
+    """The commands that faults are tried on, and what they read."""
+    from fault_commands import Home  # which imports what only these tests need
+
+    return Home(tmp_path_factory.mktemp("faults"))
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Print the table of faults where any were tried."""
+    tried = sys.modules.get("fault_trials")
+    if tried and tried.ROWS:
+        terminalreporter.write_line(tried.table())

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from math import isclose
 
 import numpy as np
@@ -11,14 +12,16 @@ import yaml
 from conftest import GENERATORS, make_clip, make_tree
 from crosseval_example import plain_cell, plain_matrix, plain_model
 from crosseval_example import score as plain_score
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from declip_pl import cli
+from declip_pl.ablation import picture
 from declip_pl.ablation.ablation import Ablation, Change, Line, Variant, read_ablation
 from declip_pl.ablation.changes import changes
 from declip_pl.ablation.encoding import encode_together
 from declip_pl.ablation.gains import gains, gains_table
-from declip_pl.ablation.picture import ablation_png
 from declip_pl.ablation.question import number_in, read_question, shipped
+from declip_pl.ablation.report import write_report
 from declip_pl.ablation.table import ablation_text
 from declip_pl.cross_eval.cell import cell_path, write_cell
 from declip_pl.cross_eval.compare import comparison
@@ -396,11 +399,38 @@ def test_the_table_by_hand():
 
 
 @pytest.mark.parametrize("axis", [None, "layer"])
-def test_pictures_of_names_and_of_numbers(tmp_path, axis):
-    ablation_png(
-        made_up({"layer1": 40.0, "layer10": 45.0}, "layer1", axis=axis), tmp_path / "a.png"
-    )
+def test_pictures_of_names_and_of_numbers(tmp_path, monkeypatch, axis):
+    class Watched(picture.Figure):
+        def savefig(self, *args, **options):
+            super().savefig(*args, **options)
+            FigureCanvasAgg(self).draw()
+            labels = self.axes[0].get_yticklabels()
+            assert axis or "layer1 (compared with)" in [label.get_text() for label in labels]
+            assert all(label.get_window_extent().x0 >= 0 for label in labels)
+
+    monkeypatch.setattr(picture, "Figure", Watched)
+    found = made_up({"layer1": 40.0, "layer10": 45.0}, "layer1", axis=axis)
+    picture.ablation_png(found, tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 5000
+
+
+def test_the_report_in_a_browser(tmp_path, chromium):
+    found = made_up({"a": 40.0, "b": 45.0})
+    by_test = [Line("b", "iou", f"test {name}", Score(9.0, 8.0, 10.0, 9)) for name in "zx"]
+    found = replace(found, lines=(*found.lines, *by_test))
+    picture.ablation_png(found, tmp_path / picture.PICTURE)
+    page = chromium.new_page()
+    heard = []
+    page.on("pageerror", lambda error: heard.append(str(error)))
+    page.goto(write_report(tmp_path, found).as_uri())
+    assert page.eval_on_selector_all("table", "all => all.map(t => t.rows[0].innerText)")[1] == (
+        "variant\tx\tz"
+    )
+    page.click("summary")
+    page.click("button:visible >> nth=0")
+    assert page.inner_text("button:visible >> nth=0") in ("Copied", "Selected")
+    page.close()
+    assert heard == []
 
 
 def test_as_many_photos_of_each_generator_and_fewer_are_part_of_more(tmp_path):

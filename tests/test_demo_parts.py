@@ -134,12 +134,10 @@ def test_what_is_known_of_a_model_is_said(models):
     made = ForgedPhotos("ab" * 32, {"<i>": 12}, 4, ("own", "everywhere:blur"))
     alone = TrainedOn(("forgeries",), "full", "f" * 64, "none", "", made, 7)
     text = demo_text.model_text(replace(checkpoint, trained_on=alone), None)
-    assert "Trained on **forgeries** alone" in text and "<i>" not in text
-    assert "12 photos of &#60;i&#62;, 4 times each; regions re-processed by own." in text
-    assert "without a fake pixel: 7." in text
+    assert "Trained on **forgeries** alone, of 12 photos, which no generator made. Enc" in text
     both = replace(alone, generators=("ldm",))
     text = demo_text.model_text(replace(checkpoint, trained_on=both), None)
-    assert "**ldm**. And on **forgeries**" in text
+    assert "**ldm**. And on **forgeries** of 12 photos" in text
 
 
 def test_steps_find_the_same_and_say_how_far_they_are(models):

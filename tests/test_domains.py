@@ -278,6 +278,11 @@ def test_the_report_shows_the_means_and_links_to_the_other_reports(tmp_path):
     for line in domains_of([first, second]).lines:
         for value in line.scores.values():
             assert f"{value:.1f}" in page.cells
+    for kind in ("fakes", "untouched"):
+        assert f"tables/domains-{kind}.tex" in page.values("href")
+        table = (folder / f"tables/domains-{kind}.md").read_text()
+        lines = getattr(domains_of([first, second]), kind)
+        assert len(table.splitlines()) == len(lines) + 4 and "a stand-in" in table
     (folder / "matrix.json").write_text(json.dumps(content | {"inputs": "y"}))
     assert "data-sets" not in Page(write_report(folder).read_text()).values("id")
 

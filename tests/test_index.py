@@ -1,5 +1,6 @@
 """The index of a data set: what was read of its files once is not read at every start."""
 
+import gc
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from PIL import Image
 
 from declip_pl import cli
 from declip_pl.data import file_index, index
+from declip_pl.data.collector import no_collection
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.feature_cache import FeatureCache
 from declip_pl.data.file_index import FileIndex, Stamp
@@ -401,3 +403,12 @@ def test_forgeries_are_read_once(tmp_path, monkeypatch):
     image.write_bytes(image.read_bytes()[:-1] + b"x")
     read, again = forge()
     assert image in read and again == found
+
+
+def test_the_garbage_collector_waits_and_goes_on():
+    with pytest.raises(ValueError), no_collection():
+        with no_collection():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+        raise ValueError
+    assert gc.isenabled()

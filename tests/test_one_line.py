@@ -142,6 +142,13 @@ def test_lightnings_bounds_name_options_that_there_are():
     [
         ("trainer.devices", "x", "should be an int > 0"),
         ("trainer.devices", "0", "is not a valid input"),
+        ("trainer.devices", "-7", "--trainer.devices is -7; expected -1 to 4096"),
+        ("trainer.devices", "10000000000000", "expected -1 to 4096"),
+        ("trainer.devices", "1.5", "should be an int > 0"),
+        ("trainer.devices", "[0,0]", "should be an int > 0"),
+        ("trainer.devices", "4096", "on a CPU each is a process"),
+        ("trainer.strategy", "ddp_spawn", "choose ddp"),
+        ("trainer.num_nodes", "2", "nothing says where the others are"),
         ("trainer.accelerator", "gpu", "No supported gpu backend"),
         ("trainer.accelerator", "abacus", "invalid accelerator name"),
         ("trainer.strategy", "none", "invalid strategy name"),
@@ -298,6 +305,14 @@ def test_full_disks(refusal, run, tree, fit_arguments, tmp_path, monkeypatch, co
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "File too large" in str(exit_.value.code)
+
+
+@pytest.mark.parametrize("how", ["exited unexpectedly", "is killed by signal: Killed. "])
+def test_a_worker_that_was_ended_is_told(how):
+    """As the kernel ends one where memory is short; the words are torch's."""
+    said = one_line.of_any(RuntimeError(f"DataLoader worker (pid(s) 31152) {how}"))
+    assert "too little memory" in said and "--data.num_workers" in said and "31152" in said
+    assert one_line.of_any(RuntimeError("a worker exited unexpectedly")) is None
 
 
 @pytest.mark.parametrize("library", ["a hole", "os error", "system"])

@@ -94,6 +94,11 @@ def pictures(folder="out") -> dict[str, int]:
     }
 
 
+def cut(path: Path) -> None:
+    """Take a file's last byte away."""
+    path.write_bytes(path.read_bytes()[:-1])
+
+
 def test_a_folder_of_photos(photos, model, capsys):
     assert run(photos, "--model", model, "--output", "out", "--threshold", 0.4) == 0
     found = records()
@@ -238,6 +243,9 @@ def test_a_named_file_is_looked_at_whatever_its_suffix(model, capsys):
     Path("drawing.svg").write_text("<svg/>")
     assert run("drawing.svg", "--model", model, "--output", "out") == 1
     assert "drawing.svg" in records()[0]["error"]
+    said = capsys.readouterr()
+    assert said.err.strip().endswith(f"error: {records()[0]['error']}")
+    assert "masks:" not in said.out and "pictures:" not in said.out  # there are none
 
 
 def test_batches_of_mixed_sizes_change_nothing(photos, model, monkeypatch):
@@ -318,10 +326,13 @@ class TestResume:
         assert run(*self.arguments, "--resume") == 0
         assert [record["name"] for record in records()] == [record["name"] for record in whole]
 
-    def test_missing_pictures_are_written_again(self):
-        Path("out/masks/a/x.jpg.png").unlink()
+    @pytest.mark.parametrize("damage", [Path.unlink, cut])
+    def test_pictures_that_are_missing_or_cut_are_written_again(self, damage):
+        picture = Path("out/masks/a/x.jpg.png")
+        whole = picture.read_bytes()
+        damage(picture)
         assert run(*self.arguments, "--resume") == 0
-        assert Path("out/masks/a/x.jpg.png").is_file() and len(records()) == 4
+        assert picture.read_bytes() == whole and len(records()) == 4
 
     def test_a_failed_photo_is_tried_again(self, photos):
         (photos / "late.png").write_bytes(b"half")
@@ -433,6 +444,7 @@ class TestJson:
     [
         ([], "no photo to look at: name files, folders or globs"),
         (["nowhere.jpg"], "there is no file or folder nowhere.jpg"),
+        (["two", "words.jpg"], "no file or folder two; with quotes: 'two words.jpg'"),
         (["empty"], "no photo in .*empty: looked for .apng, .avif, "),
         (["texts"], "no photo in .*texts: looked for .apng, .avif, "),
         (["photos/*.gif"], r"nothing matches photos/\*.gif"),
@@ -449,6 +461,7 @@ def test_wrong_inputs(photos, model, error_of, arguments, expected):
     Path("empty").mkdir()
     Path("texts").mkdir()
     Path("texts/notes.txt").write_text("no photo")
+    Path("two words.jpg").touch()
     if not any(argument.startswith("--model") for argument in arguments):
         arguments = [*arguments, f"--model={model}"]
     with pytest.raises(AssertionError, match=expected):

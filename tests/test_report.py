@@ -1,4 +1,5 @@
 import json
+import time
 from collections import Counter
 from html.parser import HTMLParser
 
@@ -7,6 +8,7 @@ import pytest
 from crosseval_example import GENERATORS, UNTOUCHED, as_matrix, example_matrix, write_example
 from PIL import Image
 
+from declip_pl.cross_eval.provenance import made
 from declip_pl.cross_eval.views import curves, heat_map, published_figures
 from declip_pl.cross_eval.views.report import write_report
 from declip_pl.errors import UserError
@@ -385,3 +387,9 @@ def test_all_text_has_contrast_to_what_is_behind_it(tab):
     for text, _, ink, paper in found:
         low, high = sorted((luminance(ink), luminance(paper)))
         assert (high + 0.05) / (low + 0.05) >= 4.5, (text, ink, paper)
+
+
+@pytest.mark.parametrize("program", ["/x/bin/declip-pl", "/x/declip_pl/__main__.py"])
+def test_the_command_on_record_is_the_one_to_type(monkeypatch, program):
+    monkeypatch.setattr("sys.argv", [program, "ablate", "layer", "--data=/home/ann/dolos"])
+    assert made(time.monotonic(), "cpu").command == "declip-pl ablate layer --data=dolos"

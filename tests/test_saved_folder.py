@@ -174,13 +174,16 @@ def test_out_of_reach_the_hubs_cache_will_do(hub_cache, monkeypatch):
         read_checkpoint("someone/localizer")
     saved_folder.save(CHECKPOINT, hub_cache)
     assert read_checkpoint("someone/localizer").image_size == 224
+    assert read_checkpoint(f"someone/localizer@{'0' * 40}").image_size == 224
+    with pytest.raises(UserError, match="cannot reach the Hugging Face hub for someone/local"):
+        read_checkpoint(f"someone/localizer@{'1' * 40}")
 
 
 def test_the_hubs_latest_comes_before_its_cache(hub_cache, tmp_path, monkeypatch):
     saved_folder.save(CHECKPOINT, hub_cache)
     saved_folder.save(replace(CHECKPOINT, image_size=336), tmp_path / "latest")
     monkeypatch.setattr(weights, "hub_reachable", lambda: True)
-    monkeypatch.setattr(weights, "download", lambda _, file: tmp_path / "latest" / file)
+    monkeypatch.setattr(weights, "download", lambda _, file, *__: tmp_path / "latest" / file)
     assert read_checkpoint("someone/localizer").image_size == 336
 
 

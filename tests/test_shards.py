@@ -21,7 +21,7 @@ from declip_pl import cli
 from declip_pl.data import cache_folders, feature_cache
 from declip_pl.data.cache_folders import META
 from declip_pl.data.feature_cache import FeatureCache
-from declip_pl.data.shards import inspect, shard_files, write_shard
+from declip_pl.data.shards import LIST, UNLISTED, inspect, inspect_all, shard_files, write_shard
 from declip_pl.data.transforms import build_transform
 from declip_pl.errors import UserError
 from declip_pl.files import LOCK, sha256
@@ -156,6 +156,38 @@ def test_a_shard_with_a_broken_header_blocks_nobody(cache, photos):
     another = paint(photos[0].with_name("another.png"), 99)
     fetch(cache, [another])
     assert not (cache.folder / "0.safetensors").exists()
+
+
+@pytest.fixture
+def listed(tmp_path) -> list[Path]:
+    """Many shards of one photo each, called 0, 1, ..., and their list."""
+    shards = [write_shard(tmp_path, [str(n)], torch.zeros(1, 1, 1)) for n in range(UNLISTED)]
+    assert [s.fault for s in inspect_all(tmp_path, ())] == [""] * UNLISTED
+    assert (tmp_path / LIST).is_file()
+    return shards
+
+
+def test_a_listed_shard_of_other_photos_is_not_opened(tmp_path, listed):
+    listed[5].write_bytes(b"no header")
+    found = {shard.path: shard for shard in inspect_all(tmp_path, {"4"})}
+    assert found[listed[5]].photos == ["5"] and not found[listed[5]].fault
+    assert [s.path for s in inspect_all(tmp_path, {"5"}) if s.fault] == [listed[5]]
+
+
+@pytest.mark.parametrize("content", [b"", b"7 8\n9", b"\xff\xfe", b"4\n5\n6 "])
+def test_a_damaged_list_changes_nothing(tmp_path, listed, content):
+    (tmp_path / LIST).write_bytes(content)
+    found = {shard.path: shard.photos for shard in inspect_all(tmp_path, {"4"})}
+    assert found == {path: [str(number)] for number, path in enumerate(listed)}
+
+
+def test_few_shards_have_no_list_and_those_that_are_gone_leave_it(tmp_path, listed):
+    for path in listed[1:]:
+        path.unlink()
+    assert [shard.path for shard in inspect_all(tmp_path, {"1"})] == listed[:1]
+    (tmp_path / LIST).unlink()
+    assert [shard.photos for shard in inspect_all(tmp_path, {"1"})] == [["0"]]
+    assert not (tmp_path / LIST).exists()
 
 
 def test_a_shard_that_holds_other_rows_is_damaged(tmp_path):

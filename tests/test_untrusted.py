@@ -7,6 +7,7 @@ import copy
 import json
 import pickle
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from torch import nn
 from declip_pl import Localizer
 from declip_pl.errors import UserError
 from declip_pl.inference.published_checkpoint import read_published
-from declip_pl.model.checkpoint import load_network, read_checkpoint, save
+from declip_pl.model.checkpoint import load_network, read_checkpoint, run_of, save
 from declip_pl.model.resnet import load_resnet
 from declip_pl.training.task import LocalizationTask
 
@@ -131,6 +132,29 @@ def test_what_is_no_module_is_not_built(saved, tmp_path, monkeypatch):
     monkeypatch.setenv("DECLIP_PARTS", str(tmp_path / "trusted.py"))
     with pytest.raises(UserError, match=r"no torch\.nn\.Module"):
         Localizer.from_pretrained(rewrite(saved, decoder="trusted.Harm"))
+
+
+@pytest.mark.parametrize("where", ["config.json", "config.yaml"])
+def test_a_download_names_no_class(where, saved, clip, tmp_path, monkeypatch):
+    """In its description it is refused before it is imported; a recipe beside it is not read."""
+    (tmp_path / "harm_of_a_stranger.py").write_text("raise SystemExit('harm')\nclass Harm: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = tmp_path / "hub/models--someone--localizer"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    harm = {"class_path": "harm_of_a_stranger.Harm"}
+    entries = {"decoder": harm} if where == "config.json" else {}
+    shutil.copytree(rewrite(saved, **entries), snapshot)
+    (snapshot / "config.yaml").write_text(json.dumps({"trainer": {"callbacks": [harm]}}))
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text("0" * 40)
+    if entries:
+        with pytest.raises(UserError, match="code outside declip-pl"):
+            Localizer.from_pretrained("someone/localizer", encoder=str(clip))
+    else:
+        found = read_checkpoint("someone/localizer")
+        assert run_of(found.path) is None  # whose recipe `test` would take
+    assert "harm_of_a_stranger" not in sys.modules
 
 
 PLACES = ["/etc", "~", "../secret", "secret", "RN50:/etc/passwd", "./secret+RN50", "a/../../etc"]

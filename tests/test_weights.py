@@ -93,7 +93,8 @@ def test_the_mirror_stands_for_one_encoder_only(cache, monkeypatch):
     fill_mirror(cache)
     monkeypatch.setattr(weights, "hub_reachable", lambda: False)
     message = f"cannot reach the Hugging Face hub for {LARGE}: connect, or pass a local folder "
-    with pytest.raises(UserError, match=re.escape(message + "(ENCODER=/path/to/folder)")):
+    message += "(--encoder /path/to/folder; make: ENCODER=)"
+    with pytest.raises(UserError, match=re.escape(message)):
         resolve(LARGE)
 
 
@@ -149,12 +150,16 @@ def test_other_resnets_are_refused(spec, cache):
 
 
 class Hub(http.server.ThreadingHTTPServer):
-    """Serve `files`; answer everything else with 404 and `error`."""
+    """Serve `files`; answer everything else with 404 and `error`.
+
+    `asked` has every file that was asked for, with its revision.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, bytes] = {}
         self.error = "EntryNotFound"
+        self.asked: set[tuple[str, str]] = set()
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
 
@@ -166,7 +171,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(self.answer())
 
     def answer(self) -> bytes:
-        body = self.server.files.get(self.path.split("/resolve/main/")[-1].split("/")[-1])
+        revision, name = self.path.split("/")[-2:]
+        self.server.asked.add((revision, name))
+        body = self.server.files.get(name)
         self.send_response(404 if body is None else 200)
         if body is None:
             self.send_header("X-Error-Code", self.server.error)
@@ -212,6 +219,28 @@ def test_download_from_the_hub_then_from_its_cache(weight_file, hub, monkeypatch
     assert (Path(found.path) / "config.json").read_bytes() == b"{}"
     monkeypatch.setattr(weights, "hub_reachable", lambda: False)
     assert resolve(LARGE) == found
+
+
+@pytest.mark.parametrize(
+    ("fetch", "first"),
+    [
+        (lambda: resolve(LARGE).path, "main"),
+        (lambda: weights.snapshot("a/b", "config.json", "model.safetensors"), "main"),
+        (lambda: weights.snapshot("a/b@v1", "config.json", "model.safetensors"), "v1"),
+    ],
+)
+def test_all_files_are_of_one_commit(fetch, first, hub):
+    """A branch may change between two files."""
+    hub.files = {"config.json": b"{}", "model.safetensors": b"weights"}
+    assert (Path(fetch()) / "model.safetensors").read_bytes() == b"weights"
+    asked = {pair for pair in hub.asked if pair[1] in hub.files}
+    assert asked == {(first, "config.json"), ("0" * 40, "model.safetensors")}
+
+
+def test_a_revision_that_does_not_exist_is_named(hub):
+    hub.error = "RevisionNotFound"
+    with pytest.raises(UserError, match=r"^a/b on the hub has no revision v1$"):
+        weights.snapshot("a/b@v1", "config.json")
 
 
 def test_the_hub_comes_before_building_a_mirror(hub, monkeypatch):

@@ -100,6 +100,8 @@ def main(args: list[str] | None = None) -> None:
         args: Arguments in place of ``sys.argv[1:]``.
     """
     args = sys.argv[1:] if args is None else args
+    # Processes that lose each other would print stack traces in C++ beside our one line.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # names of files need not be UTF-8
             stream.reconfigure(errors="backslashreplace")

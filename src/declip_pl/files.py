@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -55,7 +55,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
     finally:
         if temporary:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # a read-only disk refuses that too; why it was is told already
+                temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -67,6 +67,11 @@ def of_library(error: Exception) -> str | None:
     text = joined(error)
     if "Error" in kinds and type(error).__module__.startswith("wandb."):
         return f"W&B: {text}; WANDB_MODE=offline logs without it"
+    if re.match(r"DataLoader worker .* (exited unexpectedly|is killed)", text):
+        return (
+            "a process that reads photos ended: there may be too little memory; take fewer or none "
+            f"(--data.num_workers 0) ({text[:200]})"
+        )
     if kinds & set(MEMORY) or "can't allocate memory" in text:
         return f"not enough memory: take smaller batches (--data.batch_size) ({text[:200]})"
     return text if kinds & set(LIGHTNING) else None

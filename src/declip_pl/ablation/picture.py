@@ -53,7 +53,7 @@ def ablation_png(ablation: Ablation, path: Path) -> None:
     height = inner + 0.25 * len(lines) + 1.2
     figure = Figure(figsize=(_WIDTH, height), facecolor="white")
     write_heading(figure, lines)
-    left = 0.7 if ablation.axis else 0.3 + 0.085 * max(map(len, ablation.variants))
+    left = 0.7 if ablation.axis else 0.3 + 0.085 * max(map(len, _names(ablation)))
     place = (left / _WIDTH, 0.6 / height, (_WIDTH - left - 0.2) / _WIDTH, inner / height)
     axes = figure.add_axes(place)
     _curve(axes, ablation) if ablation.axis else _dots(axes, ablation)
@@ -90,11 +90,15 @@ def _dots(axes: Axes, ablation: Ablation) -> None:
             values, y, xerr=errors, color=part.colour, marker=part.marker, ms=5, lw=0,
             elinewidth=1.5, label=part.name,
         )  # fmt: skip
-    names = [f"{name} (compared with)" if name == ablation.against else name for name in order]
-    axes.set_yticks(range(len(order)), names)
+    axes.set_yticks(range(len(order)), _names(ablation))
     for label in axes.get_yticklabels():
         label.set_parse_math(False)
     axes.set(xlim=(0, 100), ylim=(len(order) - 0.5, -0.5))
+
+
+def _names(ablation: Ablation) -> list[str]:
+    against = ablation.against
+    return [f"{name} (compared with)" if name == against else name for name in ablation.variants]
 
 
 def _scores(ablation: Ablation, variants: Sequence[str], part: Part) -> list[Score | None]:

@@ -29,7 +29,6 @@ def write_report(folder: Path, ablation: Ablation) -> Path:
         picture=PICTURE,
         alt=f"{metric} of each variant in domain, out of domain and in the worst cell; the first "
         "table has the numbers",
-        notes=[f"{sentence}." for sentence in meaning(ablation)],
         tables=[table for table in tables if table],
         reports=[(name, f"{name}/{REPORT}") for name in ablation.variants],
         files=(SPREADSHEET, FILE),
@@ -50,7 +49,10 @@ def _means(ablation: Ablation) -> Table:
     return Table(
         name="means",
         title=f"{metric} in percent, means over cells",
-        notes=[f"Changes are in points, against {ablation.against}."],
+        notes=[
+            f"Changes are in points, against {ablation.against}.",
+            *(f"{sentence}." for sentence in meaning(ablation)),
+        ],
         head=head,
         groups=[[_line(ablation, variant) for variant in ablation.variants]],
     )
@@ -65,7 +67,7 @@ def _line(ablation: Ablation, variant: str) -> list[Cell]:
 
 
 def _by_test(ablation: Ablation) -> Table | None:
-    parts = list(dict.fromkeys(_tests(ablation)))
+    parts = sorted(set(_tests(ablation)))
     if not parts:
         return None
     groups = [

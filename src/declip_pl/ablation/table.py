@@ -38,9 +38,9 @@ def meaning(ablation: Ablation) -> list[str]:
         "; of one seed, so it does not say that other trainings would differ"
     )  # fmt: skip
     return [
-        f"* corrected p below {SIGNIFICANT}",
-        f"interval: 95 %, percentile bootstrap ({RESAMPLES} resamples) over photos{seeds}",
-        "p: two-sided sign-flip permutation test over photos, corrected by Holm's method",
+        f"*: corrected p below {SIGNIFICANT}",
+        f"Interval: 95 %, percentile bootstrap ({RESAMPLES} resamples) over photos{seeds}",
+        "Corrected p: two-sided sign-flip permutation test over photos, Holm's method",
     ]
 
 

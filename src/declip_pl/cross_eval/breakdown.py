@@ -128,8 +128,8 @@ def write_bins(folder: Path, matrix: Matrix) -> None:
     write_csv(folder / FILE, COLUMNS, lines)
 
 
-def _names(cell: Cell, chosen: NDArray[np.bool_]) -> set[str]:
-    return {cell.photos[place] for place in np.flatnonzero(chosen)}
+def _names(cell: Cell, chosen: NDArray[np.bool_]) -> list[str]:
+    return [cell.photos[place] for place in np.flatnonzero(chosen)]
 
 
 def _parts(
@@ -141,7 +141,7 @@ def _parts(
 
 
 def _scores(
-    scores: Scores, parts: Iterable[Part], bins: Sequence[Mapping[str, set[str]]]
+    scores: Scores, parts: Iterable[Part], bins: Sequence[Mapping[str, Sequence[str]]]
 ) -> Iterator[tuple[int, BinScore]]:
     """Yield scores, each with the place of its bin; all are of the same draws.
 
@@ -150,14 +150,13 @@ def _scores(
         parts: Rows, and the test sets that their means are over.
         bins: The photos of each bin by test set.
     """
+    inside = [{test: scores.marked(n) for test, n in names.items()} for names in bins]
     found: list[tuple[int, str, str | None, str]] = []
     statistics: list[tuple[Statistic, tuple[int]]] = []
     for row, part, tests in parts:
         for metric in METRICS:
-            for place, names in enumerate(bins):
-                table = _table(
-                    scores, row, [test for test in tests if test in names], metric, names
-                )
+            for place, marked in enumerate(inside):
+                table = _table(scores, row, tests, metric, marked)
                 if table is not None:
                     found.append((place, row, part, metric))
                     photos = sum(count_photos(cell) for cell in table)
@@ -170,12 +169,17 @@ def _scores(
 
 
 def _table(
-    scores: Scores, row: str, tests: Sequence[str], metric: str, names: Mapping[str, set[str]]
+    scores: Scores,
+    row: str,
+    tests: Sequence[str],
+    metric: str,
+    marked: Mapping[str, NDArray[np.bool_]],
 ) -> Array | None:
     """Return ``[C, S, P]`` scores of the photos in a bin; test sets that have none are left out."""
-    tables = []
-    for test in filter(names.__contains__, tests):
-        inside = np.array([name in names[test] for name in scores.position], bool)
-        tables.append(np.where(inside, scores.of_maps(row, test, metric), np.nan))
+    tables = [
+        np.where(marked[test], scores.of_maps(row, test, metric), np.nan)
+        for test in tests
+        if test in marked
+    ]
     defined = [table for table in tables if np.isfinite(table).any()]
     return np.stack(defined) if defined else None

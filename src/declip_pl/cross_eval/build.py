@@ -1,7 +1,7 @@
 """From cells to the matrix: estimates with intervals, and the means over cells."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
@@ -162,14 +162,25 @@ class _Domains:
 
 def _sampled(scores: Scores, done: Sequence[Pair]) -> Table:
     """Return each cell's score and its resamples, metrics in the order of the table."""
-    measures = [(pair, measure) for pair in done for measure in scores.measures(*pair)]
-    statistics = [(measure.statistic, measure.photos) for _, measure in measures]
     found: Table = {}
-    results = sampled(statistics, len(scores.position), scores.seeds)
-    for (pair, measure), result in zip(measures, results, strict=True):
-        for metric, score in zip(measure.metrics, result, strict=True):
+    for row in dict.fromkeys(row for row, _ in done):
+        # Every row sees the same draws. Drawing them again takes less than the memory is worth that
+        # the photos of all rows would take at once.
+        for pair, metric, score in _sampled_row(scores, [pair for pair in done if pair[0] == row]):
             found.setdefault(metric, {})[pair] = score
     return {entry.name: found[entry.name] for entry in all_metrics() if entry.name in found}
+
+
+def _sampled_row(scores: Scores, done: Sequence[Pair]) -> Iterator[tuple[Pair, str, Sampled]]:
+    """Yield the scores of the cells of one row; what several cells share is resampled once."""
+    measures = [(pair, measure) for pair in done for measure in scores.measures(*pair)]
+    distinct = list(dict.fromkeys((measure.statistic, measure.photos) for _, measure in measures))
+    results = sampled(distinct, len(scores.position), scores.seeds)
+    result_of = dict(zip(distinct, results, strict=True))
+    for pair, measure in measures:
+        result = result_of[measure.statistic, measure.photos]
+        for metric, score in zip(measure.metrics, result, strict=True):
+            yield pair, metric, score
 
 
 def _estimates(

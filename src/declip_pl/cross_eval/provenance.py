@@ -51,9 +51,16 @@ def made(start: float, device: str) -> Made:
         device: Where it ran.
     """
     return Made(
-        command=shlex.join(all_without_folders(sys.argv)),
+        command=_command(),
         seconds=round(time.monotonic() - start, 1),
         machine=f"{platform.system()} {platform.machine()}",
         device=device,
         **circumstances(),
     )
+
+
+def _command() -> str:
+    program, *arguments = sys.argv
+    if Path(program).parts[-2:] == ("declip_pl", "__main__.py"):  # python -m declip_pl
+        program = "declip-pl"
+    return shlex.join(all_without_folders([program, *arguments]))

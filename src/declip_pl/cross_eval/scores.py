@@ -1,14 +1,16 @@
 """The scores of all cells as arrays, photos aligned by name, and the statistics of each cell."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from declip_pl.cross_eval.cell import Cell
 from declip_pl.cross_eval.statistics import (
     BINS,
     Array,
+    Indices,
     Statistic,
     calibration_error,
     detection,
@@ -81,6 +83,11 @@ class Scores:
         self.trained_on = {model.row: tuple(model.trained_on) for model in models}
         names = sorted({name for cell in cells.values() for name in cell.photos})
         self.position = {name: index for index, name in enumerate(names)}
+        self._places = {
+            pair: np.array([self.position[photo] for photo in cell.photos], np.intp)
+            for pair, cell in cells.items()
+        }
+        self._of_reals: tuple[str, list[Measure]] = "", []
 
     def found(self, row: str, column: str) -> list[Cell | None]:
         """Return the cells of a row's seeds on a test set, None where one failed."""
@@ -97,9 +104,9 @@ class Scores:
     def pixel_histograms(self, row: str, test: str) -> Array:
         """Return ``[S, P, 3, BINS]``: count, sum of probabilities, count of fakes."""
         table = np.zeros((self.seeds, len(self.position), 3, BINS))
-        for counts, cell in zip(table, self.found(row, test), strict=True):
+        for counts, (cell, places) in zip(table, self._placed(row, test), strict=True):
             if cell:
-                counts[self._places(cell)] = cell.histogram
+                counts[places] = cell.histogram
         return table
 
     def image_histograms(self, row: str, test: str) -> Array:
@@ -113,6 +120,12 @@ class Scores:
             ]
         )
 
+    def marked(self, names: Iterable[str]) -> NDArray[np.bool_]:
+        """Return which photos have one of some names, ``[P]``."""
+        found = np.zeros(len(self.position), bool)
+        found[[self.position[name] for name in names if name in self.position]] = True
+        return found
+
     def has_reals(self, row: str) -> bool:
         """Whether a row was scored on any real photo."""
         return count_photos(self.of_images(row, REAL)) > 0
@@ -125,7 +138,14 @@ class Scores:
         yield Measure(("pixel_ece",), (counted,), calibration_error(histogram))
         if self.has_reals(row):
             yield from self._of_images(row, test)
-            yield from self._means(row, REAL, untouched_metrics(decided=True))
+            yield from self._untouched(row)
+
+    def _untouched(self, row: str) -> list[Measure]:
+        """Return what computes the metrics of untouched photos, the same beside each test set."""
+        if self._of_reals[0] != row:
+            found = self._means(row, REAL, untouched_metrics(decided=True))
+            self._of_reals = row, list(found)
+        return self._of_reals[1]
 
     def _means(self, row: str, test: str, metrics: Sequence[Metric]) -> Iterator[Measure]:
         """Yield what computes the means over photos of those metrics that any photo has."""
@@ -159,13 +179,17 @@ class Scores:
 
     def _table(self, row: str, test: str, column: Callable[[Cell], Array | None]) -> Array:
         table = np.full((self.seeds, len(self.position)), np.nan)
-        for scores, cell in zip(table, self.found(row, test), strict=True):
+        for scores, (cell, places) in zip(table, self._placed(row, test), strict=True):
             if cell and (found := column(cell)) is not None:
-                scores[self._places(cell)] = found
+                scores[places] = found
         return table
 
-    def _places(self, cell: Cell) -> list[int]:
-        return [self.position[photo] for photo in cell.photos]
+    def _placed(self, row: str, column: str) -> list[tuple[Cell | None, Indices | None]]:
+        """Return the cells of :meth:`found`, each with the places of its photos."""
+        keys = [(model.name, column) if model else None for model in self.models[row]]
+        return [
+            (self.cells.get(key), self._places.get(key)) if key else (None, None) for key in keys
+        ]
 
 
 def count_photos(scores: Array) -> int:

@@ -5,10 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
+from declip_pl.data.collector import no_collection
 from declip_pl.data.index import DataIndex
 from declip_pl.data.layout import (
     REAL,
@@ -61,8 +63,7 @@ class Report:
             raise UserError(f"the data are not usable ({len(self.errors)} errors):\n{self}")
 
 
-@dataclass(frozen=True)
-class _Finding:
+class _Finding(NamedTuple):
     """What one sample gave.
 
     Attributes:
@@ -128,6 +129,7 @@ def counted(layout: Layout) -> list[str]:
     return lines + [f"{facts.title}: no photo of {', '.join(absent)}"] * bool(absent)
 
 
+@no_collection()
 def check_data(
     layout: Layout,
     wanted: Wanted,

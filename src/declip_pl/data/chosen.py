@@ -18,7 +18,6 @@ from declip_pl.data.layout import (
     SPLITS,
     Sample,
     Split,
-    file_list_hash,
     find_samples,
     has_reals,
     is_stand_in,
@@ -29,7 +28,7 @@ from declip_pl.data.layout import (
 )
 from declip_pl.data.masks import Polarity
 from declip_pl.data.place import read_place
-from declip_pl.data.stamps import Stamps, files_of
+from declip_pl.data.stamps import Stamps, file_list_hash, files_of
 from declip_pl.errors import UserError
 from declip_pl.files import short_hash
 from declip_pl.model.description import SeenPhotos, Supervision, TestedOn, TrainedOn
@@ -209,7 +208,7 @@ class ChosenPhotos:
             return json_hash([source.sha256 for source in self.layout.sources])
         names = self.trained_generators or [REAL]
         splits = (find_samples(self.layout, split, *names)[0] for split in SPLITS)
-        return file_list_hash(self.root, list(chain.from_iterable(splits)))
+        return file_list_hash(self.root, list(chain.from_iterable(splits)), self.stamps)
 
     @property
     def trained_on(self) -> TrainedOn:

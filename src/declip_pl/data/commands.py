@@ -65,6 +65,8 @@ def check(
     report.warnings += lacks + counted(data)
     report.raise_errors()
     print(report)
+    if not report.warnings:
+        print("nothing wrong")
 
 
 def _place(named: str, source: Source | None) -> Place:

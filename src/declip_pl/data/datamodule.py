@@ -87,6 +87,8 @@ class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
         train_views: Cached features of the training photos, one for each view.
         evaluation_views: Cached features of the photos that are evaluated.
         photos: Files that ``trainer.predict`` looks at, in place of the test photos.
+        is_tested_next: Whether a test follows the training: then training does not begin where
+            that test could not be made.
     """
 
     def __init__(
@@ -131,6 +133,7 @@ class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
         self.train_views: list[CachedFeatures] = []
         self.evaluation_views: list[CachedFeatures] = []
         self.photos: list[str | Path] = []
+        self.is_tested_next = False
         self._preloaded: torch.device | None = None
         """The device whose memory holds features and masks during training."""
 
@@ -156,17 +159,41 @@ class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
         if self.forgeries and stage not in ("test", "predict"):
             _ = self.forged
 
+    def setup(self, stage: str) -> None:
+        """Refuse a set of which a device would have no photo.
+
+        Raises:
+            UserError: If a set that is evaluated has fewer photos than there are devices.
+        """
+        world, _ = self._share()
+        if world == 1:
+            return
+        sets = self.valid_sets() if stage in ("fit", "validate") else []
+        tests = stage == "test" or (stage == "fit" and self.is_tested_next)
+        sets += self.test_sets() if tests else []
+        sets += [self.predict_set()] if stage == "predict" else []
+        for data in sets:
+            if len(data) < world:
+                raise UserError(
+                    f"{data.name} has fewer photos ({len(data)}) than there are devices "
+                    f"({world}), of which each takes a share; give fewer (--trainer.devices)"
+                )
+
     def preload(self, device: torch.device) -> None:
-        """Put features and masks of training and validation into a device's memory, if they fit."""
+        """Put features and masks of training and validation into a device's memory, if they fit.
+
+        Processes on CPUs share the machine's memory.
+        """
         sets = [self.train_set(), *self.valid_sets()]
         views = {*self.train_views, *self.evaluation_views}
         masks = sum(data.mask_bytes(self.index.sides) for data in sets)
         needed = sum(v.nbytes for v in views) + masks
-        if needed < PRELOADED_SHARE * free_memory(device):
+        sharing = self.trainer.num_devices if self.trainer and device.type == "cpu" else 1
+        if needed * sharing < PRELOADED_SHARE * free_memory(device):
             for features in views:
                 features.preload(device)
             self._preloaded = device
-        self.index.save()
+        self._save_index()
 
     def drop_features(self) -> None:
         """Forget cached features and free the memory that they took."""
@@ -231,8 +258,13 @@ class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
         files = [sample for data in sets for sample in data.samples]
         found = content_hash(files, self.mask_rule_key, self.index.hashes)
         self.stamps.check(*files_of(files))
-        self.index.save()
+        self._save_index()
         return found
+
+    def _save_index(self) -> None:
+        """Keep what was read of the files; of several processes the first has read the same."""
+        if self._share()[1] == 0:
+            self.index.save()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps, to resume from: which files it was trained on."""
@@ -293,8 +325,6 @@ class LocalizationDataModule(ChosenPhotos, L.LightningDataModule):
         # Each device takes every n-th photo. Lightning's own sampler would repeat photos to even
         # out the shares, and the repeats would count twice in the means.
         world, rank = self._share()
-        if len(data) < world:
-            raise UserError(f"{data.name} has {len(data)} photos for {world} devices; take fewer")
         data.views = self.evaluation_views
         return self._loader(data.every(world, rank))
 

@@ -100,6 +100,7 @@ class LocalizationDataset(Dataset[Item]):
         self._turn = len(turns[0]) if turns else 0
         """How many turns there are, and how many photos each of them has."""
         self._preloaded: dict[int, Tensor] = {}
+        self._sizes: dict[str, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         """Return the number of photos in an epoch."""
@@ -201,10 +202,11 @@ class LocalizationDataset(Dataset[Item]):
         self.stamps.check(Path(path))
         return photo
 
-    @staticmethod
-    def photo_size(path: str) -> tuple[int, int]:
-        """Return width and height of one of the photos, without decoding it."""
-        return size_of(Path(path))
+    def photo_size(self, path: str) -> tuple[int, int]:
+        """Return width and height of one of the photos, without decoding it; it is opened once."""
+        if path not in self._sizes:
+            self._sizes[path] = size_of(Path(path))
+        return self._sizes[path]
 
     def shown(self, path: str) -> NDArray[np.uint8]:
         """Return the pixels of one of the photos, cut as its mask is, otherwise as in its file."""

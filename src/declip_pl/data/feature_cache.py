@@ -16,9 +16,8 @@ import json
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,11 +29,11 @@ from declip_pl import parts
 from declip_pl.data.cache_folders import GIB, META, features_folder, writing
 from declip_pl.data.cached_features import CachedFeatures, Place
 from declip_pl.data.images import read_photo
+from declip_pl.data.ranks import ALONE, Ranks
 from declip_pl.data.shards import (
     FORMAT,
     Shard,
-    inspect,
-    shard_files,
+    inspect_all,
     write_shard,
 )
 from declip_pl.data.transforms import PREPROCESSING, Changes, build_transform, key_of
@@ -62,6 +61,18 @@ class Found(NamedTuple):
 
     places: dict[str, Place]
     damaged: list[Shard]
+
+
+class _Plan(NamedTuple):
+    """What a build does.
+
+    Attributes:
+        there: Photos that are there by now, each with its shard's name and its row there.
+        batches: Which others are encoded, and together.
+    """
+
+    there: dict[str, tuple[str, int]]
+    batches: list[list[str]]
 
 
 class FeatureCache:
@@ -112,16 +123,19 @@ class FeatureCache:
         photos: Sequence[Path],
         device: torch.device,
         hashes: Callable[[Iterable[Path]], Mapping[Path, str]] = all_sha256,
+        ranks: Ranks = ALONE,
     ) -> CachedFeatures:
         """Return the features of photos; those that are missing are encoded first.
 
-        A build may be killed at any time: finished shards stay. Of several processes one
-        encodes and the others wait for it. Photos of a damaged shard are encoded again.
+        A build may be killed at any time: finished shards stay. Processes of one run share the
+        batches out; of several runs one encodes and the others wait for it. Photos of a damaged
+        shard are encoded again.
 
         Args:
             photos: Image files.
             device: Where the encoder runs meanwhile.
             hashes: Returns the SHA-256 of each of some files.
+            ranks: The processes that call this together, for the same photos.
 
         Raises:
             UserError: If a photo can't be decoded or changes meanwhile, or the folder can't be
@@ -130,11 +144,11 @@ class FeatureCache:
         key_of = hashes(photos)
         photo_of = {key: photo for photo, key in key_of.items()}
         places, damaged = self.look_up(photo_of)
-        if missing := {key: photo for key, photo in photo_of.items() if key not in places}:
-            for shard in damaged:
+        missing = {key: photo for key, photo in photo_of.items() if key not in places}
+        if any(ranks.gather(bool(missing))):  # nobody writes before all have looked
+            for shard in damaged if ranks.first else ():
                 print(f"{shard.path} is damaged ({shard.fault}); its photos are encoded again")
-            with self.locked():
-                places |= self._complete(missing, device)
+            places |= self._complete(photo_of, missing, device, ranks)
         return CachedFeatures(
             {photo: places[key] for photo, key in key_of.items()}, self.encoder.shape.grid_size
         )
@@ -142,47 +156,85 @@ class FeatureCache:
     def look_up(self, keys: Collection[str]) -> Found:
         """Return where photos lie; a damaged shard holds none."""
         found = Found({}, [])
-        with ThreadPoolExecutor() as pool:  # checksums are computed outside the interpreter lock
-            for shard in pool.map(partial(inspect, wanted=keys), shard_files(self.folder)):
-                if shard.fault:
-                    found.damaged.append(shard)
-                else:
-                    rows = enumerate(shard.photos)
-                    found.places.update({k: (shard.path, row) for row, k in rows if k in keys})
+        for shard in inspect_all(self.folder, keys):
+            if shard.fault:
+                found.damaged.append(shard)
+            else:
+                rows = enumerate(shard.photos)
+                found.places.update({k: (shard.path, row) for row, k in rows if k in keys})
         return found
 
-    def _complete(self, missing: dict[str, Path], device: torch.device) -> dict[str, Place]:
-        """Encode missing photos and return where they lie; the folder is locked meanwhile."""
+    def _complete(
+        self,
+        photo_of: dict[str, Path],
+        missing: dict[str, Path],
+        device: torch.device,
+        ranks: Ranks,
+    ) -> dict[str, Place]:
+        """Encode missing photos and return where they lie; the folder is locked meanwhile.
+
+        The first process holds the lock and says who encodes what: each every n-th batch, so that
+        the shards are those that one process would have written.
+        """
+        plan = _Plan({}, [])
+        with self.locked() if ranks.first else nullcontext():
+            if ranks.first:
+                plan = self._plan(missing)
+            plan = ranks.of_first(plan)
+            own = plan.batches[ranks.rank :: ranks.world]
+            total = sum(map(len, plan.batches)) if ranks.first else 0
+            shards = ranks.gather(self._encode(photo_of, own, device, total))
+        places = {key: (self.folder / shard, row) for key, (shard, row) in plan.there.items()}
+        for number, batch in enumerate(plan.batches):
+            shard = self.folder / shards[number % ranks.world][number // ranks.world]
+            places |= {key: (shard, row) for row, key in enumerate(batch)}
+        written = {shard for shard, _ in places.values()}
+        if places.keys() >= missing.keys() and all(shard.exists() for shard in written):
+            return places
+        return self._complete(photo_of, missing, device, ALONE)  # the first has another disk
+
+    def _plan(self, missing: dict[str, Path]) -> "_Plan":
+        """Return what is to be encoded; what a killed build left is deleted."""
         places, damaged = self.look_up(missing)  # another process may have encoded them meanwhile
-        left = {key: photo for key, photo in missing.items() if key not in places}
+        left = [key for key in missing if key not in places]
         with _writing(self.folder):
             remove_leftovers(self.folder)
             for shard in damaged:
                 shard.path.unlink()
-        return places | self._encode(left, batches_of(left, damaged), device)
+        there = {key: (shard.name, row) for key, (shard, row) in places.items()}
+        return _Plan(there, batches_of(left, damaged))
 
     def _encode(
-        self, photos: dict[str, Path], batches: list[list[str]], device: torch.device
-    ) -> dict[str, Place]:
-        places: dict[str, Place] = {}
+        self, photos: dict[str, Path], batches: list[list[str]], device: torch.device, said: int
+    ) -> list[str]:
+        """Encode photos and return the names of the shards of their batches.
+
+        Args:
+            photos: By the SHA-256 of their files.
+            batches: Which of them are encoded here, and together.
+            device: Where.
+            said: How many photos all processes encode; 0 where another process says so.
+        """
+        shards: list[str] = []
         if not batches:
-            return places
+            return shards
         self.begin()
         encoder = self.encoder
         home = device_of(encoder)
         encoder.to(device)
-        bar = tqdm(total=len(photos), desc="encoding photos", unit="photo")
+        own = sum(map(len, batches))
+        bar = tqdm(total=own, desc="encoding photos", unit="photo", disable=not said)
         try:
             for keys, pixels in zip(batches, self.decoded(photos, batches), strict=True):
                 tokens = tokens_of(encoder(pixels.to(device)))
-                if not places:
-                    self.announce(len(photos), tokens[0].nbytes)
-                places |= self.add(keys, tokens)
+                if said and not shards:
+                    self.announce(said, tokens[0].nbytes)
+                shards.append(self.add(keys, tokens).name)
                 bar.update(len(tokens))
         finally:
             bar.close()
             encoder.to(home)
-        return places
+        return shards
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -198,16 +250,15 @@ class FeatureCache:
         with _writing(self.folder):
             write_text(self.folder / META, json.dumps(self.meta, indent=2) + "\n")
 
-    def add(self, keys: Sequence[str], tokens: Tensor) -> dict[str, Place]:
-        """Write photos' features and return where they lie; the folder is locked meanwhile.
+    def add(self, keys: Sequence[str], tokens: Tensor) -> Path:
+        """Write photos' features and return their shard; the folder is locked meanwhile.
 
         Args:
             keys: SHA-256 of each photo's file.
             tokens: As of :func:`tokens_of`.
         """
         with _writing(self.folder):
-            shard = write_shard(self.folder, keys, tokens)
-        return {key: (shard, row) for row, key in enumerate(keys)}
+            return write_shard(self.folder, keys, tokens)
 
     def decoded(self, photos: dict[str, Path], batches: list[list[str]]) -> Iterator[Tensor]:
         """Yield photos in batches, ``[B, 3, S, S]`` normalised, one batch ahead."""

@@ -15,6 +15,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import PIL
 
 from declip_pl import __version__
+from declip_pl.data.collector import no_collection
 from declip_pl.files import LOCK, atomic_path, locked, remove_leftovers
 
 FORMAT = 1
@@ -88,6 +89,7 @@ class FileIndex(Generic[Facts]):
         text = os.fspath(file)
         return text if os.path.isabs(text) else self._here + text  # noqa: PTH117 - half the time
 
+    @no_collection()
     def _read(self) -> Entries[Facts]:
         """Return what is on disk; nothing where there is no file.
 
@@ -103,12 +105,9 @@ class FileIndex(Generic[Facts]):
             raise ValueError(f"it was made by {made_by}, not by {MADE_BY}")
         if of != self._of:
             raise ValueError(f"it is of {of}, not of {self._of}")
-        digest = hashlib.sha256()
-        for line in lines[:-1]:
-            digest.update(line)
-        if json.loads(lines[-1]) != digest.hexdigest():
+        if json.loads(lines[-1]) != hashlib.sha256(b"".join(lines[:-1])).hexdigest():
             raise ValueError("it is damaged: its content does not have its SHA-256")
-        rows = map(json.loads, lines[1:-1])
+        rows = json.loads(b"[%b]" % b",".join(lines[1:-1]))  # line by line it takes twice as long
         return {row[0]: (Stamp(row[1], row[2]), self._kind(*row[3:])) for row in rows}
 
     def _write(self, path: Path) -> None:

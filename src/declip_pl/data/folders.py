@@ -5,11 +5,13 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 
 from declip_pl.data.images import SUFFIXES
 from declip_pl.errors import UserError
 
+ENDINGS = tuple(SUFFIXES)
 LEFTOVERS = {"__MACOSX", "@eaDir"}
 """Folders that archivers and network drives leave behind; what they hold looks like photos."""
 
@@ -67,7 +69,7 @@ def walk(folder: Path, skip: Path | None = None) -> Walk:
     skipped = os.path.realpath(skip) if skip else ""
     if folder.is_dir() and not (skip and Path(os.path.realpath(folder)).is_relative_to(skipped)):
         _into(folder, found, above=(skipped,))
-    return Walk(_sorted(found.photos), _sorted(found.to_nothing), _sorted(found.left_out))
+    return found
 
 
 def by_stem(folder: Path, flat: bool = False) -> Stems:
@@ -80,13 +82,13 @@ def by_stem(folder: Path, flat: bool = False) -> Stems:
     Raises:
         UserError: If a folder can't be listed.
     """
-    below, depth = walk(folder), len(folder.parts)
+    below, start = walk(folder), len(str(folder / "_")) - 1
     problems = [(path, f"{path}: a link to nothing") for path in below.to_nothing]
     found = Stems({}, problems, below.left_out)
     for path in below.photos:
         # Of every file at every start, where Path's own methods take most of the time.
-        relative = path.name if flat else "/".join(path.parts[depth:])
-        stem = relative.removesuffix(path.suffix)
+        relative = path.name if flat else str(path)[start:].replace(os.sep, "/")
+        stem = relative.rpartition(".")[0]
         there = found.photos.setdefault(stem, path)
         if there is not path:
             apart = "" if flat else " but for its suffix"
@@ -108,7 +110,7 @@ def subfolders(folder: Path) -> list[str]:
     Raises:
         UserError: If the folder can't be listed.
     """
-    return sorted(e.name for e in _entries(folder) if not is_hidden(e.name) and _is_folder(e))
+    return [e.name for e in _entries(folder) if not is_hidden(e.name) and _is_folder(e)]
 
 
 def describe_left_out(folder: Path, files: Iterable[Path]) -> str:
@@ -143,7 +145,7 @@ def _into(folder: Path, found: Walk, above: tuple[str, ...]) -> None:
                 _into(path, found, above)
             elif real != above[0]:
                 found.left_out.append(path)
-        elif os.path.splitext(entry.name)[1].lower() not in SUFFIXES:  # noqa: PTH122
+        elif not entry.name.lower().endswith(ENDINGS):
             found.left_out.append(path)
         elif entry.is_symlink() and not path.is_file():
             found.to_nothing.append(path)
@@ -151,14 +153,11 @@ def _into(folder: Path, found: Walk, above: tuple[str, ...]) -> None:
             (found.photos if entry.is_file() else found.left_out).append(path)
 
 
-def _sorted(paths: Iterable[Path]) -> list[Path]:
-    return sorted(paths, key=lambda path: path.parts)  # as paths are, in a tenth of the time
-
-
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Return what is in a folder, sorted by name, so that whatever is found below it is, too."""
     try:
         with os.scandir(folder) as entries:
-            return list(entries)
+            return sorted(entries, key=attrgetter("name"))
     except OSError as error:
         raise UserError(f"can't look into the folder {folder}: {error.strerror}") from error
 

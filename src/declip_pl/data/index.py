@@ -80,10 +80,11 @@ class DataIndex:
         Raises:
             UserError: If one can't be read.
         """
-        files = list(dict.fromkeys(paths))
+        found = {path: self._known(path).sha256 for path in paths}
+        unknown = [path for path, known in found.items() if not known]
         with ThreadPoolExecutor() as pool:  # hashes are computed outside the interpreter lock
-            list(pool.map(self.sha256, [path for path in files if not self.knows_hash(path)]))
-        return {path: self._known(path).sha256 for path in files}
+            found.update(zip(unknown, pool.map(self.sha256, unknown), strict=True))
+        return found
 
     def knows_hash(self, path: Path) -> bool:
         """Return whether a file's content need not be read for its SHA-256."""
@@ -111,8 +112,9 @@ class DataIndex:
         Raises:
             UserError: If it can't be decoded.
         """
-        if self.knows_photo(path):
-            return self._known(path)
+        known = self._known(path)
+        if known.pixels:
+            return known
         self.decoded.add(path)
         photo = read_photo(path)
         height, width = photo.shape[:2]
@@ -134,8 +136,9 @@ class DataIndex:
         Raises:
             UserError: If it can't be decoded, or is no mask.
         """
-        if self.knows_mask(path, said):
-            return self._known(path)
+        known = self._known(path)
+        if said and known.rule == said:
+            return known
         self.decoded.add(path)
         if callable(rule):
             fake, levels = read_mask(path, rule), 0
@@ -157,11 +160,12 @@ class DataIndex:
         self._file.save()
 
     def _known(self, path: Path) -> FileFacts:
-        if path not in self._facts:
+        facts = self._facts.get(path)
+        if facts is None:
             stamp = self.stamps.of(path)
             kept = self._file.find(path, stamp) if stamp and not self._anew else None
-            self._facts[path] = kept or FileFacts()
-        return self._facts[path]
+            facts = self._facts[path] = kept or FileFacts()
+        return facts
 
     def _hash(self, path: Path) -> str:
         return self._known(path).sha256 or sha256(path)

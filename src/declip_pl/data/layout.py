@@ -4,14 +4,13 @@ A layout is a class with two methods and an attribute ``polarity``, or a method 
 place. Those that ship are in :mod:`declip_pl.data.layouts`, ``dolos`` among them, the paper's.
 """
 
-import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from declip_pl.data.collector import no_collection
 from declip_pl.data.facts import DataSetFacts
 from declip_pl.data.folders import describe_left_out
 from declip_pl.data.masks import MaskReader, MaskRule, Polarity
@@ -167,6 +166,7 @@ def samples(layout: Layout, split: Split, *generators: str) -> list[Sample]:
     return found
 
 
+@no_collection()
 def find_samples(layout: Layout, split: Split, *generators: str) -> tuple[list[Sample], list[str]]:
     """List samples as :func:`samples` does, with one line for each problem in place of an error."""
     everything = layout.samples(split)
@@ -181,14 +181,6 @@ def find_samples(layout: Layout, split: Split, *generators: str) -> tuple[list[S
         if split == "test":  # scores are kept by name
             problems += _repeated(layout, name, own)
     return found, problems
-
-
-def _relative(path: Path, root: Path) -> str:
-    """Return a file's path below a folder, or from there."""
-    name = str(path).removeprefix(f"{root}{os.sep}")
-    if name == str(path) or os.pardir in name:
-        name = os.path.relpath(path, root)
-    return Path(name).as_posix() if os.sep != "/" else name
 
 
 def _repeated(layout: Layout, generator: str, own: Sequence[Sample]) -> list[str]:
@@ -237,18 +229,3 @@ def mask_rule_key(rule: MaskRule, layout: Spec) -> str:
         return f"{rule} is fake"
     code = code_of(LAYOUTS.find(read_spec(layout)[0]))
     return f"read by {as_text(layout)}" + (f" code {code}" if code else "")
-
-
-def file_list_hash(root: Path, files: Sequence[Sample]) -> str:
-    """Return a SHA-256 over the relative paths and sizes of all files of a data set.
-
-    With what a photo says itself of how its mask is read.
-    """
-    digest = hashlib.sha256()
-    for sample in files:
-        for path in filter(None, (sample.image, sample.mask)):
-            size = os.stat(path).st_size  # noqa: PTH116 - of every file at every start
-            digest.update(os.fsencode(f"{_relative(path, root)}\0{size}\n"))
-        if isinstance(sample.mask_rule, str):
-            digest.update(f"{sample.mask_rule}\n".encode())
-    return digest.hexdigest()

@@ -7,7 +7,9 @@ shape and numbers. Whoever looks photos up has the shards that they lie in read 
 
 import json
 import zlib
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -19,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from declip_pl.errors import UserError
-from declip_pl.files import atomic_path
+from declip_pl.files import atomic_path, write_text
 
 FORMAT = 3
 """Raise it with any change to what a shard holds."""
@@ -29,6 +31,12 @@ ENTRY = "shard"
 shard has the same bytes."""
 
 MIB = 2**20
+
+LIST = "photos.txt"
+"""Beside the shards: the photos of each in a line, so that not every header has to be opened."""
+
+UNLISTED = 64
+"""So many shards may be missing in the list before it is written anew."""
 
 
 class Shard(NamedTuple):
@@ -62,12 +70,47 @@ def write_shard(folder: Path, photos: Sequence[str], tokens: Tensor) -> Path:
         OSError: If it can't be written.
         SafetensorError: Likewise.
     """
-    path = folder / f"{sha256(''.join(photos).encode()).hexdigest()[:16]}.safetensors"
+    path = folder / _name(photos)
     checksum = _checksum(photos, tokens.dtype, tokens.shape, [tokens.numpy()])
     said = json.dumps({"photos": list(photos), "crc32": checksum})
     with atomic_path(path) as temporary:
         save_file({"tokens": tokens}, temporary, {ENTRY: said})
     return path
+
+
+def inspect_all(folder: Path, wanted: Collection[str]) -> Iterator[Shard]:
+    """Yield the shards of a cache as :func:`inspect` does; some of other photos are not opened.
+
+    What holds none of the wanted photos is known by the list, which is written where it lacks many.
+    The name of a shard is a hash of its photos, so that no line of the list is taken for another
+    shard's, whatever happens to the list.
+
+    Args:
+        folder: The cache.
+        wanted: SHA-256 of the photos' files.
+
+    Raises:
+        UserError: If a file may not be read.
+    """
+    listed, files = _read_list(folder), shard_files(folder)
+
+    def look(path: Path) -> Shard:
+        photos = listed.get(path.name)
+        if photos is None or any(photo in wanted for photo in photos):
+            return inspect(path, wanted)
+        return Shard(path, photos)
+
+    unlisted = {}
+    with ThreadPoolExecutor() as pool:  # checksums are computed outside the interpreter lock
+        for shard in pool.map(look, files):
+            if shard.path.name not in listed and not shard.fault:
+                unlisted[shard.path.name] = shard.photos
+            yield shard
+    if len(unlisted) >= UNLISTED:
+        found = listed | unlisted
+        lines = (" ".join(found[path.name]) for path in files if path.name in found)
+        with suppress(OSError):  # of a cache that can only be read all headers are, every time
+            write_text(folder / LIST, "\n".join(lines))
 
 
 def inspect(path: Path, wanted: Container[str] | None = None) -> Shard:
@@ -113,6 +156,20 @@ def open_shard(path: Path) -> Any:
         raise UserError(f"{path} is gone: was the cache deleted? Start again") from error
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} was damaged meanwhile ({error}); start again") from error
+
+
+def _name(photos: Iterable[str]) -> str:
+    return f"{sha256(''.join(photos).encode()).hexdigest()[:16]}.safetensors"
+
+
+def _read_list(folder: Path) -> dict[str, list[str]]:
+    """Return the photos of shards by the shards' names, as far as they are listed."""
+    try:
+        lines = (folder / LIST).read_text().splitlines()
+    except (OSError, ValueError):  # there is none, or it is damaged
+        return {}
+    rows = (line.split() for line in lines)
+    return {_name(photos): photos for photos in rows}
 
 
 def _payload(path: Path) -> Iterable[bytes]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from declip_pl.data.collector import no_collection
 from declip_pl.data.file_index import Stamp
 from declip_pl.data.layout import FORGERIES, REAL, Sample
 from declip_pl.errors import UserError
@@ -31,6 +32,7 @@ class Stamps:
         self._young: set[Path] = set()
         self.add(files)
 
+    @no_collection()
     def add(self, files: Iterable[Path]) -> None:
         """Note what further files are now; of those that are noted nothing changes."""
         for path in files:
@@ -38,12 +40,14 @@ class Stamps:
 
     def of(self, path: Path) -> Stamp | None:
         """Return what a file was at first, noting it if it is a further one; None if not there."""
-        if path not in self._first:
+        try:
+            return self._first[path]
+        except KeyError:
             now = time.time_ns()
             stamp = self._first[path] = _stamp(path)
             if stamp and stamp.mtime_ns > now - YOUNG_NS:
                 self._young.add(path)
-        return self._first[path]
+            return stamp
 
     def forget(self, files: Iterable[Path]) -> None:
         """Forget what files were, as they have been made anew."""
@@ -107,6 +111,31 @@ def content_hash(
     return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
 
 
+def file_list_hash(root: Path, files: Sequence[Sample], stamps: Stamps) -> str:
+    """Return a SHA-256 over the relative paths and sizes of all files of a data set.
+
+    With what a photo says itself of how its mask is read.
+
+    Args:
+        root: The data set.
+        files: The photos.
+        stamps: Knows, or finds out, what the files are.
+
+    Raises:
+        UserError: If one is gone.
+    """
+    digest = hashlib.sha256()
+    for sample in files:
+        for path in filter(None, (sample.image, sample.mask)):
+            stamp = stamps.of(path)
+            if stamp is None:
+                raise UserError(f"{path} is gone since it was listed; start again")
+            digest.update(os.fsencode(f"{_relative(path, root)}\0{stamp.size}\n"))
+        if isinstance(sample.mask_rule, str):
+            digest.update(f"{sample.mask_rule}\n".encode())
+    return digest.hexdigest()
+
+
 def check_contents(theirs: Mapping[str, str], ours: Mapping[str, str], root: Path) -> None:
     """Refuse other contents under the same names and sizes.
 
@@ -126,6 +155,14 @@ def check_contents(theirs: Mapping[str, str], ours: Mapping[str, str], root: Pat
             "the same names; bring those back, or give the new run a name of its own (--name; "
             "fit: --run.name; make: RUN=)"
         )
+
+
+def _relative(path: Path, root: Path) -> str:
+    """Return a file's path below a folder, or from there."""
+    name = str(path).removeprefix(f"{root}{os.sep}")
+    if name == str(path) or os.pardir in name:
+        name = os.path.relpath(path, root)
+    return Path(name).as_posix() if os.sep != "/" else name
 
 
 def _stamp(path: Path) -> Stamp | None:

@@ -6,12 +6,12 @@ from declip_pl.data.images import MAX_PIXELS
 from declip_pl.data.layout import FORGERIES
 from declip_pl.errors import UserError
 from declip_pl.inference.about import about
-from declip_pl.inference.model_card import forged_photos, image_threshold, operations
+from declip_pl.inference.model_card import image_threshold
 from declip_pl.inference.recorded_scores import RecordedScores
 from declip_pl.model.checkpoint import Checkpoint
 from declip_pl.model.description import TrainedOn
 from declip_pl.names import markdown
-from declip_pl.parts import as_text
+from declip_pl.parts import short
 from declip_pl.privacy import without_folders
 
 MAX_UPLOAD = 100
@@ -102,8 +102,7 @@ def model_text(checkpoint: Checkpoint, scores: RecordedScores | None) -> str:
     data, identity = checkpoint.trained_on, checkpoint.identity
     lines = [
         f"{_training(data)} Encoder {markdown(identity.name)}, "
-        f"{markdown(identity.layer)}; decoder "
-        f"{markdown(without_folders(as_text(checkpoint.decoder)))}."
+        f"{markdown(identity.layer)}; decoder {markdown(short(checkpoint.decoder))}."
     ]
     if threshold := image_threshold(checkpoint, scores):
         lines += [f"Its test took scores over **{threshold:.2f}** for manipulated."]
@@ -118,16 +117,10 @@ def _training(data: TrainedOn | None) -> str:
     names = ", ".join(map(markdown, data.generators)) if data else "not known"
     told = f"Trained on photos changed by: **{names}**."
     if data and data.forgeries:
-        inside, _ = operations(data.forgeries)
-        regions = f"regions re-processed by {', '.join(map(markdown, inside))}"
-        photos = forged_photos(data.forgeries, markdown)
+        photos = f"{sum(data.forgeries.photos.values()):,} photos, which no generator made."
         if data.generators == (FORGERIES,):
-            told = "Trained on **forgeries** alone, which no generator made:"
-        else:
-            told += " And on **forgeries**, which no generator made:"
-        told += f" {photos}; {regions}."
-    if data and data.untouched is not None:
-        told += f" Training photos without a fake pixel: {data.untouched or 'none'}."
+            return f"Trained on **forgeries** alone, of {photos}"
+        told += f" And on **forgeries** of {photos}"
     return told
 
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -172,8 +172,8 @@ def _training(checkpoint: Checkpoint, scores: RecordedScores | None) -> str:
 def _forged(data: TrainedOn) -> Iterator[tuple[str, str]]:
     if made := data.forgeries:
         sha256 = markdown_code(made.sha256)
-        yield "forged", f"{forged_photos(made, markdown_code)}; manifest's SHA-256 {sha256}"
-        inside, whole = operations(made)
+        yield "forged", f"{_forged_photos(made)}; manifest's SHA-256 {sha256}"
+        inside, whole = _operations(made)
         told = "own, near, far and other say where the pixels came from"
         yield "forged regions went through", f"{_listed(inside)} ({told})"
         yield "whole photos went through", _listed(whole)
@@ -187,21 +187,16 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(markdown_code, names)) or "nothing"
 
 
-def forged_photos(made: ForgedPhotos, as_name: Callable[[str], str]) -> str:
-    """Return in words which photos were forged, and how often.
-
-    Args:
-        made: What is on record of them.
-        as_name: Marks a folder's name as one.
-    """
+def _forged_photos(made: ForgedPhotos) -> str:
+    """Return in words which photos were forged, and how often."""
     counts = [
-        f"{count} photos of {'the data set' if name == REAL else as_name(name)}"
+        f"{count} photos of {'the data set' if name == REAL else markdown_code(name)}"
         for name, count in made.photos.items()
     ]
     return f"{', '.join(counts)}, {made.versions} times each"
 
 
-def operations(made: ForgedPhotos) -> tuple[list[str], list[str]]:
+def _operations(made: ForgedPhotos) -> tuple[list[str], list[str]]:
     """Return the names of what forged regions went through, and of what whole photos did."""
     whole = [name for name in made.operations if name.startswith(OF_WHOLE)]
     inside = [name for name in made.operations if name not in whole]

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 from annotated_types import Interval
@@ -23,12 +24,10 @@ from declip_pl.errors import UserError
 from declip_pl.files import write_text
 from declip_pl.inference.about import About
 from declip_pl.inference.default_model import default_model
-from declip_pl.inference.evidence import NO_PROOF
 from declip_pl.inference.localization import Localization, write_png
 from declip_pl.inference.localizer import TOGETHER, Localizer
 from declip_pl.inference.prediction_folder import (
     RECORDS,
-    TABLE,
     Record,
     check_folder,
     describe,
@@ -39,6 +38,7 @@ from declip_pl.inference.prediction_folder import (
     version,
     write_table,
 )
+from declip_pl.inference.prediction_report import print_report
 from declip_pl.metrics import THRESHOLD
 from declip_pl.training.run_folder import claim
 
@@ -102,7 +102,7 @@ def predict(
             records = _predict_into(folder, localizer, photos, options)
     except OSError as error:
         raise UserError(f"can't write to {folder}: {error}") from error
-    _report(folder, records, _rule(localizer, threshold))
+    print_report(folder, records, _rule(localizer, threshold))
 
 
 def find_photos(paths: Sequence[str], leave_out: Path | None = None) -> dict[str, Path]:
@@ -119,6 +119,7 @@ def find_photos(paths: Sequence[str], leave_out: Path | None = None) -> dict[str
     Raises:
         UserError: If a path does not exist, or there is no photo.
     """
+    _check_blanks(paths)
     folders: set[str] = set()
     found: dict[str, None] = {}
     for path in _expanded(paths):
@@ -135,6 +136,14 @@ def find_photos(paths: Sequence[str], leave_out: Path | None = None) -> dict[str
         )
     shared = os.path.commonpath(folders)
     return {Path(path).relative_to(shared).as_posix(): Path(path) for path in found}
+
+
+def _check_blanks(paths: Sequence[str]) -> None:
+    """Refuse words that are no paths alone and one path together: its blanks had no quotes."""
+    whole = " ".join(paths)
+    # Not Path.exists(), which raises where the words are too long for a name.
+    if len(paths) > 1 and not os.path.exists(paths[0]) and os.path.exists(whole):  # noqa: PTH110
+        raise UserError(f"there is no file or folder {paths[0]}; with quotes: {quote(whole)}")
 
 
 def _expanded(paths: Iterable[str]) -> Iterator[Path]:
@@ -306,41 +315,3 @@ def _write(
     except OSError as error:  # its name may be too long; a full disk stops the next line as well
         return record | {"error": f"{record['path']}: can't write its pictures: {error}"}
     return record | describe(found, seconds, about) | {"files": files}
-
-
-def _print_scores(records: Sequence[Record]) -> None:
-    """Print what the score of the only photo says, or how many of several are above the cut-off."""
-    if len(records) == 1:
-        print(records[0]["verdict"].replace(". ", ".\n"))  # a line for each sentence
-        return
-    above = [record["above"] for record in records if record["above"] is not None]
-    if above:
-        cut = records[0]["image_threshold"]
-        print(f"scores:   {sum(above)} of {len(above)} above the model's cut-off of {cut:.2f}")
-    if unlike := sum(bool(record["unlike"]) for record in records):
-        print(f"          {unlike} of photos unlike those that the model was trained on (unlike)")
-    print(f"          {NO_PROOF}")
-
-
-def _report(folder: Path, records: Sequence[Record], rule: dict[str, Any]) -> None:
-    """Print the closing summary.
-
-    Raises:
-        UserError: If a photo failed; all of them are named.
-    """
-    failed = [record for record in records if "error" in record]
-    if len(records) > len(failed):
-        _print_scores([record for record in records if "error" not in record])
-    found = sum(record.get("area", 0) > 0 for record in records)
-    none = len(records) - found - len(failed)
-    print(f"{len(records)} photos: a region found in {found}, none in {none}, {len(failed)} failed")
-    if "floor" in rule:
-        own = "each photo cut where its expected IoU is highest"
-        print(f"masks:    {own}, none where its peak is below {rule['floor']:g}")
-    else:
-        print(f"masks:    every photo cut at {rule['pixel_threshold']:g}")
-    print(f"pictures: {folder}/heatmaps, masks, overlays")
-    print(f"table:    {folder / TABLE} (regions in {RECORDS})")
-    if failed:
-        lines = "".join(f"\n  {record['error']}" for record in failed)
-        raise UserError(f"{len(failed)} of {len(records)} photos failed:{lines}")

@@ -23,6 +23,9 @@ COLUMNS = ("name", "path", "width", "height", "score", "image_threshold", "above
            "tested_on", "notice", "error")  # fmt: skip
 """Of the table, whose ``regions`` is their number."""
 
+PNG_END = b"IEND\xaeB`\x82"
+"""What a PNG file ends with that was not cut."""
+
 Record = dict[str, Any]
 """A photo's line: ``name`` (what its pictures are named after), absolute ``path``, ``bytes`` and
 ``modified_ns`` of the file; what :meth:`Localization.to_dict` returns; ``seconds``; what the model
@@ -95,7 +98,7 @@ def read_records(folder: Path) -> dict[str, Record]:
 def still_to_do(
     folder: Path, records: dict[str, Record], photos: dict[str, Path]
 ) -> dict[str, Path]:
-    """Return the photos that are new, have changed, failed, or whose pictures are gone.
+    """Return the photos that are new, have changed, failed, or whose pictures are gone or cut.
 
     Raises:
         UserError: If the pictures of one would replace those of another.
@@ -150,7 +153,9 @@ def _done(folder: Path, record: Record) -> bool:
         return (
             "error" not in record
             and record | version(Path(record["path"])) == record
-            and all((folder / file).is_file() for file in record["files"].values())
+            and all(
+                (folder / file).read_bytes().endswith(PNG_END) for file in record["files"].values()
+            )
         )
     except OSError:  # it has gone, which reading it will say
         return False

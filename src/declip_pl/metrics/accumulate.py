@@ -22,6 +22,11 @@ from declip_pl.metrics.table import map_metrics, untouched_metrics
 from declip_pl.metrics.thresholds import Thresholds, Untouched, choose_thresholds
 from declip_pl.metrics.untouched import floor_areas, untouched_scores
 
+GRAIN = 2.0**-26
+"""Scores are rounded to multiples of it, 1.5e-8 percent, before they are added: sums of up to a
+million of them are then exact in 64 bits, so that neither their order nor the number of processes
+that add them changes a digit."""
+
 
 class MeanScores(torchmetrics.Metric):
     """Means over images of named scores, in percent; NaN are left out.
@@ -58,7 +63,7 @@ class MeanScores(torchmetrics.Metric):
         for _, resized, stacked in by_size(probabilities, masks):
             scores = self.of_images(resized, stacked)
             table = torch.stack([scores[name].double() for name in self.names])
-            table = table.to(self.total.device)
+            table = _rounded(table).to(self.total.device)
             self.total += table.nansum(1)
             self.count += table.isfinite().sum(1)
 
@@ -255,15 +260,21 @@ class ThresholdChoice(torchmetrics.Metric):
         """Add manipulated photos (kind 0) or untouched ones (kind 1)."""
         for _, resized, stacked in by_size(probabilities, masks):
             if kind == 0:
-                curves = threshold_curves(resized, stacked)["iou"].double()
+                curves = _rounded(threshold_curves(resized, stacked)["iou"].double())
                 self.curve += curves.sum(0).to(self.curve.device)
             else:
-                areas = floor_areas(resized).double()
+                areas = _rounded(floor_areas(resized).double())
                 floors = torch.stack([areas.sum(0), 100 * (areas > 0).double().sum(0)])
                 self.floors += floors.to(self.floors.device)
                 fixed = untouched_scores(resized).values()  # the area, and whether there is a mark
-                self.fixed += torch.stack([v.double().sum() for v in fixed]).to(self.fixed.device)
+                sums = [_rounded(values.double()).sum() for values in fixed]
+                self.fixed += torch.stack(sums).to(self.fixed.device)
             self.counts[kind] += len(stacked)
+
+
+def _rounded(scores: Tensor) -> Tensor:
+    """Return scores of 64 bits as multiples of :data:`GRAIN`."""
+    return (scores / GRAIN).round() * GRAIN
 
 
 def _accuracy(scores: Tensor, labels: Tensor, threshold: float) -> Tensor:

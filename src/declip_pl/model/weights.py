@@ -88,7 +88,7 @@ def resolve(encoder: str) -> Weights:
         return _from_snapshot(_download_snapshot(encoder), encoder)
     if encoder == MIRRORED:
         return _from_mirror()
-    raise _unreachable(encoder, "a local folder (ENCODER=/path/to/folder)")
+    raise _unreachable(encoder, "a local folder (--encoder /path/to/folder; make: ENCODER=)")
 
 
 def resolve_resnet(spec: str) -> Weights:
@@ -164,19 +164,26 @@ def hub_reachable() -> bool:
     return answers == [True]
 
 
-def download(repository: str, file: str) -> Path:
+def download(repository: str, file: str, revision: str | None = None) -> Path:
     """Fetch a file of a repository from the hub, or take it from the hub's cache.
+
+    Args:
+        repository: Its id.
+        file: Its path there.
+        revision: A commit, branch or tag; by default the main branch.
 
     Raises:
         UserError: If the hub does not have it, refuses it, or can't be reached.
     """
     try:
-        return Path(huggingface_hub.hf_hub_download(repository, file))
+        return Path(huggingface_hub.hf_hub_download(repository, file, revision=revision))
     except hub_errors.GatedRepoError as error:
         raise UserError(
             f"{repository} is gated: accept its terms on the Hugging Face hub and log in with "
             "`hf auth login`, or pass a local folder"
         ) from error
+    except hub_errors.RevisionNotFoundError as error:
+        raise UserError(f"{repository} on the hub has no revision {revision}") from error
     except hub_errors.RepositoryNotFoundError as error:
         raise UserError(f"the Hugging Face hub has no {repository}, or it is private") from error
     except hub_errors.LocalEntryNotFoundError as error:  # a kind of EntryNotFoundError
@@ -190,15 +197,19 @@ def download(repository: str, file: str) -> Path:
 def snapshot(repository: str, *files: str) -> Path:
     """Return the folder of a repository's files: the hub's, or where it is out of reach the cached.
 
+    All are of one commit: that of the first, by which the folder is called, or ``NAME@REVISION``.
+
     Raises:
         UserError: If the hub does not have one or refuses it; if it can't be reached and not all
             are in its cache.
     """
     fetch = download if hub_reachable() else _cached
-    paths = [path for file in files if (path := fetch(repository, file))]
-    if len(paths) < len(files):
-        raise _unreachable(repository, "a local folder")
-    return paths[0].parent
+    folder, (repository, _, revision) = Path(), repository.partition("@")
+    for file in files:
+        if not (path := fetch(repository, file, revision or None)):
+            raise _unreachable(repository, "a local folder")
+        folder, revision = path.parent, path.parent.name
+    return folder
 
 
 def upload(folder: Path, repository: str, private: bool = False) -> str:
@@ -296,9 +307,9 @@ def _unreachable(name: str, instead: str) -> UserError:
     return UserError(f"cannot reach the Hugging Face hub for {name}: connect, or pass {instead}")
 
 
-def _cached(repository: str, file: str) -> Path | None:
+def _cached(repository: str, file: str, revision: str | None = None) -> Path | None:
     try:
-        path = huggingface_hub.try_to_load_from_cache(repository, file)
+        path = huggingface_hub.try_to_load_from_cache(repository, file, revision=revision)
     except hub_errors.HFValidationError as error:
         raise UserError(
             f"{repository} is neither a folder on this machine nor an id on the Hugging Face hub "
@@ -331,7 +342,7 @@ def _download_snapshot(repository: str) -> str:
     config = download(repository, "config.json")
     for name in _HUB_WEIGHTS:
         try:
-            download(repository, name)
+            download(repository, name, config.parent.name)  # of the same commit
         except _NoSuchFileError:
             continue
         return str(config.parent)

@@ -30,7 +30,6 @@ def write_report(folder: Path, found: Robustness) -> Path:
         picture=PICTURE,
         alt="Scores and false alarms against the strength of each degradation; the tables have the "
         "numbers",
-        notes=[MEANING],
         tables=[_kept(found), _by_row(found)],
         reports=strengths,
         files=(SPREADSHEET, FILE),

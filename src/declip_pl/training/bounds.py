@@ -1,8 +1,11 @@
 """Bounds of Lightning's own options, which it takes, or stumbles over, as they are."""
 
+import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
+import lightning as L
 from annotated_types import Interval
 
 from declip_pl.errors import UserError
@@ -12,6 +15,14 @@ MANY = 10**9
 
 CASTING = ("16-true", "bf16-true", "64-true", "64")
 """Lightning's precisions that cast all weights of a network."""
+
+MULTIPROCESSING = ("ddp_spawn", "ddp_fork", "ddp_notebook")
+"""How the names of strategies begin whose processes hand no scores back to their parent."""
+
+ELSEWHERE = ("MASTER_ADDR", "SLURM_NTASKS")
+"""Variables of which one is set where several machines know of each other."""
+
+DEVICES = Interval(ge=-1, le=4096)
 
 TRAINER = {
     "num_nodes": Interval(ge=1, le=4096),
@@ -49,10 +60,38 @@ def check_lightning(seed: Any, trainer: Mapping[str, Any]) -> None:
     _check("seed_everything", seed, SEEDS)
     for name, bounds in TRAINER.items():
         _check(f"trainer.{name}", trainer.get(name), bounds)
+    devices = str(trainer.get("devices"))  # which may be a list, too, and is parsed as text
+    if re.fullmatch(r"-?\d+", devices):
+        _check("trainer.devices", int(devices), DEVICES)
     if str(trainer.get("precision")) in CASTING:
         raise UserError(
             f"--trainer.precision {trainer['precision']} would change the frozen encoder's "
             "weights; choose 32-true, bf16-mixed or 16-mixed"
+        )
+    if str(trainer.get("strategy")).startswith(MULTIPROCESSING):
+        raise UserError(
+            f"--trainer.strategy {trainer['strategy']} would lose what its processes find; choose "
+            "ddp, or leave it out"
+        )
+    if (trainer.get("num_nodes") or 1) > 1 and not any(name in os.environ for name in ELSEWHERE):
+        raise UserError(
+            f"--trainer.num_nodes is {trainer['num_nodes']}, and nothing says where the others "
+            "are: start this by srun or torchrun, or on each machine with MASTER_ADDR, MASTER_PORT "
+            "and NODE_RANK set"
+        )
+
+
+def check_processes(trainer: L.Trainer) -> None:
+    """Refuse more processes on this machine's CPU than it has cores (two, to try it, on any).
+
+    Raises:
+        UserError: If so.
+    """
+    most = max(2, os.cpu_count() or 1)
+    if trainer.strategy.root_device.type == "cpu" and trainer.num_devices > most:
+        raise UserError(
+            f"--trainer.devices is {trainer.num_devices}; on a CPU each is a process, and this "
+            f"machine takes at most {most}"
         )
 
 

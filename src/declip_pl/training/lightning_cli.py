@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from declip_pl.model.encoder import short_name
 from declip_pl.one_line import joined
 from declip_pl.training import kept_epochs
 from declip_pl.training.arguments import with_read_recipes
-from declip_pl.training.bounds import check_lightning
+from declip_pl.training.bounds import check_lightning, check_processes
 from declip_pl.training.callbacks import PANELS, History, MovedRun, Panels, is_trial
 from declip_pl.training.checkpoint_io import note_test
 from declip_pl.training.continuation import check_continuation
@@ -42,6 +43,7 @@ from declip_pl.training.results import describe_results, in_short, results_path,
 from declip_pl.training.run_folder import CONFIG, RESULTS, Run, run_name
 from declip_pl.training.schedules import Schedule
 from declip_pl.training.task import LocalizationTask
+from declip_pl.training.together import Together
 from declip_pl.training.wandb_runs import make_logger, wandb_hints, wandb_id, wandb_options
 
 MEANT = (
@@ -82,14 +84,18 @@ class DeclipCLI(LightningCLI):
             warnings.filterwarnings("ignore", message=message)
         for library in ("pytorch", "fabric"):  # which devices there are not, and advertisements
             logging.getLogger(f"lightning.{library}").setLevel(logging.WARNING)
-        super().__init__(
-            LocalizationTask,
-            LocalizationDataModule,
-            args=with_read_recipes(args),
-            seed_everything_default=0,
-            save_config_callback=_SaveConfig,
-            save_config_kwargs={"save_to_log_dir": False},
-            parser_kwargs={"prog": "declip-pl", "exit_on_error": False},
+        self._together = Together()
+        self._together.run(
+            partial(
+                super().__init__,
+                LocalizationTask,
+                LocalizationDataModule,
+                args=with_read_recipes(args),
+                seed_everything_default=0,
+                save_config_callback=_SaveConfig,
+                save_config_kwargs={"save_to_log_dir": False},
+                parser_kwargs={"prog": "declip-pl", "exit_on_error": False},
+            )
         )
 
     # Lightning asks the instance; its own needs none.
@@ -172,11 +178,14 @@ class DeclipCLI(LightningCLI):
             kwargs["logger"] = self._wandb_logger()
         kwargs |= quiet(self.config_init[self.subcommand].trainer)
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
         except REFUSALS as error:
             raise UserError(
                 f"Lightning refuses these --trainer options: {joined(error)}"
             ) from error
+        check_processes(trainer)
+        self._together.follow(trainer)
+        return trainer
 
     def fit(self, model: LocalizationTask, **kwargs: Any) -> None:
         """Check the data, train, test the best checkpoint and close with a summary."""
@@ -184,6 +193,7 @@ class DeclipCLI(LightningCLI):
             self.trainer.fit(model, **kwargs)
             print("fast_dev_run: trained and validated on a few batches; nothing is kept or tested")
             return
+        self.datamodule.is_tested_next = bool(self.datamodule.generators)
         if resumed := self.config["fit"].ckpt_path:  # before photos are encoded
             model.take_encoder(describe_lightning(load_lightning(Path(resumed)), resumed))
         if not self.trainer.is_global_zero:  # only the first of several processes writes

@@ -178,9 +178,8 @@ def claim(folder: Path, doing: str) -> Iterator[None]:
 
 def is_first_process() -> bool:
     """Whether this is the only process, or the first of several that train together."""
-    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
-    ranks = [os.environ[name] for name in names if name in os.environ]
-    return not ranks or ranks[0] == "0"
+    names = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+    return all(os.environ.get(name, "0") == "0" for name in names)
 
 
 def run_name(

@@ -143,11 +143,16 @@ def means_of(scores: Array) -> Statistic:
     own = occurring(np.isfinite(flat))
     table = np.ascontiguousarray(flat[:, own].T)
     defined = np.isfinite(table)
-    values, weights = np.where(defined, table, 0.0), defined.astype(np.float64)
+    values = np.where(defined, table, 0.0)
+    # Most scores are defined for the same photos, and then have one column of weights.
+    columns = [column.tobytes() for column in defined.T]
+    first = list(dict.fromkeys(map(columns.index, columns)))
+    weights = defined[:, first].astype(np.float64)
+    same = [first.index(columns.index(column)) for column in columns]
 
     def means(counts: Array, seeds: Indices) -> Array:
         drawn = counts[..., own]
-        by_seed = ratio(product(drawn, values), product(drawn, weights))
+        by_seed = ratio(product(drawn, values), product(drawn, weights)[..., same])
         by_seed = by_seed.reshape(*drawn.shape[:-1], *shape)
         return mean_over(by_seed, seeds[..., None, :])
 

@@ -30,16 +30,16 @@ def calibration_error(histograms: Array) -> Statistic:
         histograms: ``[S, P, 3, BINS]``: count, sum of probabilities, count of fakes.
     """
     trained = len(histograms)
-    defined = np.nan_to_num(histograms)
-    own = occurring(defined[:, :, 0].sum(-1) > 0)
-    table = defined[:, own].swapaxes(0, 1)
-    table = table.reshape(len(table), trained * 3 * BINS)
+    own = occurring(np.nan_to_num(histograms[:, :, 0]).sum(-1) > 0)
+    count, probability, fake = np.moveaxis(np.nan_to_num(histograms[:, own]), -2, 0)
+    # Of each photo only what the error is made of: how far apart the two are in each bin, and size.
+    table = np.concatenate([fake - probability, count.sum(-1, keepdims=True)], -1).swapaxes(0, 1)
+    table = table.reshape(len(table), trained * (BINS + 1))
 
     def statistic(counts: Array, seeds: Indices) -> Array:
         drawn = counts[..., own]
-        summed = product(drawn, table).reshape(*drawn.shape[:-1], trained, 3, BINS)
-        count, probability, fake = np.moveaxis(summed, -2, 0)
-        errors = 100 * ratio(abs(fake - probability).sum(-1), count.sum(-1))
+        summed = product(drawn, table).reshape(*drawn.shape[:-1], trained, BINS + 1)
+        errors = 100 * ratio(abs(summed[..., :BINS]).sum(-1), summed[..., BINS])
         return mean_over(errors, seeds)[..., None]
 
     return statistic

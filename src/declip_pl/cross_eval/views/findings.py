@@ -29,7 +29,6 @@ class Findings:
         failed: The parts that failed.
         picture: Name of the picture in the folder.
         alt: What the picture shows, in words.
-        notes: What its numbers mean: sentences.
         tables: Of scores.
         reports: The cross-evaluations' names, and their reports from the folder.
         files: Names of the files with all numbers.
@@ -44,7 +43,6 @@ class Findings:
     failed: Sequence[Failure]
     picture: str
     alt: str
-    notes: Sequence[str]
     tables: Sequence[Table]
     reports: Sequence[tuple[str, str]]
     files: Sequence[str]

@@ -8,7 +8,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from declip_pl.cross_eval.views.heat_map import interval
 from declip_pl.cross_eval.views.tables import latex, markdown
-from declip_pl.metrics import find_metric
 from declip_pl.privacy import without_folders
 
 
@@ -25,7 +24,6 @@ def environment() -> Environment:
         "count": _count,
         "percent": percent,
         "interval": interval,
-        "title_of": lambda metric: find_metric(metric).title,
         "address": lambda name: quote(os.fsencode(name)),
         "latex": latex,
         "markdown": markdown,

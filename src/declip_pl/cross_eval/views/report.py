@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from declip_pl.cross_eval.domains import read_domains
+from declip_pl.cross_eval.domains import Domains, read_domains
 from declip_pl.cross_eval.matrix import UNPERTURBED, Matrix, Score, read_matrix
 from declip_pl.cross_eval.photos import finished_cells, write_photos
 from declip_pl.cross_eval.scored_model import ScoredModel
 from declip_pl.cross_eval.summary import answer_means, of_maps
 from declip_pl.cross_eval.views import citation, curves, heat_map, published_figures
+from declip_pl.cross_eval.views.domain_tables import domain_tables
 from declip_pl.cross_eval.views.gallery import as_json, first_lines
 from declip_pl.cross_eval.views.matrix_gallery import listing_of
 from declip_pl.cross_eval.views.matrix_tables import kind_tables, level_metrics, tables_of
@@ -85,14 +86,15 @@ def write_report(folder: Path) -> Path:
     pages.filters["network"] = _network
     matrix = read_matrix(folder)
     write_photos(folder, finished_cells(folder, matrix))
-    write_tables(folder, tables_of(matrix))
+    domains = read_domains(folder, matrix)
+    write_tables(folder, [*tables_of(matrix), *(domain_tables(domains) if domains else ())])
     write_text(folder / citation.FILE, citation.bibtex(matrix.made.git_commit))
-    page = pages.get_template(TEMPLATE).render(_page(matrix, folder))
+    page = pages.get_template(TEMPLATE).render(_page(matrix, domains, folder))
     write_text(folder / REPORT, page)
     return folder / REPORT
 
 
-def _page(matrix: Matrix, folder: Path) -> dict[str, Any]:
+def _page(matrix: Matrix, domains: Domains | None, folder: Path) -> dict[str, Any]:
     """Return what the templates show."""
     rows = [row for row in matrix.rows if any(row in table for table in matrix.matrix.values())]
     detection, untouched = (level_metrics(matrix, level) for level in ("images", "untouched"))
@@ -132,7 +134,8 @@ def _page(matrix: Matrix, folder: Path) -> dict[str, Any]:
         "bibtex": citation.bibtex(matrix.made.git_commit),
         "files": [name for name in FILES if (folder / name).exists()],
         "series": {row: curves.series_of(matrix, row) for row in rows},
-        "domains": read_domains(folder, matrix),
+        "domains": domains,
+        "domain_tables": domain_tables(domains) if domains else [],
         "real": REAL,
         "networks": sorted({_network(model) for model in matrix.models}),
     }

@@ -22,7 +22,9 @@
   }
 
   // Enlargement.
-  const dialog = document.getElementById("enlarged"), big = dialog.querySelector(".big");
+  const dialog = document.getElementById("enlarged");
+  if (!dialog) return;  // a report without photos
+  const big = dialog.querySelector(".big");
   const enlarge = (ids, further = []) => {
     big.replaceChildren();
     for (const image of ids.map((id) => document.getElementById(id)).filter(Boolean)) {
