@@ -212,7 +212,7 @@ class _Terminated(L.Callback):
     are saying to each other just then, so that both fail.
     """
 
-    def on_train_start(self, *_: Any) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the signal."""
         signal.signal(signal.SIGTERM, _terminate)
 
