@@ -436,7 +436,7 @@ def test_features_that_are_deleted_meanwhile_are_one_clear_error(cache, photos):
 def test_a_shard_that_is_deleted_while_it_is_looked_up_does_not_count(cache, photos, monkeypatch):
     fetch(cache, photos)
     listed = [*shard_files(cache.folder), cache.folder / "deleted.safetensors"]
-    monkeypatch.setattr(feature_cache, "shard_files", lambda folder: listed)
+    monkeypatch.setattr("declip_pl.data.shards.shard_files", lambda folder: listed)
     assert fetch(cache, photos).places.keys() == set(photos)
 
 

@@ -318,7 +318,9 @@ def test_a_process_that_is_killed_ends_the_other(
     with (tmp_path / "err").open("w+") as err:
         first = subprocess.Popen([*PROGRAM, *words, *TWO], stderr=err, stdout=subprocess.DEVNULL)
         wait_until((tmp_path / "outputs/x/metrics.csv").exists, first)
-        (second,) = (c for c in psutil.Process(first.pid).children() if "declip_pl" in c.cmdline())
+        (second,) = (
+            c for c in psutil.Process(first.pid).children() if "declip_pl" in " ".join(c.cmdline())
+        )
         (second if victim == "second" else psutil.Process(first.pid)).send_signal(number)
         assert first.wait(PATIENCE) == status
         second.wait(PATIENCE)

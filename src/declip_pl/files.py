@@ -112,6 +112,11 @@ def locked(path: Path, doing: str) -> Iterator[None]:
         lock.release()
 
 
+def existing(path: Path) -> Path:
+    """Return a path, or the nearest folder above that is there."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+
+
 def relative(path: Path) -> Path:
     """Return a path as people read it: from the current folder where it lies below that."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -34,21 +34,21 @@ CONF
 stop() {
   status=$?
   scancel --me 2> /dev/null || true
-  for daemon in slurmd slurmctld munged; do
+  for daemon in slurmd slurmctld; do
     [ -f "$work/$daemon.pid" ] || continue
     pid=$(cat "$work/$daemon.pid")
     kill "$pid" 2> /dev/null || true
     while kill -0 "$pid" 2> /dev/null; do sleep 0.2; done
   done
+  if [ -f "$work/munged" ]; then runuser --user munge -- munged --stop > /dev/null; fi
   if [ "$status" = 0 ]; then rm -rf "$work"; else echo "logs are kept in $work"; fi
 }
 trap stop EXIT
 
 if ! munge --no-input > /dev/null 2>&1; then
   install --directory --owner=munge --group=munge /run/munge
-  chmod 755 "$work"
   runuser --user munge -- munged
-  cp /run/munge/munged.pid "$work/munged.pid"
+  touch "$work/munged"
 fi
 slurmctld
 slurmd -N "$(hostname --short)"

@@ -70,9 +70,9 @@ class Pieces:
 
     def _tell(self, where: Local | Slurm | None, device: str | None) -> None:
         """Print what is left and what each variant takes, measured on a few photos."""
-        print(f"plan: {len(self._missing())} of {len(self.plans)} variants are left")
+        print(f"plan: {len(self._unscored())} of {len(self.plans)} variants are left")
         tell(self._stages())
-        for plan in self._missing():
+        for plan in self._unscored():
             choices = [choice for choice, _ in self._missing(plan)]
             scorings = self.seeds * len(plan.choices)
             counts = estimate.count(plan.recipe, self.photos, choices, scorings)
@@ -82,7 +82,7 @@ class Pieces:
             print("\n".join(estimate.as_text(counts, measured, where)))
 
     def _stages(self) -> list[Stage]:
-        left = self._missing()
+        left = self._unscored()
         missing = [(plan.recipe, *model) for plan in left for model in self._missing(plan)]
         return [
             # One piece, as a photo passes the encoder once for variants that differ in the layer.
@@ -92,7 +92,7 @@ class Pieces:
             report(self.command),
         ]
 
-    def _missing(self) -> list[Plan]:
+    def _unscored(self) -> list[Plan]:
         """Return the variants of which a model is not trained, or that are not scored."""
         return [
             plan

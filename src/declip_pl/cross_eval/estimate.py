@@ -4,7 +4,6 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +18,7 @@ from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.dataset import Batch, LocalizationDataset, collate
 from declip_pl.data.feature_cache import tokens_of
 from declip_pl.errors import UserError
+from declip_pl.files import existing
 from declip_pl.jobs.where import Local, Slurm
 from declip_pl.metrics import Thresholds
 from declip_pl.model.checkpoint import Checkpoint
@@ -189,7 +189,7 @@ def as_text(counts: Counts, measured: Measured, where: Local | Slurm | None) -> 
         memory = f"{measured.gpu_bytes / GIB:.1f} GiB at most, when this was measured"
     lines.append(f"  GPU memory: {memory}")
     features, models = counts.encoded * measured.feature_bytes, counts.models * measured.model_bytes
-    place = _existing(features_folder())
+    place = existing(features_folder())
     free = shutil.disk_usage(place).free
     lines.append(
         f"  disk: {_size(features)} of features if none are cached ({_size(free)} are free in "
@@ -281,10 +281,3 @@ def _hours(seconds: float) -> str:
 
 def _size(count: float) -> str:
     return f"{count / GIB:.2f} GiB" if count >= GIB / 100 else f"{count / 2**20:.1f} MiB"
-
-
-def _existing(folder: Path) -> Path:
-    """Return a folder, or the nearest one above that is there."""
-    return next(
-        place for place in (folder.absolute(), *folder.absolute().parents) if place.exists()
-    )

@@ -8,6 +8,7 @@ from declip_pl.data.cache_folders import GIB
 from declip_pl.data.feature_cache import FeatureCache
 from declip_pl.data.shards import inspect, shard_files
 from declip_pl.errors import UserError
+from declip_pl.files import existing
 
 BYTES = 2
 """Of a number in fp16."""
@@ -32,7 +33,7 @@ def check_room(wanted: Sequence[tuple[FeatureCache, Collection[str]]]) -> None:
     if not needed:
         return
     folder = next(iter(cache_of)).parent
-    free = shutil.disk_usage(_existing(folder)).free
+    free = shutil.disk_usage(existing(folder)).free
     if needed > free:
         raise UserError(
             f"features do not fit into {folder}: {needed / GIB:.2f} GiB for all that this run "
@@ -50,7 +51,3 @@ def _bytes_each(cache: FeatureCache) -> int:
     """Return the size of a photo's features, with a class token, which not all encoders have."""
     channels, side = cache.encoder.shape[:2]
     return BYTES * channels * (side**2 + 1)
-
-
-def _existing(folder: Path) -> Path:
-    return next(place for place in (folder, *folder.absolute().parents) if place.exists())

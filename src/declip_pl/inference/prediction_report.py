@@ -24,7 +24,7 @@ def print_report(folder: Path, records: Sequence[Record], rule: Mapping[str, Any
     if len(records) > len(failed):
         _print_found([record for record in records if "error" not in record], len(failed))
         if "floor" in rule:
-            own = "cut where the expected IoU is highest"
+            own = "cut where its expected IoU is highest"
             print(f"masks:    each photo {own}, none where its peak is below {rule['floor']:g}")
         else:
             print(f"masks:    every photo cut at {rule['pixel_threshold']:g}")

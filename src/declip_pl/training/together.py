@@ -19,6 +19,7 @@ from typing import Any
 
 import lightning as L
 import torch.distributed as dist
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from declip_pl.errors import UserError
 
@@ -57,6 +58,7 @@ class Together:
         """Watch the other processes of a trainer from now on."""
         if trainer.world_size > 1:
             self._trainer = trainer
+            trainer.callbacks.append(_Terminated())  # type: ignore[attr-defined]
             Thread(target=self._watch, daemon=True).start()
 
     def run(self, work: Callable[[], None]) -> None:
@@ -201,6 +203,24 @@ class Together:
     def _world(self) -> int:
         assert self._trainer is not None
         return int(self._trainer.world_size)
+
+
+class _Terminated(L.Callback):
+    """End a process on SIGTERM by an exception.
+
+    Lightning's handler, which it replaces, talks to the other processes: from within whatever they
+    are saying to each other just then, so that both fail.
+    """
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the signal."""
+        signal.signal(signal.SIGTERM, _terminate)
+
+    on_sanity_check_start = on_validation_start = on_test_start = on_train_start
+
+
+def _terminate(*_: object) -> None:
+    raise SIGTERMException
 
 
 class _Child:
