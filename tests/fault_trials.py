@@ -366,7 +366,8 @@ def _content(path: Path) -> object:
         return _plain(torch.load(path, weights_only=True))
     if path.suffix == ".jsonl":  # a line that comes later replaces one of the same name
         records = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-        return {record["name"]: _plain(record) for record in records}
+        # Photos that are looked at once more come in other batches, and differ in the last digits.
+        return {record["name"]: _plain(record, digits=5) for record in records}
     if path.suffix == ".json":
         return _plain(json.loads(path.read_text(encoding="utf-8")))
     if path.suffix == ".csv":
@@ -378,12 +379,14 @@ def _content(path: Path) -> object:
     return None if path.suffix in (".html", ".pdf") else path.read_bytes()
 
 
-def _plain(value: object) -> object:
-    """Return a value that can be compared, without what tells the time."""
+def _plain(value: object, digits: int | None = None) -> object:
+    """Return a value that can be compared, without what tells the time; numbers perhaps rounded."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items() if k not in TIMED}
+        return {str(k): _plain(v, digits) for k, v in value.items() if k not in TIMED}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_plain(item, digits) for item in value]
+    if isinstance(value, float) and digits is not None:
+        return round(value, digits)
     if isinstance(value, torch.Tensor):
         return value.tolist()
     return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)
