@@ -54,8 +54,11 @@ class Ended(NamedTuple):
 
     @property
     def in_one_line(self) -> bool:
-        """Whether it was refused by a message rather than by a traceback."""
-        return len(self.errors) == 1 and "Traceback" not in self.said
+        """Whether it was refused by a message rather than by a traceback.
+
+        Of a command that starts others, each of those may have said its own before.
+        """
+        return bool(self.errors) and "Traceback" not in self.said
 
 
 @dataclass(frozen=True)
