@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
@@ -64,7 +64,8 @@ def main() -> None:
     """Measure and print the table."""
     options = _options()
     if options.folder:
-        {"write": write, "start": start}[options.step](options.folder, options.files[0])
+        steps: dict[str, Callable[[Path, int], None]] = {"write": write, "start": start}
+        steps[options.step](options.folder, options.files[0])
         return
     print(HEADER)
     for files in options.files:
