@@ -30,7 +30,7 @@ from declip_pl.cross_eval.cell import (
     read_cell,
     write_cell,
 )
-from declip_pl.cross_eval.matrix import UNPERTURBED, About, Data, Made, ScoredSet
+from declip_pl.cross_eval.matrix import UNPERTURBED, About, Data, Made, Matrix, ScoredSet
 from declip_pl.cross_eval.measured import Curve
 from declip_pl.cross_eval.models import Model
 from declip_pl.data.layout import REAL
@@ -73,6 +73,15 @@ def write(folder: Path, photos: int) -> None:
 def build(folder: Path, photos: int) -> None:
     """Build the matrix from cells and print a row of the table."""
     start, before = time.perf_counter(), time.process_time()
+    built(folder, photos)
+    seconds, used = time.perf_counter() - start, time.process_time() - before
+    size = sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / 2**20
+    peak = getrusage(RUSAGE_SELF).ru_maxrss / 2**10
+    print(f"| {photos:,} | {seconds:.1f} | {used:.1f} | {peak:.0f} | {size:.0f} |", flush=True)
+
+
+def built(folder: Path, photos: int) -> Matrix:
+    """Return the matrix of written cells."""
     found = {(m.name, test): read_cell(cell_path(folder, m.name, test)) for m, test in _cells()}
     cells = {pair: cell for pair, cell in found.items() if cell}
     assert len(cells) == len(found)
@@ -81,10 +90,7 @@ def build(folder: Path, photos: int) -> None:
     thresholds = {model.name: _thresholds() for model in trained_models()}
     matrix = build_matrix(trained_models(), cells, thresholds, GENERATORS, "top", about)
     assert all(len(table) == len(GENERATORS) for table in matrix.matrix.values())
-    seconds, used = time.perf_counter() - start, time.process_time() - before
-    size = sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / 2**20
-    peak = getrusage(RUSAGE_SELF).ru_maxrss / 2**10
-    print(f"| {photos:,} | {seconds:.1f} | {used:.1f} | {peak:.0f} | {size:.0f} |", flush=True)
+    return matrix
 
 
 def simulated(rng: np.random.Generator, model: Model, test: str, names: list[str]) -> Cell:
@@ -92,7 +98,7 @@ def simulated(rng: np.random.Generator, model: Model, test: str, names: list[str
     photos, is_fake = len(names), test != REAL
     entries = map_metrics(True, True) if is_fake else untouched_metrics(True)
     metrics = [entry.name for entry in entries]
-    key = CellKey(FORMAT, "", "", UNPERTURBED, 0.5, tuple(metrics), 0.1)
+    key = CellKey(FORMAT, model.sha256, "", UNPERTURBED, 0.5, tuple(metrics), 0.1)
     return Cell(
         key=key,
         model=model.name,

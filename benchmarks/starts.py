@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
@@ -63,7 +64,8 @@ def main() -> None:
     """Measure and print the table."""
     options = _options()
     if options.folder:
-        {"write": write, "start": start}[options.step](options.folder, options.files[0])
+        steps: dict[str, Callable[[Path, int], None]] = {"write": write, "start": start}
+        steps[options.step](options.folder, options.files[0])
         return
     print(HEADER)
     for files in options.files:
@@ -74,12 +76,12 @@ def main() -> None:
         print(f"| {files:,} | {' | '.join([*first[:2], *second])} |", flush=True)
 
 
-def write(folder: Path, files: int) -> None:
+def write(folder: Path, files: int, shares: Mapping[Split, float] = SHARES) -> None:
     """Write a data set in Dolos' layout."""
     rng = np.random.default_rng(0)
     mask = np.full((SIDE, SIDE), 255, np.uint8)
     mask[:4] = 0
-    for split, share in SHARES.items():
+    for split, share in shares.items():
         parts = ("fake/a/images", "fake/a/masks", "real")
         places = [folder / "data" / part / split for part in parts]
         for place in places:
@@ -93,13 +95,13 @@ def write(folder: Path, files: int) -> None:
 
 def start(folder: Path, _: int) -> None:
     """Do what a training does with its data before the first step; print what it took."""
-    os.environ |= {"DECLIP_CACHE": str(folder), "DECLIP_FEATURES": str(folder / "features")}
+    keep_in(folder)
     datamodule.PRELOADED_SHARE = 0  # reading masks into memory is a part of training on them
     began, before = time.perf_counter(), time.process_time()
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         data = LocalizationDataModule(str(folder / "data"), "a")
         data.prepare_data()
-        _encode(data)
+        encode(data)
         for said in (data.state_dict(), data.trained_on):
             assert said
     seconds, used = time.perf_counter() - began, time.process_time() - before
@@ -107,7 +109,12 @@ def start(folder: Path, _: int) -> None:
     print(f"{seconds:.1f} {used:.1f} {peak:.0f}")
 
 
-def _encode(data: LocalizationDataModule) -> None:
+def keep_in(folder: Path) -> None:
+    """Have everything that is cached kept in a folder."""
+    os.environ |= {"DECLIP_CACHE": str(folder), "DECLIP_FEATURES": str(folder / "features")}
+
+
+def encode(data: LocalizationDataModule) -> None:
     """Have the photos of a training encoded, or looked up."""
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     trainer: Any = SimpleNamespace(datamodule=data, fast_dev_run=False, strategy=strategy)

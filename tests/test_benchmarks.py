@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from benchmarks import bench, costs, decoders, matrix, quality, report, starts
+from benchmarks import bench, costs, decoders, growth, matrix, quality, report, starts
 from benchmarks.networks import Network
 from benchmarks.ours import Ours
 from benchmarks.published import StandIn
@@ -177,6 +177,19 @@ def test_the_matrix_benchmark_reports_time_and_memory(tmp_path, capsys):
     row = capsys.readouterr().out.strip()
     assert re.fullmatch(r"\| 30 (\| [\d.]+ ){4}\|", row)
     assert row.count("|") == matrix.HEADER.splitlines()[0].count("|")
+
+
+@pytest.mark.parametrize("step", growth.STEPS)
+def test_growth_measures_every_piece_of_work(step, tmp_path, monkeypatch, capsys):
+    for name in ("DECLIP_CACHE", "DECLIP_FEATURES"):
+        monkeypatch.setenv(name, "")
+    prepare, do = growth.STEPS[step]
+    prepare(tmp_path, 60)
+    assert not capsys.readouterr().out
+    do(tmp_path, 60)
+    row = capsys.readouterr().out.strip()
+    assert re.fullmatch(rf"\| {step} \| 60 (\| [\d.]+ ){{3}}\|", row)
+    assert row.count("|") == growth.HEADER.splitlines()[0].count("|")
 
 
 def test_starts_measures_two_starts_on_the_same_files(tmp_path, monkeypatch, capsys):
