@@ -7,6 +7,7 @@ of Python's code, declip-pl's, Pillow's and that of torch which reads pickles.
 
 import argparse
 import io
+import shutil
 import sys
 import zipfile
 from collections.abc import Callable
@@ -78,6 +79,7 @@ def checkpoints() -> tuple[list[bytes], Callable[[bytes], None]]:
 def folders() -> tuple[list[bytes], Callable[[bytes], None]]:
     """Return the two files of a saved localizer, and what reads a folder with either changed."""
     task = LocalizationTask(str(make_clip(WORK / "clip")), "layer1", "linear", 64)
+    shutil.rmtree(WORK / "saved", ignore_errors=True)  # of a run before
     save(checkpoint_of(task), WORK / "saved")
     files = [WORK / "saved/config.json", WORK / "saved/model.safetensors"]
     whole = {file: file.read_bytes() for file in files}
