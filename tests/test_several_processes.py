@@ -39,6 +39,7 @@ def trainer(rank=0, world=2, children=(), devices=2):
     launcher = SimpleNamespace(procs=list(children))
     return SimpleNamespace(
         world_size=world,
+        callbacks=[],
         global_rank=rank,
         num_devices=devices,
         strategy=SimpleNamespace(launcher=launcher),
