@@ -329,6 +329,27 @@ def test_layers_of_one_encoder_are_encoded_by_one_pass(tmp_path, monkeypatch):
     assert len(passed) == 4 * len(photos)  # the last three times one by one
 
 
+CHANGES = {"augmentation": "jpeg", "views": 2, "perturbation": "blur"}
+
+
+@pytest.mark.parametrize(("changes", "encoded"), [({}, True), (CHANGES, False)])
+def test_photos_that_are_changed_before_are_not_encoded_as_they_are(
+    changes, encoded, clip, tmp_path, monkeypatch
+):
+    make_tree(tmp_path / "dolos")
+    monkeypatch.setenv("DECLIP_FEATURES", str(tmp_path / "features"))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({"data": {"num_workers": 0, **changes}}))
+    recipes = {
+        layer: Recipe(
+            tmp_path / "dolos", recipe, Options(encoder=str(clip), layer=layer, decoder="linear")
+        )
+        for layer in ("layer1", "layer2")
+    }
+    encode_together(recipes, {layer: ["ldm"] for layer in recipes}, torch.device("cpu"))
+    assert any((tmp_path / "features").rglob("*.safetensors")) == encoded
+
+
 def is_photo(path):
     """Whether a file of the tree is a photo that training or testing sees."""
     unseen = path.parts[-3:-1] == ("real", "train")  # masks alone are trained on
