@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from declip_pl.cross_eval.pieces import all_wanted
+from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.feature_cache import FeatureCache
 from declip_pl.data.layer_caches import fill, words_of
 from declip_pl.errors import UserError
@@ -20,7 +22,10 @@ UNCHANGED = ("none", 0, "none")
 
 
 def encode_together(
-    recipes: Mapping[str, Recipe], choices: Mapping[str, Sequence[str]], device: torch.device
+    recipes: Mapping[str, Recipe],
+    choices: Mapping[str, Sequence[str]],
+    tested: LocalizationDataModule,
+    device: torch.device,
 ) -> None:
     """Encode the photos of variants that have one encoder at several layers.
 
@@ -29,6 +34,7 @@ def encode_together(
     Args:
         recipes: Of the variants.
         choices: What each variant's models are trained on.
+        tested: The data set that they are scored on.
         device: Where the encoder runs.
 
     Raises:
@@ -43,7 +49,7 @@ def encode_together(
         layers = list(dict.fromkeys(recipes[v].entries["model.layer"] for v in variants))
         if len(layers) > 1:
             first = recipes[variants[0]].entries
-            wanted = [w for v in variants for c in choices[v] for w in recipes[v].wanted(c)]
+            wanted = [w for v in variants for w in all_wanted(recipes[v], choices[v], [tested])]
             photos = [p for w in wanted if w.changes == UNCHANGED for p in w.photos]
             _fill(first["model.encoder"], first["model.image_size"], layers, photos, device)
 

@@ -144,7 +144,7 @@ def encode_part(
     said = recipe.entries
     encoder = build_encoder(said["model.encoder"], said["model.layer"], said["model.image_size"])
     encoded = 0
-    for place, entry in enumerate(_all_wanted(recipe, wanted, sets)):
+    for place, entry in enumerate(all_wanted(recipe, wanted, sets)):
         number = (part.number - 1 + place) % part.of + 1  # short lists are not all the first's
         encoded += encode_share(
             entry.cache(encoder), entry.photos, number, part.of, device, entry.index.hashes
@@ -153,9 +153,16 @@ def encode_part(
     print(f"encoded {encoded} photos, share {part.number} of {part.of}")
 
 
-def _all_wanted(
+def all_wanted(
     recipe: Recipe, wanted: Sequence[str], places: Sequence[LocalizationDataModule]
 ) -> list[Wanted]:
+    """Return what trainings, and the scoring of their models, look up in the feature cache.
+
+    Args:
+        recipe: Of the models.
+        wanted: What they are trained on.
+        places: What they are scored on.
+    """
     tested = []
     for data in places:
         names = [*data.generators, *([REAL] if data.has_reals else [])]
