@@ -4,6 +4,7 @@ import csv
 import json
 from dataclasses import replace
 from math import isclose
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,10 +123,14 @@ def test_numbers_in_names():
     assert {name: number_in(name) for name in names} == names
 
 
-@pytest.mark.parametrize("name", shipped())
+LEVERS = Path(__file__).parents[1] / "benchmarks/levers.yaml"
+
+
+@pytest.mark.parametrize("name", [*shipped(), str(LEVERS)])
 def test_every_shipped_question_is_read_and_every_variant_is_a_configuration(
     name, tmp_path, monkeypatch
 ):
+    monkeypatch.setenv("DECLIP_PARTS", str(LEVERS.with_suffix(".py")))
     parsed = []
 
     def stop(self):

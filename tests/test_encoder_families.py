@@ -144,7 +144,7 @@ def test_features_of_several_layers_are_those_of_each_bit_for_bit(folder, family
         assert torch.equal(found.cls, torch.cat([one(pixels).cls for one in each], dim=1))
     else:
         assert found.cls is None
-    assert encoder.shape == FeatureShape(32 * len(layers), 4, layers=len(layers))
+    assert encoder.shape == FeatureShape(32 * len(layers), 4)
     deepest = each[layers.index(max(layers))]
     assert encoder.sha256 == deepest.sha256  # nothing beyond it is there
     assert encoder.arithmetic == deepest.arithmetic

@@ -149,7 +149,7 @@ def test_the_command_writes_a_graph_that_answers_like_torch(exported, model):
         # Together they take most of a minute.
         pytest.param("rn50", "conv-4", marks=pytest.mark.slow),
         pytest.param("dinov2", "linear", marks=pytest.mark.slow),
-        pytest.param("layers", "relative", marks=pytest.mark.slow),
+        pytest.param("layers", "light", marks=pytest.mark.slow),
         pytest.param("layers", "attention", marks=pytest.mark.slow),
         pytest.param("fusion", "light", marks=pytest.mark.slow),
     ],

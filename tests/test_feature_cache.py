@@ -150,7 +150,7 @@ def test_a_cache_of_many_layers_has_a_name_that_a_folder_may_have(tmp_path, phot
     class Grid(Encoder):
         name, source, sha256 = "grid", "test", "0"
         layer = "+".join(f"layer{number}" for number in range(40))
-        shape, preprocessing, arithmetic = FeatureShape(40, 2, layers=40), SMALL, {}
+        shape, preprocessing, arithmetic = FeatureShape(40, 2), SMALL, {}
 
         def forward(self, pixels):
             return Features(torch.ones(len(pixels), 40, 2, 2), None)

@@ -17,19 +17,19 @@ from declip_pl.training.task import LocalizationTask
 SEVERAL = "layer2+layer0"
 
 
-def task_on(clip, layer, decoder="relative"):
+def task_on(clip, layer, decoder="light"):
     return LocalizationTask(str(clip), layer, decoder, image_size=64)
 
 
 def test_from_training_to_the_report(clip, tree, fit_arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DECLIP_FEATURES", str(tmp_path / "features"))
-    layers = {"layer2": "light", SEVERAL: "relative"}
+    layers = {"layer2": "light", SEVERAL: "light"}
     for layer, decoder in layers.items():
         cli.main(fit_arguments(**{"model.layer": layer, "model.decoder": decoder,
                                   "trainer.max_epochs": 1}))  # fmt: skip
     runs = tmp_path / "outputs"
-    run = runs / f"tiny-clip-{SEVERAL}-relative-ldm"
+    run = runs / f"tiny-clip-{SEVERAL}-light-ldm"
     assert (run / "test_metrics.json").exists() and list((run / "panels").iterdir())
     task = LocalizationTask.load_from_checkpoint(
         run / "checkpoints/best.ckpt", weights_only=True
@@ -81,9 +81,9 @@ def test_a_cross_evaluation_shares_an_encoder_among_models_of_the_same_layers(cl
 
 
 def test_a_runs_name_has_all_layers_or_a_hash_for_the_rest():
-    assert run_name("org/clip", "layer3+layer5", "relative", "lama+ldm") == (
-        "clip-layer3+layer5-relative-lama+ldm"
+    assert run_name("org/clip", "layer3+layer5", "light", "lama+ldm") == (
+        "clip-layer3+layer5-light-lama+ldm"
     )
     many = ["+".join(f"layer{n}" for n in range(last)) for last in (40, 41)]
-    names = [run_name("org/clip", layer, "relative", "ldm") for layer in many]
+    names = [run_name("org/clip", layer, "light", "ldm") for layer in many]
     assert names[0] != names[1] and all(len(name) <= 200 for name in names)

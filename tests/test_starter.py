@@ -141,7 +141,7 @@ RECIPE = """
 model:
   encoder: {clip}
   layer: layer1+layer2
-  decoder: relative
+  decoder: light
   image_size: 64
 data:
   root: x

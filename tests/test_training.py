@@ -252,9 +252,24 @@ def test_encoder_is_bit_identical_after_training(clip, tree, cache):
     assert not torch.equal(decoder, model.network.decoder.fc[0].weight)
 
 
-@pytest.mark.parametrize(("decoder", "workers"), [("linear", 2), ("conv-4", 0), ("relative", 0)])
+WITH_DROPOUT = """
+from torch import nn
+from declip_pl.model.decoder import LinearDecoder
+
+class Dropping(LinearDecoder):
+    def __init__(self, shape):
+        super().__init__(shape)
+        self.fc = nn.Sequential(*self.fc, nn.Dropout(0.3))
+"""
+
+
+@pytest.mark.parametrize(
+    ("decoder", "workers"), [("linear", 2), ("conv-4", 0), ("with_dropout.Dropping", 0)]
+)
 def test_resuming_equals_no_interruption(fit_arguments, tmp_path, monkeypatch, decoder, workers):
     """Augmentation, order, dropout, optimiser, schedule and table go on as if nothing had been."""
+    (tmp_path / "with_dropout.py").write_text(WITH_DROPOUT)
+    monkeypatch.setenv("DECLIP_PARTS", str(tmp_path / "with_dropout.py"))
     monkeypatch.setattr("declip_pl.model.decoder.STAGES", (8, 8, 4, 4))
     common = {"data.augmentation": "all", "schedule.patience": 1, "model.decoder": decoder}
     common |= {"data.num_workers": workers}

@@ -149,68 +149,6 @@ class AttentionDecoder(nn.Module):
         return F.interpolate(logits, size=(OUTPUT_SIZE, OUTPUT_SIZE), mode="bicubic")
 
 
-@DECODERS.register("relative")
-class RelativeDecoder(nn.Module):
-    """Another decoder on features relative to their photo; not in the paper.
-
-    Of each channel its mean over the photo is subtracted, so that what a photo has everywhere says
-    nothing. In training whole channels and whole layers of each photo are set to zero at random
-    and the others scaled up, so that no few of them decide. The class token stays as it is.
-
-    Args:
-        shape: Of the features.
-        decoder: The other decoder: any but this one.
-        channel_dropout: Share of the channels that training leaves out, from 0 to below 1.
-        layer_dropout: Probability that training leaves out all channels of a layer, from 0 to
-            below 1. One layer of each photo stays; with a single layer nothing is left out.
-
-    Raises:
-        UserError: If a share is not from 0 to below 1, or the other decoder is this one or can't be
-            built.
-    """
-
-    def __init__(
-        self,
-        shape: FeatureShape,
-        decoder: Spec = "light",
-        channel_dropout: float = 0.3,
-        layer_dropout: float = 0.3,
-    ) -> None:
-        super().__init__()
-        _check_share("channel_dropout", channel_dropout)
-        _check_share("layer_dropout", layer_dropout)
-        if DECODERS.find(read_spec(decoder)[0]) is RelativeDecoder:  # a file may nest it endlessly
-            raise UserError("the decoder inside relative is relative; name another one")
-        self.layers = shape.layers
-        self.channel_dropout, self.layer_dropout = channel_dropout, layer_dropout
-        self.decoder = build_decoder(decoder, shape)
-
-    def forward(self, features: Features) -> Tensor:
-        """Decode ``[B, C, h, w]`` features into ``[B, 1, 256, 256]`` logits."""
-        grid = features.grid.float()  # means of bf16 would be rounded
-        grid = grid - grid.mean(dim=(2, 3), keepdim=True)
-        if self.training:
-            grid = F.dropout2d(grid, self.channel_dropout)
-            grid = _drop_layers(grid, self.layers, self.layer_dropout)
-        logits: Tensor = self.decoder(Features(grid, features.cls))
-        return logits
-
-
-def _drop_layers(grid: Tensor, layers: int, share: float) -> Tensor:
-    """Set whole layers of each photo in ``[B, C, h, w]`` to zero, never all; scale up the rest."""
-    photos, device = len(grid), grid.device
-    kept = torch.rand(photos, layers, device=device) >= share
-    spared = F.one_hot(torch.randint(layers, (photos,), device=device), layers) > 0
-    kept = torch.where(kept.any(dim=1, keepdim=True), kept, spared)
-    scale = kept * (layers / kept.sum(dim=1, keepdim=True))
-    return grid * scale.repeat_interleave(grid.shape[1] // layers, dim=1)[:, :, None, None]
-
-
-def _check_share(name: str, value: Any) -> None:
-    if type(value) not in (int, float) or not 0 <= value < 1:
-        raise UserError(f"relative: {name} is {value!r:.80}; expected a number from 0 to below 1")
-
-
 class _AttentionBlock(nn.Module):
     """A pre-norm transformer block with the parameter names of OpenAI's CLIP."""
 

@@ -48,14 +48,11 @@ class FeatureShape(NamedTuple):
         grid_size: Side of the feature map.
         always_resizes: Whether published decoders on these features end in a resize even where
             that changes nothing (RN50 and the fusion); it shifts the name of their last layer.
-        layers: How many layers the channels are of, each with the same number of them; 1 where
-            they are not to be told apart (the fusion).
     """
 
     channels: int
     grid_size: int
     always_resizes: bool = False
-    layers: int = 1
 
 
 @dataclass(frozen=True)

@@ -189,7 +189,7 @@ class TransformersEncoder(Encoder):
         if output.flatten()[-1] != deepest.flatten()[-1]:
             raise UserError(f"{self._id}: its layers can't be taken apart; wrap it in a class")
         grid_size = size // self._patch if self._patch else grid.shape[2]
-        return FeatureShape(grid.shape[1], grid_size, layers=len(outputs))
+        return FeatureShape(grid.shape[1], grid_size)
 
     def _check_sizes(self, outputs: list[Tensor]) -> None:
         shapes = [tuple(output.shape[1:]) for output in outputs]

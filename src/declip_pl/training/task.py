@@ -64,7 +64,7 @@ class LocalizationTask(L.LightningModule):
         layer: The paper's name of the feature layer, counted from 0 for ViTs; several joined by
             ``+``.
         decoder: ``linear``, ``light``, ``attention``, ``conv-4``, ``conv-12``, ``conv-20``,
-            ``relative``, or a class.
+            or a class.
         image_size: Side of the input in pixels, by default the encoder's own.
         supervision: ``full`` (masks) or ``weak`` (image labels).
         learning_rate: Initial learning rate.
