@@ -108,6 +108,7 @@ class Localization:
             "verdict": self.verdict,
             "untouched_photos": self.evidence.photos,
             "untouched_higher": self.evidence.higher,
+            "compared": list(self.evidence.compared),
             "unlike": list(self.evidence.unlike),
             "pixel_threshold": self.threshold,
             "decision": self.decision,
