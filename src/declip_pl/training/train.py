@@ -42,7 +42,9 @@ def train(
         overwrite: Replace a run of the same name.
         further: Options of fit.
     """
-    DeclipCLI([*fit_arguments(options, generator, seed, name, resume, overwrite), *further])
+    brief = "--run.brief=true" in further
+    arguments = fit_arguments(options, generator, seed, name, resume, overwrite, brief)
+    DeclipCLI([*arguments, *further])
 
 
 def fit_arguments(
@@ -52,15 +54,20 @@ def fit_arguments(
     name: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    brief: bool = False,
 ) -> list[str]:
-    """Choose data and recipe; return the arguments of ``declip-pl fit`` for :func:`train`."""
+    """Choose data and recipe; return the arguments of ``declip-pl fit`` for :func:`train`.
+
+    Says what was chosen and why, unless ``brief``: then another command has said it.
+    """
     device = on_device(options.device)
     place, why_data = choose_data(options.data, options.source)
     root, options = place.root, replace(options, layout=place.layout or options.layout)
     if root == MINI:
         build_mini(MINI)
     chosen, why_config = choose_config(options.config, root)
-    print(f"data: {place} ({why_data}); recipe: {relative(chosen)} ({why_config})")
+    if not brief:
+        print(f"data: {place} ({why_data}); recipe: {relative(chosen)} ({why_config})")
     given: dict[str, Any] = {"config": chosen, "data.root": root, "data.generator": generator}
     given |= options.given(read_recipe(chosen)) | {"seed_everything": seed, "run.name": name}
     given |= {"run.resume": str(resume).lower(), "run.overwrite": str(overwrite).lower()}
