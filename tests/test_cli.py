@@ -13,6 +13,7 @@ import pytest
 import torch
 from benchmarks.offline_run import records
 from conftest import PATIENCE, make_clip, make_tree, wait_until
+from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from declip_pl import cli, parts
@@ -420,6 +421,16 @@ class TestTrain:
         arguments = train.fit_arguments(Options())
         assert built == [Path("data/mini")] and "--data.root=data/mini" in arguments
         assert "a stand-in, not Dolos" in capsys.readouterr().out
+
+    def test_data_and_recipe_are_said_once(self, tree, monkeypatch, capsys):
+        options = Options(data=str(tree))
+        train.fit_arguments(options, brief=True)  # said by the command that it is a part of
+        assert "recipe: " not in capsys.readouterr().out
+        train.fit_arguments(options)
+        assert capsys.readouterr().out.count("recipe: ") == 1
+        monkeypatch.setattr(rank_zero_only, "rank", 1)  # said by the first of several processes
+        train.fit_arguments(options)
+        assert "recipe: " not in capsys.readouterr().out
 
     def test_overrides_reach_fit(self, tree):
         options = Options(data=str(tree), encoder="e", decoder="d", layer="l", supervision="weak")

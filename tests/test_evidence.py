@@ -76,7 +76,7 @@ class TestWords:
         said = sentences(0.35, self.weighed(checkpoint, 0.35))
         assert "not above the model's cut-off of 0.35" in said[0]
         assert said[1] == "Of 5 untouched test photos of mini, 2 scored higher."
-        assert said[-1] == NO_PROOF and len(said) == 3
+        assert said[-1] == NO_PROOF and len(said) == 4
         assert sentences(0.95, self.weighed(checkpoint, 0.95))[0].startswith("Score 0.95, above")
 
     def test_numbers_that_two_decimals_do_not_tell_apart(self, checkpoint):
@@ -113,6 +113,27 @@ class TestWords:
     def test_a_photo_unlike_the_training_photos(self, checkpoint, side, quality, expected):
         pixels = np.zeros((50, side, 3), np.uint8)
         assert self.weighed(checkpoint, 0.5, pixels, quality).unlike == expected
+
+    @pytest.mark.parametrize(
+        ("quality", "expected"),
+        [
+            (90, "In size and JPEG quality it is like the training photos; camera and subject"),
+            (None, "In size it is like the training photos; compression (it is no JPEG), camera"),
+        ],
+    )
+    def test_what_was_not_compared_is_said_of_a_photo_like_them(
+        self, checkpoint, quality, expected
+    ):
+        found = self.weighed(checkpoint, 0.5, quality=quality)
+        assert found.unlike == () and ("JPEG quality" in found.compared) is (quality is not None)
+        (said,) = (line for line in sentences(0.5, found) if line.startswith(expected))
+        assert said.endswith("not compared, and untouched photos of other kinds may score higher.")
+
+    def test_nothing_is_compared_where_the_training_photos_are_not_on_record(self, checkpoint):
+        unknown = replace(checkpoint, trained_on=replace(TRAINED, photos=None))
+        found = self.weighed(unknown, 0.5, quality=90)
+        assert found.compared == ()
+        assert "Of what kind the training photos were is not on record" in sentences(0.5, found)[2]
 
     def test_a_jpeg_is_unlike_what_was_none(self, checkpoint):
         trained_on = replace(TRAINED, photos=SeenPhotos((256, 1024)))

@@ -139,8 +139,8 @@ def test_complete_set_is_left_alone_and_damage_is_noticed(tmp_path, capsys):
     mini.build_mini(root, counts)
     assert str(root) in capsys.readouterr().out
     before = content(root)
-    mini.build_mini(root, counts)
-    assert "nothing to do" in capsys.readouterr().out
+    assert not mini.build_mini(root, counts)
+    assert capsys.readouterr().out == ""
     with pytest.raises(UserError, match="remove the folder"):
         mini.build_mini(root, {"test": 2})
     manifest = json.loads((root / "mini.json").read_text())

@@ -38,6 +38,7 @@ def logged(clip, tree, tmp_path_factory):
     command = [sys.executable, "-c", COMMANDS, json.dumps([fit, test])]
     done = run_apart(command, folder, environment)
     assert done.returncode == 0, done.stderr
+    assert "wandb:" not in done.stdout + done.stderr
     assert done.stdout.count("wandb leet") == done.stdout.count("wandb sync") == 2
     return folder / "outputs/train/run"
 

@@ -57,7 +57,7 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of the processor for a photo, and what it takes of memory and disk.
+    """Seconds for a photo, and what it takes of memory and disk.
 
     Attributes:
         device: Where it was measured.
@@ -177,12 +177,12 @@ def as_text(counts: Counts, measured: Measured, where: Local | Slurm | None) -> 
         "score": (counts.scored * measured.score, f"{counts.scored} maps, validation too"),
     }
     total = sum(seconds for seconds, _ in stages.values())
-    lines = [f"  {name}: at most {_hours(took)} ({of})" for name, (took, of) in stages.items()]
+    lines = [f"  {name}: up to about {_hours(took)} ({of})" for name, (took, of) in stages.items()]
     shared = ""
     if isinstance(where, Local):
         shared = f", {_hours(total / where.processes)} with {where.processes} at once"
     lines.append(
-        f"  together: at most {_hours(total)}{shared}; starting and the report not counted"
+        f"  together: up to about {_hours(total)}{shared}; starting and the report not counted"
     )
     memory = "not measured, as there is no GPU here"
     if measured.gpu_bytes is not None:

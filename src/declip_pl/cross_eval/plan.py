@@ -11,6 +11,7 @@ from declip_pl.data.mini import MINI, build_mini
 from declip_pl.data.place import Place, read_place, read_places
 from declip_pl.data.transforms import Changes, make_changes
 from declip_pl.errors import UserError
+from declip_pl.files import relative
 from declip_pl.training.recipe import Options, Recipe, choose_config, choose_data
 from declip_pl.training.recipe_file import read_list
 
@@ -41,7 +42,7 @@ def choose_data_sets(options: Options, also: str | None) -> tuple[Options, list[
 def choose_recipe(options: Options, root: Path) -> Recipe:
     """Return the recipe of the models that are missing, and say why it is that one."""
     chosen, why = choose_config(options.config, root)
-    print(f"recipe: {chosen} ({why})")
+    print(f"recipe: {relative(chosen)} ({why})")
     return Recipe(root, chosen, options)
 
 

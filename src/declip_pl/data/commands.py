@@ -80,7 +80,8 @@ def mini(root: Path = MINI) -> None:
     Args:
         root: Folder to build.
     """
-    build_mini(root)
+    if not build_mini(root):
+        print(f"{root} is complete already, nothing to do")
 
 
 def forgeries(

@@ -75,8 +75,8 @@ No photo is in two splits. `mini.json` records the recipe and a SHA-256 over all
 """
 
 
-def build_mini(root: Path, counts: Mapping[str, int] = COUNTS, workers: int | None = None) -> None:
-    """Build the stand-in data set in ``root``, or say that it is there already.
+def build_mini(root: Path, counts: Mapping[str, int] = COUNTS, workers: int | None = None) -> bool:
+    """Build the stand-in data set in ``root``, and return whether it was not there already.
 
     Args:
         root: folder to create; it is either complete afterwards or as it was.
@@ -88,10 +88,10 @@ def build_mini(root: Path, counts: Mapping[str, int] = COUNTS, workers: int | No
     """
     root, start = root.resolve(), time.perf_counter()
     if _is_there(root, counts):
-        return
+        return False
     with work_folder(root, f"building {root}") as work:
         if _is_there(root, counts):  # by another process
-            return
+            return False
         folder = work / root.name
         _make_images(folder, counts, workers)
         photos = len({name for split in PHOTOS.values() for name in split})
@@ -107,6 +107,7 @@ def build_mini(root: Path, counts: Mapping[str, int] = COUNTS, workers: int | No
         f"mini: built {root}: {images} real crops and {images} fakes with masks from each of "
         f"{len(GENERATORS)} generators, from {photos} photos, in {seconds:.0f} s"
     )
+    return True
 
 
 def real_crop(split: str, index: int) -> Pixels:
@@ -198,7 +199,6 @@ def _is_there(root: Path, counts: Mapping[str, int]) -> bool:
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     _check_existing(root, dict(counts))
-    print(f"mini: {root} is complete already, nothing to do")
     return True
 
 

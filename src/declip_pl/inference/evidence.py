@@ -31,7 +31,9 @@ class Evidence:
         photos: How many untouched photos were scored; None likewise.
         higher: How many of these scored higher than the photo; None likewise.
         where: What they are, in words: ``test photos of mini``.
-        unlike: In what the photo is unlike the training photos, as far as that was measured.
+        compared: In what the photo was compared with the training photos: ``size``, and of a JPEG
+            ``JPEG quality``. Empty where it is not on record of what kind those were.
+        unlike: In what of these it is unlike them.
         tiled: Whether the photo was looked at in tiles.
     """
 
@@ -39,6 +41,7 @@ class Evidence:
     photos: int | None = None
     higher: int | None = None
     where: str = ""
+    compared: tuple[str, ...] = ()
     unlike: tuple[str, ...] = ()
     tiled: bool = False
 
@@ -53,17 +56,18 @@ def weigh(checkpoint: Checkpoint, score: float, picture: Picture, tiled: bool) -
         tiled: Whether it was looked at in tiles: scores of whole photos are then no measure.
     """
     seen = checkpoint.trained_on.photos if checkpoint.trained_on else None
+    compared = ("size", "JPEG quality")[: 1 if picture.quality is None else 2] if seen else ()
     unlike = differences(seen, picture) if seen else ()
     if tiled:
-        return Evidence(unlike=unlike, tiled=True)
+        return Evidence(compared=compared, unlike=unlike, tiled=True)
     chosen, tested = checkpoint.thresholds, checkpoint.tested_on
     threshold = chosen.image.get(checkpoint.pooling) if chosen else None
     if tested is None or not tested.untouched:
-        return Evidence(threshold, unlike=unlike)
+        return Evidence(threshold, compared=compared, unlike=unlike)
     higher = sum(other > score for other in tested.untouched)
     kind = {"test": "test photos", "valid": "validation photos"}[tested.split]
     where = f"{kind} of {tested.data}" if tested.data not in ("", "none") else kind
-    return Evidence(threshold, len(tested.untouched), higher, where, unlike)
+    return Evidence(threshold, len(tested.untouched), higher, where, compared, unlike)
 
 
 def differences(seen: SeenPhotos, picture: Picture) -> tuple[str, ...]:
@@ -102,12 +106,22 @@ def sentences(score: float, evidence: Evidence) -> list[str]:
         )
     elif not evidence.tiled:
         lines.append("How untouched photos score with this model is not on record.")
+    return [*lines, _likeness(evidence), NO_PROOF]
+
+
+def _likeness(evidence: Evidence) -> str:
+    """Return whether the photo is like the training photos, and what was not asked."""
     if evidence.unlike:
-        lines.append(
-            f"Unlike the photos that the model was trained on, and so less reliable: "
-            f"{'; '.join(evidence.unlike)}."
-        )
-    return [*lines, NO_PROOF]
+        found = "; ".join(evidence.unlike)
+        return f"Unlike the photos that the model was trained on, and so less reliable: {found}."
+    others = "untouched photos of other kinds may score higher."
+    if not evidence.compared:
+        return f"Of what kind the training photos were is not on record; {others}"
+    also = "" if "JPEG quality" in evidence.compared else "compression (it is no JPEG), "
+    return (
+        f"In {' and '.join(evidence.compared)} it is like the training photos; {also}camera and "
+        f"subject were not compared, and {others}"
+    )
 
 
 def _verdict(score: float, evidence: Evidence) -> str:

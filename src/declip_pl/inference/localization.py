@@ -108,6 +108,7 @@ class Localization:
             "verdict": self.verdict,
             "untouched_photos": self.evidence.photos,
             "untouched_higher": self.evidence.higher,
+            "compared": list(self.evidence.compared),
             "unlike": list(self.evidence.unlike),
             "pixel_threshold": self.threshold,
             "decision": self.decision,
@@ -162,9 +163,11 @@ class Localization:
     def __repr__(self) -> str:
         """Say in one line what was found."""
         height, width = self.mask.shape
+        parts = len(self.regions)
+        where = f" in {parts} region{'s' if parts > 1 else ''}" if parts else ""
         return (
             f"<Localization of {width} x {height} px, score {self.score:.2f}, "
-            f"{self.mask.mean():.1%} marked in {len(self.regions)} regions>"
+            f"{self.mask.mean():.1%} marked{where}>"
         )
 
     def _repr_html_(self) -> str:

@@ -18,9 +18,9 @@ from declip_pl.inference.localization import Localization
 
 RECORDS, TABLE, SETTINGS = "predictions.jsonl", "predictions.csv", "settings.json"
 COLUMNS = ("name", "path", "width", "height", "score", "image_threshold", "above",
-           "untouched_photos", "untouched_higher", "unlike", "pixel_threshold", "decision", "area",
-           "share", "regions", "seconds", "heatmap", "mask", "overlay", "model", "trained_on",
-           "tested_on", "notice", "error")  # fmt: skip
+           "untouched_photos", "untouched_higher", "compared", "unlike", "pixel_threshold",
+           "decision", "area", "share", "regions", "seconds", "heatmap", "mask", "overlay", "model",
+           "trained_on", "tested_on", "notice", "error")  # fmt: skip
 """Of the table, whose ``regions`` is their number."""
 
 PNG_END = b"IEND\xaeB`\x82"
@@ -142,8 +142,8 @@ def write_table(folder: Path, records: Iterable[Record]) -> None:
     lines = []
     for record in records:
         regions = len(record["regions"]) if "regions" in record else None
-        unlike = "; ".join(record.get("unlike", []))
-        cells = record | record.get("files", {}) | {"regions": regions, "unlike": unlike}
+        lists = {name: "; ".join(record.get(name, [])) for name in ("compared", "unlike")}
+        cells = record | record.get("files", {}) | lists | {"regions": regions}
         lines.append([cells.get(name) for name in COLUMNS])
     write_csv(folder / TABLE, COLUMNS, lines)
 

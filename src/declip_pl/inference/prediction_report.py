@@ -50,8 +50,12 @@ def _print_found(records: Sequence[Record], failed: int) -> None:
     if above:
         cut = records[0]["image_threshold"]
         print(f"scores:   {sum(above)} of {len(above)} above the model's cut-off of {cut:.2f}")
-    if unlike := sum(bool(record["unlike"]) for record in records):
-        print(f"unlike:   {unlike} of {len(records)} are unlike what the model was trained on")
+    if any(record.get("compared") for record in records):
+        unlike = sum(bool(record["unlike"]) for record in records)
+        print(
+            f"unlike:   {unlike} of {len(records)} are unlike the training photos in size or JPEG "
+            "quality; camera and subject were not compared"
+        )
     print(f"          {NO_PROOF}")
     found = sum(record["area"] > 0 for record in records)
     none, total = len(records) - found, len(records) + failed

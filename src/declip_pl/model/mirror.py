@@ -6,6 +6,7 @@ import sys
 import time
 import zipfile
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,10 @@ MIRROR_CONFIG: dict[str, Any] = {
 """config.json of ``openai/clip-vit-base-patch16``, its vision part."""
 
 _POLL_SECONDS = 0.2
+
+
+say_once = cache(print)
+"""Prints a line, once in a process: all layers of an encoder are of the same weights."""
 
 
 def build_mirror(folder: Path | None = None) -> Path:

@@ -22,6 +22,7 @@ from declip_pl.model.mirror import (
     build_mirror,
     checked_folder,
     mirror_folder,
+    say_once,
 )
 
 FOLDER = "folder "
@@ -293,7 +294,7 @@ def _from_folder(encoder: str) -> Weights:
 
 def _from_mirror() -> Weights:
     folder = build_mirror()
-    print(f"{MIRRORED} comes from the {MIRROR_SOURCE}, in {folder}")
+    say_once(f"{MIRRORED} comes from the {MIRROR_SOURCE}, in {folder}")
     return Weights(str(folder), MIRROR_SOURCE, MIRRORED)
 
 

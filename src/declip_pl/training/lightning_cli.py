@@ -37,7 +37,7 @@ from declip_pl.training.callbacks import PANELS, History, MovedRun, Panels, is_t
 from declip_pl.training.checkpoint_io import note_test
 from declip_pl.training.continuation import check_continuation
 from declip_pl.training.kept_epochs import KeptEpoch, check_options
-from declip_pl.training.progress import EpochLines, quiet
+from declip_pl.training.progress import MEANT, EpochLines, quiet
 from declip_pl.training.recipe_file import parse_yaml, read_recipe
 from declip_pl.training.results import describe_results, in_short, results_path, summary
 from declip_pl.training.run_folder import CONFIG, RESULTS, Run, run_name
@@ -45,15 +45,6 @@ from declip_pl.training.schedules import Schedule
 from declip_pl.training.task import LocalizationTask
 from declip_pl.training.together import Together
 from declip_pl.training.wandb_runs import make_logger, wandb_hints, wandb_id, wandb_options
-
-MEANT = (
-    "LightningCLI's args parameter",  # `train` hands over other arguments than those typed
-    r"Found \d+ module\(s\) in eval mode",  # the frozen encoder
-    r"The number of training batches \(\d+\) is smaller than the logging interval",
-    r"It is recommended to use `self.log\(.*sync_dist=True",  # the metrics have gathered already
-    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # inside Lightning
-)
-"""Warnings about what is meant to be so."""
 
 EVALUATIONS = "evaluations"
 """Where a training run's folder keeps W&B's files of later tests."""

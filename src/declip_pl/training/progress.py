@@ -1,5 +1,6 @@
 """What a training says while it runs: a line an epoch, and a bar where somebody watches."""
 
+import os
 import sys
 import time
 from typing import Any
@@ -8,6 +9,17 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback, ProgressBar, TQDMProgressBar
 
 from declip_pl.training.callbacks import is_trial
+
+MEANT = (
+    "LightningCLI's args parameter",  # `train` hands over other arguments than those typed
+    r"Found \d+ module\(s\) in eval mode",  # the frozen encoder
+    r"The number of training batches \(\d+\) is smaller than the logging interval",
+    r"It is recommended to use `self.log\(.*sync_dist=True",  # the metrics have gathered already
+    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # inside Lightning
+    # Where no job of SLURM runs, that its commands are there means nothing.
+    *([] if "SLURM_JOB_ID" in os.environ else ["The `srun` command is available"]),
+)
+"""Warnings about what is meant to be so."""
 
 
 class Bar(TQDMProgressBar):

@@ -46,7 +46,8 @@ class Run:
             supervision, the augmentation, forgeries and the seed where they are not the default.
         resume: Continue an interrupted run from its last epoch.
         overwrite: Delete what stands in the folder and start anew.
-        brief: Close with one line in place of the summary.
+        brief: Leave out which data and recipe were chosen, and close with one line in place of the
+            summary, as a part of a command that says both.
     """
 
     root: str = "outputs/train"

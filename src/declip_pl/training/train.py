@@ -4,6 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_only
+
 from declip_pl.data.layout import ALL, FORGERIES
 from declip_pl.data.layouts.dolos import Source
 from declip_pl.data.mini import MINI, build_mini
@@ -42,7 +44,9 @@ def train(
         overwrite: Replace a run of the same name.
         further: Options of fit.
     """
-    DeclipCLI([*fit_arguments(options, generator, seed, name, resume, overwrite), *further])
+    brief = "--run.brief=true" in further
+    arguments = fit_arguments(options, generator, seed, name, resume, overwrite, brief)
+    DeclipCLI([*arguments, *further])
 
 
 def fit_arguments(
@@ -52,15 +56,21 @@ def fit_arguments(
     name: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    brief: bool = False,
 ) -> list[str]:
-    """Choose data and recipe; return the arguments of ``declip-pl fit`` for :func:`train`."""
+    """Choose data and recipe; return the arguments of ``declip-pl fit`` for :func:`train`.
+
+    Says what was chosen and why, unless ``brief``: then another command has said it. Of several
+    processes of one training the first says it.
+    """
     device = on_device(options.device)
     place, why_data = choose_data(options.data, options.source)
     root, options = place.root, replace(options, layout=place.layout or options.layout)
     if root == MINI:
         build_mini(MINI)
     chosen, why_config = choose_config(options.config, root)
-    print(f"data: {place} ({why_data}); recipe: {relative(chosen)} ({why_config})")
+    if not (brief or rank_zero_only.rank):  # type: ignore[attr-defined]
+        print(f"data: {place} ({why_data}); recipe: {relative(chosen)} ({why_config})")
     given: dict[str, Any] = {"config": chosen, "data.root": root, "data.generator": generator}
     given |= options.given(read_recipe(chosen)) | {"seed_everything": seed, "run.name": name}
     given |= {"run.resume": str(resume).lower(), "run.overwrite": str(overwrite).lower()}

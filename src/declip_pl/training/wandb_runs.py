@@ -30,7 +30,8 @@ PRIVATE: dict[str, Any] = {
 """Settings of W&B that keep this machine and its user out of runs."""
 
 
-MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
+NOT_ONLINE = ("offline", "disabled", "dryrun")
+MODES = ("online", "shared", "run", *NOT_ONLINE)
 
 ANSWER_WITHIN = 10
 """Seconds that W&B's server has to answer."""
@@ -96,17 +97,21 @@ def wandb_place(folder: Path) -> Path:
     return Path(expanded(os.environ.get("WANDB_DIR") or str(folder)))
 
 
-def private_settings(**further: Any) -> wandb.Settings:
+def private_settings(mode: str | None, **further: Any) -> wandb.Settings:
     """Return settings that send nothing of this machine but its load and its hardware.
 
     Host, program, arguments, output, git's remote, code and installed packages stay here. What a
-    variable of W&B asks for is sent all the same, such as ``WANDB_CONSOLE=wrap``.
+    variable of W&B asks for is sent all the same, such as ``WANDB_CONSOLE=wrap``. A run that is not
+    online says nothing at its start; what goes wrong W&B says all the same.
 
     Args:
+        mode: As of :func:`wandb_mode`.
         further: Settings of the caller's.
     """
-    unasked = {n: value for n, value in PRIVATE.items() if _variable(n) not in os.environ}
-    return wandb.Settings(quiet=True, **unasked, **further)
+    apart = (mode or os.environ.get("WANDB_MODE")) in NOT_ONLINE
+    options = PRIVATE | {"quiet": True, "silent": apart}
+    unasked = {n: value for n, value in options.items() if _variable(n) not in os.environ}
+    return wandb.Settings(**unasked, **further)
 
 
 class PrivateLogger(WandbLogger):
@@ -127,12 +132,13 @@ def make_logger(folder: Path, **options: Any) -> WandbLogger:
         folder: Whose training or test it is.
         options: Of ``wandb.init``; ``id`` is a run to go on with, or None.
     """
+    mode = wandb_mode()
     logger = PrivateLogger(
         **options,
         resume="allow",
         save_dir=wandb_place(folder),
-        mode=wandb_mode(),
-        settings=private_settings(),
+        mode=mode,
+        settings=private_settings(mode),
     )
     logger._wandb_init.pop("anonymous", None)  # Lightning sets it, and wandb warns of it
     return logger

@@ -110,15 +110,15 @@ def _log(
     columns: list[str],
     rows: list[list[Any]],
 ) -> list[str]:
-    name = f"{JOB_TYPE} {matrix.name}"
+    name, mode = f"{JOB_TYPE} {matrix.name}", wandb_mode()
     with wandb.init(
         **wandb_options(name, matrix.data.name, JOB_TYPE, _tags(matrix)),
         id=wandb_id(folder),
         resume="allow",
         dir=wandb_place(folder),
-        mode=wandb_mode(),
+        mode=mode,
         # A training run that broke off in this process may still be open.
-        settings=private_settings(reinit="finish_previous"),
+        settings=private_settings(mode, reinit="finish_previous"),
         notes=matrix.notice,
         config=_facts(matrix),
     ) as run:

@@ -55,6 +55,8 @@ def autoencoders_of(sources: Sequence[Source], seed: int, folder: Path) -> dict[
 def _train_missing(paths: dict[Kind, Path], seen: Sequence[Source], seed: int) -> None:
     missing = [kind for kind, path in paths.items() if not _read(kind, path)]
     if missing:
+        # A bar is drawn for a terminal alone, and a log would stay silent for minutes.
+        print(f"training {len(missing)} small autoencoders for forgeries, once for these photos")
         views = [_view(source, index) for index, source in enumerate(seen)]
         for kind in tqdm(missing, "training autoencoders", disable=None):
             save_autoencoder(train_autoencoder(kind, views, seed), paths[kind])
