@@ -29,11 +29,12 @@ def calibration_error(histograms: Array) -> Sums:
         histograms: ``[S, P, 3, BINS]``: count, sum of probabilities, count of fakes.
     """
     trained = len(histograms)
-    own = occurring(np.nan_to_num(histograms[:, :, 0]).sum(-1) > 0)
-    count, probability, fake = np.moveaxis(np.nan_to_num(histograms[:, own]), -2, 0)
+    sizes = np.nan_to_num(histograms[:, :, 0].sum(-1))
+    own = occurring(sizes > 0)
+    _, probability, fake = np.moveaxis(histograms[:, own], -2, 0)
     # Of each photo only what the error is made of: how far apart the two are in each bin, and size.
-    table = np.concatenate([fake - probability, count.sum(-1, keepdims=True)], -1).swapaxes(1, 2)
-    table = table.reshape(trained * (BINS + 1), -1)
+    gaps = np.nan_to_num(fake - probability).swapaxes(1, 2)
+    table = np.concatenate([gaps, sizes[:, None, own]], 1).reshape(trained * (BINS + 1), -1)
 
     def scores(sums: Array, seeds: Indices) -> Array:
         summed = sums.reshape(*sums.shape[:-1], trained, BINS + 1)
