@@ -131,11 +131,11 @@ class _Fakes(NamedTuple):
         beside = alarms.take(self.alarms, -1)
         marked = found + beside
         np.maximum(marked, 1, out=marked)
-        ranked.precision += np.vecdot(weights, found / marked)
+        ranked.precision += _dot(weights, found / marked)
         # Pairs in the wrong order. One of equal scores is half of one, so that sums are exact.
         level = beside.take(self.level, -1) - alarms.take(self.beaten, -1)
-        ranked.lost += np.vecdot(weights, beside)
-        ranked.lost -= np.vecdot(weights.take(self.level, -1), level) / 2
+        ranked.lost += _dot(weights, beside)
+        ranked.lost -= _dot(weights.take(self.level, -1), level) / 2
         ranked.found[:] = sums[:, -1]
 
 
@@ -197,6 +197,13 @@ def _falling(scores: Array) -> tuple[Array, Indices]:
 def _at_least(falling: Array, scores: Array, side: Any) -> Indices:
     """Return how many of falling scores are at least each of others, or (``left``) above it."""
     return np.searchsorted(-falling, -scores, side)
+
+
+def _dot(weights: Array, values: NDArray[Any]) -> Array:
+    """Return the sum of each row of ``[N, I]`` products."""
+    # Numpy's other products start threads, which wait for each other longer than they compute.
+    total: Array = np.einsum("ni,ni->n", weights, values)
+    return total
 
 
 def _running(counts: Counts) -> Whole:
