@@ -289,35 +289,54 @@ def test_a_variant_that_fails_is_named_and_the_rest_is_written(answered, capfd):
     assert "bad: left out" in capfd.readouterr().out
 
 
-def test_layers_of_one_encoder_are_encoded_by_one_pass(tmp_path, monkeypatch):
-    """Of each photo: the joined features are, channel by channel, those of the single layers."""
-    make_tree(tmp_path / "dolos")
-    clip = make_clip(tmp_path / "clip")
-    monkeypatch.setenv("DECLIP_FEATURES", str(tmp_path / "features"))
-    layers = ["layer1", "layer3", "layer2+layer1"]
-    (tmp_path / "recipe.yaml").write_text("data: {num_workers: 0}\n")
-    recipes = {
-        layer: Recipe(
-            tmp_path / "dolos",
-            tmp_path / "recipe.yaml",
-            Options(encoder=str(clip), layer=layer, decoder="linear"),
-        )
-        for layer in layers
-    }
-    passed = []
+LAYERS = ["layer1", "layer3", "layer2+layer1"]
+
+
+@pytest.fixture
+def passed(monkeypatch):
+    """The layers of the photos that pass an encoder; it looks at a blank when built."""
+    found = []
     forward = TransformersEncoder.forward
 
     def count(self, pixels):
-        passed.extend([self.layer] * len(pixels) * (len(pixels) > 1))
+        found.extend([self.layer] * len(pixels) * (len(pixels) > 1))
         return forward(self, pixels)
 
     monkeypatch.setattr(TransformersEncoder, "forward", count)
-    choices = {layer: list(GENERATORS) for layer in layers}
+    return found
+
+
+def encode_layers(folder, clip, **data):
+    """Encode what a generator's models are trained and scored on, at some layers."""
+    make_tree(folder / "dolos")
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(json.dumps({"data": {"num_workers": 0, **data}}))
+    recipes = {
+        layer: Recipe(
+            folder / "dolos", recipe, Options(encoder=str(clip), layer=layer, decoder="linear")
+        )
+        for layer in LAYERS
+    }
+    choices = {layer: ["ldm"] for layer in LAYERS}
+    tested = LocalizationDataModule(str(folder / "dolos"), "lama+ldm")
     for _ in range(2):  # the second time everything is there
-        encode_together(recipes, choices, torch.device("cpu"))
-    photos = [path for path in (tmp_path / "dolos").rglob("*") if is_photo(path)]
+        encode_together(recipes, choices, tested, torch.device("cpu"))
+
+
+def photos_in(folder, *parts):
+    """Return the photos whose path has one of some parts."""
+    found = (path for path in (folder / "dolos").rglob("*") if path.is_file())
+    return [p for p in found if "masks" not in p.parts and any(part in str(p) for part in parts)]
+
+
+def test_layers_of_one_encoder_are_encoded_by_one_pass(clip, tmp_path, monkeypatch, passed):
+    """Of each photo: the joined features are, channel by channel, those of the single layers."""
+    monkeypatch.setenv("DECLIP_FEATURES", str(tmp_path / "features"))
+    encode_layers(tmp_path, clip)
+    # Of other generators, which models are scored on, the test photos.
+    photos = photos_in(tmp_path, "/test/", "ldm/images/", "real/valid/")
     assert set(passed) == {"layer1+layer3+layer2"} and len(passed) == len(photos)
-    for layer in layers:
+    for layer in LAYERS:
         encoder = build_encoder(str(clip), layer)
         cached = FeatureCache(encoder).fetch(photos, torch.device("cpu"))
         monkeypatch.setenv("DECLIP_FEATURES", str(tmp_path / "apart"))
@@ -329,10 +348,13 @@ def test_layers_of_one_encoder_are_encoded_by_one_pass(tmp_path, monkeypatch):
     assert len(passed) == 4 * len(photos)  # the last three times one by one
 
 
-def is_photo(path):
-    """Whether a file of the tree is a photo that training or testing sees."""
-    unseen = path.parts[-3:-1] == ("real", "train")  # masks alone are trained on
-    return path.is_file() and "masks" not in path.parts and not unseen
+def test_photos_that_are_changed_before_are_not_encoded_as_they_are(
+    clip, tmp_path, monkeypatch, passed
+):
+    """Models are scored on photos as they are, whatever they are trained and validated on."""
+    monkeypatch.setenv("DECLIP_FEATURES", str(tmp_path / "features"))
+    encode_layers(tmp_path, clip, augmentation="jpeg", views=2, perturbation="blur")
+    assert len(passed) == len(photos_in(tmp_path, "/test/"))
 
 
 def made_up(scores, against="a", **more):

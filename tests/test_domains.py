@@ -344,6 +344,7 @@ B = (("telea", 2),)
 HOME = (("lama", 4), ("ldm", 4), ("real", 4))
 
 
+@pytest.mark.slow  # three cross-evaluations
 def test_one_command_trains_and_scores_on_all(place, here, capsys, encoded):
     command = ["cross-eval", f"--data={place}/dolos", f"--config={place}/tiny.yaml",
                f"--also={place}/a/bench,{place}/b/bench"]  # fmt: skip

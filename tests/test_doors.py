@@ -17,6 +17,7 @@ from conftest import make_tree
 
 from declip_pl.cross_eval.cell import read_cell
 
+pytestmark = pytest.mark.slow  # every command in a process of its own
 PARTS = Path(__file__).parents[1] / "docs/parts"
 NAMES = ("my_encoder", "my_decoder", "my_loss", "my_metric", "my_layout")
 

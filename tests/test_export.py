@@ -146,9 +146,9 @@ def test_the_command_writes_a_graph_that_answers_like_torch(exported, model):
     ("kind", "decoder"),
     [
         ("interpolated", "attention"),
-        ("rn50", "conv-4"),
-        ("dinov2", "linear"),
-        # Their parts are among those above, or take half a minute.
+        # Together they take most of a minute.
+        pytest.param("rn50", "conv-4", marks=pytest.mark.slow),
+        pytest.param("dinov2", "linear", marks=pytest.mark.slow),
         pytest.param("layers", "relative", marks=pytest.mark.slow),
         pytest.param("layers", "attention", marks=pytest.mark.slow),
         pytest.param("fusion", "light", marks=pytest.mark.slow),

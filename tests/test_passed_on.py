@@ -46,6 +46,10 @@ cli.main(["predict", str(place / "dolos/fake/ldm/images/test/0.png"), f"--model=
 """
 
 
+MADE = pytest.mark.slow
+"""A model is trained, scored, exported and used, in a process of its own."""
+
+
 @pytest.fixture(scope="module")
 def passed_on(tmp_path_factory):
     """A folder where a model was trained, scored, logged, saved, exported and used."""
@@ -113,6 +117,7 @@ def assert_tells_nothing(data: bytes, where: object) -> None:
         assert at < 0, (where, data[max(0, at - 80) : at + 80])
 
 
+@MADE
 def test_the_report_and_what_stands_beside_it(passed_on):
     folder = passed_on / "outputs/cross_eval/x"
     names = ("report.html", "matrix.json", "matrix.csv", "matrix.png", "matrix.pdf", "photos.csv")
@@ -124,6 +129,7 @@ def test_the_report_and_what_stands_beside_it(passed_on):
     assert "no such model" in page and "best.ckpt" in page  # it still says what is what
 
 
+@MADE
 def test_a_saved_folder(passed_on):
     for path in files_below(passed_on / "saved"):
         data = path.read_bytes()
@@ -136,10 +142,12 @@ def test_a_saved_folder(passed_on):
         assert_tells_nothing(data, path)
 
 
+@MADE
 def test_an_onnx_graph(passed_on):
     assert_tells_nothing((passed_on / "model.onnx").read_bytes(), "model.onnx")
 
 
+@MADE
 def test_pictures_of_photos_are_without_their_metadata(passed_on):
     pictures = [path for path in files_below(passed_on / "outputs") if path.suffix == ".png"]
     kinds = {path.relative_to(passed_on / "outputs").parts[0] for path in pictures}
@@ -149,6 +157,7 @@ def test_pictures_of_photos_are_without_their_metadata(passed_on):
             assert_tells_nothing(part, path)
 
 
+@MADE
 @pytest.mark.parametrize("kind", ["train", "cross_eval"])
 def test_a_wandb_run(passed_on, kind):
     (folder,) = (passed_on / "outputs" / kind).glob("*/wandb/offline-run-*")

@@ -101,7 +101,7 @@ def ablate(
         return
     with claim(folder, "ablating into"):
         plans = [plan(variant) for variant in asked.variants]
-        _encode(plans, find_device(device))
+        _encode(plans, photos, find_device(device))
         failures = _train(plans, seeds, trained_models if part else train_missing)
         ablation = _answer(asked, plans, photos, folder, find_device(device), failures, start)
     _tell(ablation, folder, failures)
@@ -137,7 +137,7 @@ def _apart(
         return
     plans, photos = pieces.plans, pieces.photos
     if part.kind == "encode":
-        _encode(plans, find_device(device))
+        _encode(plans, photos, find_device(device))
         for plan in plans:
             encode_part(plan.recipe, plan.choices, [photos], part, find_device(device))
         return
@@ -170,11 +170,12 @@ def _plan(
     return Plan(variant, replace(recipe, label=label), choices, [])
 
 
-def _encode(plans: Sequence[Plan], device: torch.device) -> None:
+def _encode(plans: Sequence[Plan], photos: LocalizationDataModule, device: torch.device) -> None:
     """Encode the photos of variants that differ in the layer."""
     encode_together(
         {plan.variant: plan.recipe for plan in plans},
         {plan.variant: plan.choices for plan in plans},
+        photos,
         device,
     )
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from declip_pl.cross_eval.pieces import all_wanted
+from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.feature_cache import FeatureCache
 from declip_pl.data.layer_caches import fill, words_of
 from declip_pl.errors import UserError
@@ -15,17 +17,24 @@ from declip_pl.model.own_encoder import NO_LAYER
 from declip_pl.parts import Spec, as_text
 from declip_pl.training.recipe import Recipe
 
+UNCHANGED = ("none", 0, "none")
+"""A view of photos that are encoded as they are."""
+
 
 def encode_together(
-    recipes: Mapping[str, Recipe], choices: Mapping[str, Sequence[str]], device: torch.device
+    recipes: Mapping[str, Recipe],
+    choices: Mapping[str, Sequence[str]],
+    tested: LocalizationDataModule,
+    device: torch.device,
 ) -> None:
     """Encode the photos of variants that have one encoder at several layers.
 
-    What is left, and whatever is augmented, is encoded when a variant is trained or scored.
+    What is left, and photos that are changed before, are encoded when a variant needs them.
 
     Args:
         recipes: Of the variants.
         choices: What each variant's models are trained on.
+        tested: The data set that they are scored on.
         device: Where the encoder runs.
 
     Raises:
@@ -34,14 +43,14 @@ def encode_together(
     groups: dict[tuple[str, int | None], list[str]] = defaultdict(list)
     for variant, recipe in recipes.items():
         said = recipe.entries
-        cached = said["data.cache"] and said["data.augmentation"] == "none"
-        if cached and said["model.layer"] != NO_LAYER:
+        if said["data.cache"] and said["model.layer"] != NO_LAYER:
             groups[as_text(said["model.encoder"]), said["model.image_size"]].append(variant)
     for variants in groups.values():
         layers = list(dict.fromkeys(recipes[v].entries["model.layer"] for v in variants))
         if len(layers) > 1:
             first = recipes[variants[0]].entries
-            photos = [p for v in variants for p in _photos(recipes[v], choices[v])]
+            wanted = [w for v in variants for w in all_wanted(recipes[v], choices[v], [tested])]
+            photos = [p for w in wanted if w.changes == UNCHANGED for p in w.photos]
             _fill(first["model.encoder"], first["model.image_size"], layers, photos, device)
 
 
@@ -62,13 +71,3 @@ def _fill(
         return
     together = build_encoder(encoder, "+".join(words_of(caches)), size)
     fill(list(caches.values()), together, list(dict.fromkeys(photos)), device)
-
-
-def _photos(recipe: Recipe, choices: Sequence[str]) -> list[Path]:
-    """Return all photos that training, validating and testing see."""
-    found: dict[Path, None] = {}
-    for choice in choices:
-        data = recipe.data_module(choice)
-        for part in (data.train_set(), *data.valid_sets(), *data.test_sets()):
-            found |= dict.fromkeys(sample.image for sample in part.samples)
-    return list(found)

@@ -22,15 +22,14 @@ from declip_pl.cross_eval.folder import check_folder, further_folder
 from declip_pl.cross_eval.models import planned, read_models
 from declip_pl.cross_eval.scoring import unfinished
 from declip_pl.data.datamodule import LocalizationDataModule
-from declip_pl.data.feature_cache import FeatureCache
 from declip_pl.data.feature_share import encode_share
 from declip_pl.data.layout import REAL
+from declip_pl.data.wanted import Wanted, distinct, evaluated
 from declip_pl.jobs.pieces import Stage
 from declip_pl.jobs.where import Local, Part, Slurm
 from declip_pl.model.devices import find_device
 from declip_pl.model.encoder import build_encoder
 from declip_pl.training.recipe import Recipe
-from declip_pl.training.wanted_features import Wanted, distinct, photos_of, wanted_features
 
 
 @dataclass(frozen=True)
@@ -145,20 +144,28 @@ def encode_part(
     said = recipe.entries
     encoder = build_encoder(said["model.encoder"], said["model.layer"], said["model.image_size"])
     encoded = 0
-    for place, entry in enumerate(_all_wanted(recipe, wanted, sets)):
-        cache = FeatureCache(encoder, entry.augmentation, entry.view, entry.perturbation)
+    for place, entry in enumerate(all_wanted(recipe, wanted, sets)):
         number = (part.number - 1 + place) % part.of + 1  # short lists are not all the first's
-        encoded += encode_share(cache, entry.photos, number, part.of, device, entry.index.hashes)
+        encoded += encode_share(
+            entry.cache(encoder), entry.photos, number, part.of, device, entry.index.hashes
+        )
         entry.index.save()
     print(f"encoded {encoded} photos, share {part.number} of {part.of}")
 
 
-def _all_wanted(
-    recipe: Recipe, wanted: Sequence[str], sets: Sequence[LocalizationDataModule]
+def all_wanted(
+    recipe: Recipe, wanted: Sequence[str], places: Sequence[LocalizationDataModule]
 ) -> list[Wanted]:
+    """Return what trainings, and the scoring of their models, look up in the feature cache.
+
+    Args:
+        recipe: Of the models.
+        wanted: What they are trained on.
+        places: What they are scored on.
+    """
     tested = []
-    for data in sets:
+    for data in places:
         names = [*data.generators, *([REAL] if data.has_reals else [])]
-        photos = photos_of(data.evaluation_set(name, "test", name) for name in names)
-        tested.append(Wanted(data.index, photos, perturbation=data.perturbation))
-    return distinct([*wanted_features(recipe, wanted), *tested])
+        sets = [data.evaluation_set(name, "test", name) for name in names]
+        tested.append(evaluated(data, sets))
+    return distinct([*(entry for choice in wanted for entry in recipe.wanted(choice)), *tested])

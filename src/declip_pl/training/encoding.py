@@ -1,20 +1,17 @@
 """The callback that has every photo encoded once, before a stage begins."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from declip_pl.data.cached_features import CachedFeatures
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.dataset import LocalizationDataset
-from declip_pl.data.feature_cache import FeatureCache
-from declip_pl.data.index import DataIndex
 from declip_pl.data.ranks import Ranks, all_ranks
 from declip_pl.data.room import check_room
+from declip_pl.data.wanted import evaluated, trained
 from declip_pl.model.frozen import Encoder
 
 
@@ -64,54 +61,29 @@ def encoder_of(pl_module: Any) -> Encoder | None:
     return encoder if isinstance(encoder, Encoder) else None
 
 
-class _Wanted(NamedTuple):
-    """Photos whose features are wanted, and the cache that they are kept in."""
-
-    cache: FeatureCache
-    sets: Sequence[LocalizationDataset]
-
-    def photos(self) -> list[Path]:
-        return list(dict.fromkeys(sample.image for data in self.sets for sample in data.samples))
-
-    def fetch(self, device: torch.device, index: DataIndex, ranks: Ranks) -> CachedFeatures:
-        features = self.cache.fetch(self.photos(), device, index.hashes, ranks)
-        for data in self.sets:
-            data.check_photos()
-        if ranks.first:
-            index.save()
-        return features
-
-
 def _encode(
     encoder: Encoder, data: LocalizationDataModule, stage: str, device: torch.device, ranks: Ranks
 ) -> None:
     """Give the data module its views; all ranks call this together."""
-    evaluated = FeatureCache(encoder, perturbation=data.perturbation)
-    training = _training(encoder, data) if stage == "fit" else []
-    # Where nothing is changed, photos that are trained on and evaluated are encoded as one.
-    as_one = stage == "fit" and data.augmentation == data.perturbation == "none"
-    sets = [data.train_set()] if as_one else []
-    evaluation = _Wanted(evaluated, [*sets, *_sets(data, stage)])
+    sets, training = _sets(data, stage), trained(data) if stage == "fit" else []
+    evaluation = evaluated(data, sets)
+    as_one = [view.changes for view in training] == [evaluation.changes]
+    if as_one:  # photos that are trained on and evaluated
+        both = dict.fromkeys([*training.pop().photos, *evaluation.photos])
+        evaluation = replace(evaluation, photos=tuple(both))
+    wanted = [evaluation, *training]
     if ranks.first:
         tested_next = stage == "fit" and data.is_tested_next
-        later = [_Wanted(evaluated, data.test_sets())] if tested_next else []
-        wanted = [*later, evaluation, *training]
-        check_room([(w.cache, data.index.hashes(w.photos()).values()) for w in wanted])
-    data.evaluation_views = [evaluation.fetch(device, data.index, ranks)]
-    data.train_views = [view.fetch(device, data.index, ranks) for view in training]
-    if as_one:
-        data.train_views = data.evaluation_views
-
-
-def _training(encoder: Encoder, data: LocalizationDataModule) -> list[_Wanted]:
-    """Return the views of the training photos that are not encoded with those for validation."""
-    if data.augmentation == "none":
-        plain = data.perturbation == "none"
-        return [] if plain else [_Wanted(FeatureCache(encoder), [data.train_set()])]
-    return [
-        _Wanted(FeatureCache(encoder, data.augmentation, view), [data.train_set()])
-        for view in range(data.views)
-    ]
+        later = [evaluated(data, data.test_sets())] if tested_next else []
+        hashes = data.index.hashes
+        check_room([(w.cache(encoder), hashes(w.photos).values()) for w in (*later, *wanted)])
+    found = []
+    for part in wanted:
+        found.append(part.cache(encoder).fetch(part.photos, device, data.index.hashes, ranks))
+        data.stamps.check(*part.photos)
+        if ranks.first:
+            data.index.save()
+    data.evaluation_views, data.train_views = found[:1], found[:1] if as_one else found[1:]
 
 
 def _sets(data: LocalizationDataModule, stage: str) -> list[LocalizationDataset]:

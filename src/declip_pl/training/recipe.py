@@ -16,6 +16,7 @@ from declip_pl.data.masks import Polarity
 from declip_pl.data.mini import MINI
 from declip_pl.data.place import Place, read_place
 from declip_pl.data.transforms import Changes
+from declip_pl.data.wanted import Wanted, evaluated, trained
 from declip_pl.errors import UserError
 from declip_pl.files import expanded, shortened
 from declip_pl.model.checkpoint import read_checkpoint
@@ -191,9 +192,16 @@ class Recipe:
     def data_module(self, choice: str) -> LocalizationDataModule:
         """Return the data that a generator choice stands for."""
         names = ("layout", "polarity", "forgeries", "train_photos")
-        options = {name: self.entries[f"data.{name}"] for name in names}
+        changes = ("augmentation", "views", "perturbation", "cache")
+        options = {name: self.entries[f"data.{name}"] for name in (*names, *changes)}
         options |= {"supervision": self.entries["model.supervision"]}
         return LocalizationDataModule(str(self.root), choice, **options)
+
+    def wanted(self, choice: str) -> list[Wanted]:
+        """Return what a training, and the test that follows, look up in the feature cache."""
+        data = self.data_module(choice)
+        tested = evaluated(data, [*data.valid_sets(), *data.test_sets()])
+        return [tested, *trained(data)] if data.cache else []
 
     @cached_property
     def sections(self) -> Sections:

@@ -1,14 +1,16 @@
-"""Which photos a recipe's trainings have encoded, and how they are changed before."""
+"""Which photos are encoded for a stage, and how they are changed before."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.dataset import LocalizationDataset
+from declip_pl.data.feature_cache import FeatureCache
 from declip_pl.data.index import DataIndex
 from declip_pl.data.transforms import Changes, key_of
-from declip_pl.training.recipe import Recipe
+from declip_pl.model.frozen import Encoder
 
 
 @dataclass(frozen=True)
@@ -29,27 +31,26 @@ class Wanted:
     view: int = 0
     perturbation: Changes = "none"
 
+    @property
+    def changes(self) -> tuple[str, int, str]:
+        """What tells the caches of an encoder apart."""
+        return key_of(self.augmentation), self.view, key_of(self.perturbation)
 
-def wanted_features(recipe: Recipe, choices: Sequence[str]) -> list[Wanted]:
-    """Return what trainings look up in the feature cache, as :class:`EncodePhotos` does.
+    def cache(self, encoder: Encoder) -> FeatureCache:
+        """Return the cache in which an encoder's features of these photos lie."""
+        return FeatureCache(encoder, self.augmentation, self.view, self.perturbation)
 
-    Args:
-        recipe: Of the trainings.
-        choices: The generators of each.
-    """
-    said = recipe.entries
-    if not said["data.cache"]:
-        return []
-    augmentation, perturbation = said["data.augmentation"], said["data.perturbation"]
-    views = 1 if augmentation == "none" else said["data.views"]
-    found = []
-    for choice in choices:
-        data = recipe.data_module(choice)
-        evaluated = photos_of([*data.valid_sets(), *data.test_sets()])
-        found.append(Wanted(data.index, evaluated, perturbation=perturbation))
-        trained = photos_of([data.train_set()])
-        found += [Wanted(data.index, trained, augmentation, view) for view in range(views)]
-    return found
+
+def trained(data: LocalizationDataModule) -> list[Wanted]:
+    """Return the views of the training photos."""
+    photos = photos_of([data.train_set()])
+    views = 1 if data.augmentation == "none" else data.views
+    return [Wanted(data.index, photos, data.augmentation, view) for view in range(views)]
+
+
+def evaluated(data: LocalizationDataModule, sets: Iterable[LocalizationDataset]) -> Wanted:
+    """Return the photos of some sets that are validated or tested on."""
+    return Wanted(data.index, photos_of(sets), perturbation=data.perturbation)
 
 
 def photos_of(sets: Iterable[LocalizationDataset]) -> tuple[Path, ...]:
@@ -62,7 +63,7 @@ def distinct(wanted: Iterable[Wanted]) -> list[Wanted]:
     seen: dict[tuple[str, int, str], set[Path]] = defaultdict(set)
     found = []
     for entry in wanted:
-        known = seen[key_of(entry.augmentation), entry.view, key_of(entry.perturbation)]
+        known = seen[entry.changes]
         photos = tuple(photo for photo in entry.photos if photo not in known)
         known.update(photos)
         if photos:
