@@ -437,7 +437,7 @@ def test_a_metric_from_a_file_outside_appears_everywhere(
     assert "False alarms" in page and "share of real pixels over 0.5" in page
     scored = [(model, finished_cell(folder, matrix, model, "ldm")) for model in matrix.models]
     assert any(row[2] == "false_alarms" for row in wandb_run.matrix_rows(matrix))
-    assert "false_alarms" in wandb_run.photo_table(scored)[0]
+    assert "false_alarms" in wandb_run.photo_table(lambda: scored)[0]
     assert "false_alarms/by_train/lama" in wandb_run.summary_figures(matrix)
     keys = [key for panels in plan(matrix).values() for panel in panels for key in panel.keys]
     assert "test/ldm/false_alarms" in keys

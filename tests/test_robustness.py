@@ -12,6 +12,7 @@ from declip_pl import cli
 from declip_pl.cross_eval.matrix import Made, Score, read_matrix
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.images import read_photo
+from declip_pl.data.index import DataIndex
 from declip_pl.data.transforms import build_transform, follow, make_changes
 from declip_pl.errors import UserError
 from declip_pl.model.features import Preprocessing
@@ -256,6 +257,20 @@ def test_the_same_command_again_encodes_nothing(scored, capsys):
     cli.main(command)
     assert passed == before
     assert "strength 4 of 4" in capsys.readouterr().out
+
+
+@pytest.mark.slow  # trains two models
+def test_all_strengths_have_one_index(scored, monkeypatch):
+    opened = []
+    begin = DataIndex.__init__
+
+    def count(self, *of, **options):
+        opened.append(of)
+        begin(self, *of, **options)
+
+    monkeypatch.setattr(DataIndex, "__init__", count)
+    cli.main(scored[1])
+    assert len(opened) == 1
 
 
 @pytest.mark.slow  # trains two models

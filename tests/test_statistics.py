@@ -10,7 +10,7 @@ from scipy.stats import norm
 from sklearn.metrics import accuracy_score, average_precision_score, roc_auc_score
 
 from declip_pl.cross_eval import statistics as s
-from declip_pl.cross_eval.statistics import bootstrap, significance
+from declip_pl.cross_eval.statistics import arrays, bootstrap, significance
 
 ONE_SEED = np.zeros(1, np.intp)
 
@@ -194,6 +194,30 @@ def test_the_same_numbers_come_out_in_any_number_of_threads(monkeypatch):
     assert found[0].tolist() == found[1].tolist()
 
 
+@pytest.mark.parametrize("photos", [3, 1000, 40_000])
+def test_draws_are_counted(photos):
+    found = arrays.draw(np.random.default_rng(0), 7, photos)
+    drawn = np.random.default_rng(0).integers(photos, size=(7, photos))
+    assert np.array_equal(found, [np.bincount(row, minlength=photos) for row in drawn])
+
+
+def test_statistics_that_are_found_together_are_as_they_are_alone():
+    """Sums of the same photos, of others, of more than one piece, and what is no sum."""
+    rng = np.random.default_rng(0)
+    whole, some = rng.uniform(0, 100, (2, 2, 5000)), rng.uniform(0, 100, (1, 2, 5000))
+    some[..., 100:] = nan
+    histogram = s.image_histogram(rng.random(5000), rng.integers(0, 2, 5000))
+    statistics = [
+        s.means_of(whole), s.means_of(some), s.calibration_error(np.stack([histogram] * 2)),
+        lambda counts, seeds: counts[..., :1], s.mean_of_cells(whole), s.mean_of_cells(some),
+    ]  # fmt: skip
+    counts, seeds = rng.poisson(1, (3, 5000)).astype(np.uint8), rng.integers(0, 2, (3, 2))
+    found = arrays.joint(statistics)(counts, seeds)
+    for together, alone in zip(found, statistics, strict=True):
+        assert together == pytest.approx(alone(counts, seeds))
+        assert together == pytest.approx(alone(counts.astype(float), seeds))
+
+
 @pytest.mark.parametrize(("photos", "n"), [(1, 1), (1, 4), (10, 1)])
 def test_fewer_than_two_photos_have_no_interval(photos, n):
     scores = np.full((1, 2, photos), nan)
@@ -310,7 +334,7 @@ def image_scores(request):
 
 def auroc(fakes, reals):
     """The area under the ROC curve as a statistic of its own."""
-    all_of_them = s.detection(fakes, reals, [])
+    all_of_them = s.detection(fakes[None], reals, [])
     return lambda counts, seeds: all_of_them(counts, seeds)[..., 1:2]
 
 
@@ -332,12 +356,12 @@ def test_detection_equals_scikit_learn_on_every_resample(image_scores):
         np.mean([reference(drawn, seed) for seed in some], axis=0)
         for drawn, some in zip(photos, seeds, strict=True)
     ]
-    found = s.detection(fakes, reals, thresholds)(counted(photos), seeds)
+    found = s.detection(fakes[None], reals, thresholds)(counted(photos), seeds)
     assert found == pytest.approx(np.array(expected))
 
 
 def test_detection_by_hand():
-    fakes, reals = np.array([[0.9, 0.5, 0.5]]), np.array([[0.5, 0.1, nan]])
+    fakes, reals = np.array([[[0.9, 0.5, 0.5]]]), np.array([[0.5, 0.1, nan]])
     found = s.detection(fakes, reals, [[0.5]])(np.ones(3), ONE_SEED)
     # Thresholds 0.9: precision 1, recall 1/3; 0.5: precision 3/4, recall 1.
     # Pairs: 0.9 wins two; each 0.5 ties with one and wins one.
@@ -346,17 +370,41 @@ def test_detection_by_hand():
 
 
 def test_detection_of_many_photos_by_hand():
-    fakes = np.linspace(0.5, 1, 70_000)[None]  # more pairs than 4 bytes can count
+    fakes = np.linspace(0.5, 1, 70_000)[None, None]  # more pairs than 4 bytes can count
     reals = np.where(np.arange(70_000) < 35_000, 0.2, 2.0)[None]
     found = s.detection(fakes, reals, [])(np.ones(70_000), ONE_SEED)
     harmonic = (np.arange(70_000) + 1) / (np.arange(70_000) + 35_001)
     assert found == pytest.approx([100 * harmonic.mean(), 50])
 
 
+@pytest.mark.parametrize("levels", [50, 2000, 10**6], ids=["many equal", "some", "few"])
+def test_detection_of_several_test_sets_in_several_parts(levels):
+    """More photos than are ranked at once, equal ones across where they are parted."""
+    rng = np.random.default_rng(6)
+    photos = 150_000
+    fakes = rng.integers(0, levels, (2, 1, photos)) / levels
+    reals = rng.integers(0, levels, (1, photos)) / levels
+    fakes[1, 0, 1000:], reals[0, 2000:] = nan, nan
+    counts = rng.poisson(1, (2, photos))
+    found = s.detection(fakes, reals, [[0.4]])(counts, ONE_SEED)
+    assert found.shape == (2, 2 * 3)
+    for drawn, rates in zip(counts, found.reshape(2, 2, 3), strict=True):
+        for fake, expected in zip(fakes[:, 0], rates, strict=True):
+            values, labels = np.concatenate([fake, reals[0]]), np.repeat([1, 0], photos)
+            there = np.isfinite(values)
+            given = labels[there], values[there]
+            weights = {"sample_weight": np.tile(drawn, 2)[there]}
+            assert expected == pytest.approx([
+                100 * average_precision_score(*given, **weights),
+                100 * roc_auc_score(*given, **weights),
+                100 * accuracy_score(given[0], given[1] > 0.4, **weights),
+            ])  # fmt: skip
+
+
 def test_a_missing_class_is_undefined():
     none, some = np.full((1, 4), nan), np.array([[0.1, 0.2, 0.3, 0.4]])
     for fakes, reals in ((some, none), (none, some), (none, none)):
-        assert np.isnan(s.detection(fakes, reals, [[0.5]])(np.ones(4), ONE_SEED)).all()
+        assert np.isnan(s.detection(fakes[None], reals, [[0.5]])(np.ones(4), ONE_SEED)).all()
 
 
 def test_resamples_without_a_class_are_left_out_of_the_interval():

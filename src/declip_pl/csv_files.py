@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,12 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
         columns: Their names.
         rows: A cell for each column.
     """
-    lines = [",".join(map(_cell, row)) + "\n" for row in (columns, *rows)]
-    with atomic_path(path) as temporary:
-        temporary.write_bytes("".join(lines).encode("utf-8", "surrogateescape"))
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file,
+    ):
+        for row in chain([columns], rows):
+            file.write(",".join(map(_cell, row)) + "\n")
 
 
 def read_csv(path: Path, delimiter: str = ",") -> Iterator[tuple[int, dict[str, str]]]:

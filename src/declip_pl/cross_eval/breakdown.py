@@ -197,8 +197,8 @@ def _of_bin(
     # All rows' together: the photos' draws are then looked up once for a bin.
     means = means_of(np.stack(cells))
 
-    def statistic(counts: Array, seeds: Indices) -> Array:
-        of_cells = means(counts, seeds)
+    def scores_of(sums: Array, seeds: Indices) -> Array:
+        of_cells = means.scores(sums, seeds)
         return np.stack([of_cells[..., found].mean(-1) for found in places.values()], -1)
 
-    return _OfBin(list(places), photos, statistic)
+    return _OfBin(list(places), photos, replace(means, scores=scores_of))

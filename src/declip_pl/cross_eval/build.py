@@ -164,23 +164,25 @@ def _sampled(scores: Scores, done: Sequence[Pair]) -> Table:
     """Return each cell's score and its resamples, metrics in the order of the table."""
     found: Table = {}
     for row in dict.fromkeys(row for row, _ in done):
+        tests = [column for other, column in done if other == row]
         # Every row sees the same draws. Drawing them again takes less than the memory is worth that
         # the photos of all rows would take at once.
-        for pair, metric, score in _sampled_row(scores, [pair for pair in done if pair[0] == row]):
-            found.setdefault(metric, {})[pair] = score
+        for test, metric, score in _sampled_row(scores, row, tests):
+            found.setdefault(metric, {})[row, test] = score
     return {entry.name: found[entry.name] for entry in all_metrics() if entry.name in found}
 
 
-def _sampled_row(scores: Scores, done: Sequence[Pair]) -> Iterator[tuple[Pair, str, Sampled]]:
-    """Yield the scores of the cells of one row; what several cells share is resampled once."""
-    measures = [(pair, measure) for pair in done for measure in scores.measures(*pair)]
-    distinct = list(dict.fromkeys((measure.statistic, measure.photos) for _, measure in measures))
-    results = sampled(distinct, len(scores.position), scores.seeds)
-    result_of = dict(zip(distinct, results, strict=True))
-    for pair, measure in measures:
-        result = result_of[measure.statistic, measure.photos]
-        for metric, score in zip(measure.metrics, result, strict=True):
-            yield pair, metric, score
+def _sampled_row(
+    scores: Scores, row: str, tests: Sequence[str]
+) -> Iterator[tuple[str, str, Sampled]]:
+    """Yield the scores of a row: test set, metric, and what it is."""
+    measures = list(scores.measures(row, tests))
+    statistics = [(measure.statistic, measure.photos) for measure in measures]
+    results = sampled(statistics, len(scores.position), scores.seeds)
+    for measure, result in zip(measures, results, strict=True):
+        for (beside, metric), score in zip(measure.metrics, result, strict=True):
+            for test in beside:
+                yield test, metric, score
 
 
 def _estimates(

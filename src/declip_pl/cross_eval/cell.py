@@ -1,8 +1,9 @@
 """One cell of the matrix as a file: a model's scores on every photo of a test set."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from sys import intern
 from typing import Any, TypeVar
 
 import numpy as np
@@ -232,8 +233,10 @@ def _read_cell(path: Path) -> Cell | None:
     shapes = {column.shape for column in columns.values()}
     if histogram.shape != (photos, 3, CALIBRATION_BINS) or shapes > {(photos,)}:
         raise ValueError(f"its columns are not of its {photos} photos")
+    # Cells have the same photos: their names are in memory once.
+    named = replace(about, photos=list(map(intern, about.photos)))
     return Cell(
-        **vars(about), scores=_under("scores", columns),
+        **vars(named), scores=_under("scores", columns),
         image_scores=_under("image_scores", columns), facts=_under("facts", columns),
         histogram=histogram,
     )  # fmt: skip

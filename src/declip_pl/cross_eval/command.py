@@ -10,6 +10,7 @@ from typing import Annotated
 import torch
 from annotated_types import Interval
 
+from declip_pl.cross_eval.all_sets import show_all
 from declip_pl.cross_eval.failures import as_error, attempt, failures_of
 from declip_pl.cross_eval.folder import choose_folder, further_folder, name_of
 from declip_pl.cross_eval.map_folder import MapOptions, read_map_folder
@@ -28,7 +29,6 @@ from declip_pl.cross_eval.plan import (
 )
 from declip_pl.cross_eval.scoring import score_all
 from declip_pl.cross_eval.summary import scores_of_all, summary
-from declip_pl.cross_eval.together import show_all
 from declip_pl.cross_eval.views.report import REPORT
 from declip_pl.cross_eval.views.wandb_run import track
 from declip_pl.data.datamodule import LocalizationDataModule

@@ -136,7 +136,7 @@ def _statistic(cell: Cell, metric: str) -> Statistic:
                 f"{metric} needs thresholds that a model has none of; expected {RANKED[1]}"
             )
     place = RANKED.index(metric) if metric in RANKED else len(RANKED)
-    found = detection(cell.fakes, cell.reals, [thresholds])
+    found = detection(cell.fakes[None], cell.reals, [thresholds])
 
     def statistic(counts: Array, seeds: Indices) -> Array:
         return found(counts, seeds)[..., [place]]

@@ -32,7 +32,13 @@ def inputs_hash(
     said = {
         "models": to_json(models),
         "cells": [
-            [*pair, to_json(replace(cell.about, seconds=0.0)), columns_hash(cell.columns)]
+            # The names, of which there may be very many, are text as they are.
+            [
+                *pair,
+                to_json(replace(cell.about, seconds=0.0, photos=[])),
+                cell.photos,
+                columns_hash(cell.columns),
+            ]
             for pair, cell in sorted(cells.items())
         ],
         "thresholds": to_json(thresholds),

@@ -1,16 +1,22 @@
 """Every photo's scores as one table: ``photos.csv``."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from declip_pl.cross_eval.cell import Cell, finished_cell
+from declip_pl.cross_eval.columns import Column
 from declip_pl.cross_eval.matrix import Matrix
 from declip_pl.cross_eval.scored_model import ScoredModel
 from declip_pl.csv_files import write_csv
 
 FILE = "photos.csv"
+
+WHOSE = ("train", "test", "seed", "photo")
+"""The first columns."""
 
 
 def finished_cells(folder: Path, matrix: Matrix) -> Iterator[tuple[ScoredModel, Cell]]:
@@ -23,12 +29,13 @@ def finished_cells(folder: Path, matrix: Matrix) -> Iterator[tuple[ScoredModel, 
 
 
 def photo_table(
-    cells: Iterable[tuple[ScoredModel, Cell]],
-) -> tuple[list[str], list[list[Any]]]:
+    cells: Callable[[], Iterable[tuple[ScoredModel, Cell]]],
+) -> tuple[list[str], Iterator[list[Any]]]:
     """Return columns and rows of a table with every photo's scores.
 
     Args:
-        cells: Models and their cells.
+        cells: Yields models and their cells. It is called twice, so that no more than one cell has
+            to be in memory.
 
     Returns:
         The columns ``train, test, seed, photo``, one for each localization score (percent) and one
@@ -36,21 +43,26 @@ def photo_table(
         ``width``, ``height``, ``regions`` and ``area`` (percent); and a row for each photo of each
         cell, None where a score is undefined or its cell lacks it.
     """
-    records = [record for model, cell in cells for record in _photos(model, cell)]
-    columns = list(dict.fromkeys(name for record in records for name in record))
-    return columns, [[record.get(name) for name in columns] for record in records]
+    names = list(dict.fromkeys(name for _, cell in cells() for name in _scores(cell)))
+    rows = (row for model, cell in cells() for row in _rows(model, cell, names))
+    return [*WHOSE, *names], rows
 
 
-def write_photos(folder: Path, cells: Iterable[tuple[ScoredModel, Cell]]) -> None:
-    """Write ``photos.csv``."""
-    write_csv(folder / FILE, *photo_table(cells))
+def write_photos(folder: Path, matrix: Matrix) -> None:
+    """Write ``photos.csv`` of a cross-evaluation."""
+    write_csv(folder / FILE, *photo_table(lambda: finished_cells(folder, matrix)))
 
 
-def _photos(model: ScoredModel, cell: Cell) -> Iterator[dict[str, Any]]:
+def _scores(cell: Cell) -> dict[str, Column]:
     pooled = {f"image_score_{name}": scores for name, scores in cell.image_scores.items()}
     facts = cell.facts | {"area": cell.areas} if cell.facts else {}
-    scores = cell.scores | pooled | facts
-    for index, photo in enumerate(cell.photos):
-        whose = {"train": model.row, "test": cell.test, "seed": model.seed, "photo": photo}
-        found = {name: float(values[index]) for name, values in scores.items()}
-        yield whose | {name: None if math.isnan(v) else v for name, v in found.items()}
+    return cell.scores | pooled | facts
+
+
+def _rows(model: ScoredModel, cell: Cell, names: Sequence[str]) -> Iterator[list[Any]]:
+    scores = _scores(cell)
+    nothing = np.full(len(cell.photos), math.nan)
+    columns = [scores.get(name, nothing).tolist() for name in names]
+    for photo, *values in zip(cell.photos, *columns, strict=True):
+        numbers = (None if math.isnan(value) else value for value in values)
+        yield [model.row, cell.test, model.seed, photo, *numbers]

@@ -23,15 +23,15 @@ from declip_pl.model.network import Pooling
 
 
 class Measure(NamedTuple):
-    """What computes some metrics of a cell at once.
+    """What computes some metrics of a row's cells at once.
 
     Attributes:
-        metrics: Their names.
+        metrics: Of each the test sets that it stands beside, and its name.
         photos: How many photos each is made of.
         statistic: Returns a score for each.
     """
 
-    metrics: tuple[str, ...]
+    metrics: tuple[tuple[tuple[str, ...], str], ...]
     photos: tuple[int, ...]
     statistic: Statistic
 
@@ -87,7 +87,6 @@ class Scores:
             pair: np.array([self.position[photo] for photo in cell.photos], np.intp)
             for pair, cell in cells.items()
         }
-        self._of_reals: tuple[str, list[Measure]] = "", []
 
     def found(self, row: str, column: str) -> list[Cell | None]:
         """Return the cells of a row's seeds on a test set, None where one failed."""
@@ -130,42 +129,46 @@ class Scores:
         """Whether a row was scored on any real photo."""
         return count_photos(self.of_images(row, REAL)) > 0
 
-    def measures(self, row: str, test: str) -> Iterator[Measure]:
-        """Yield what computes the metrics of a cell; those that nothing defines are left out."""
-        yield from self._means(row, test, map_metrics(tuned=True, decided=True))
-        histogram = self.pixel_histograms(row, test)
-        counted = int(histogram[:, :, 0].any(axis=(0, 2)).sum())
-        yield Measure(("pixel_ece",), (counted,), calibration_error(histogram))
+    def measures(self, row: str, tests: Sequence[str]) -> Iterator[Measure]:
+        """Yield what computes the metrics of a row; those that nothing defines are left out."""
+        for test in tests:
+            yield from self._means(row, test, (test,), map_metrics(tuned=True, decided=True))
+            histogram = self.pixel_histograms(row, test)
+            counted = int(histogram[:, :, 0].any(axis=(0, 2)).sum())
+            name = ((test,), "pixel_ece")
+            yield Measure((name,), (counted,), calibration_error(histogram))
         if self.has_reals(row):
-            yield from self._of_images(row, test)
-            yield from self._untouched(row)
+            yield from self._of_images(row, tests)
+            # The metrics of untouched photos are the same beside each test set.
+            yield from self._means(row, REAL, tuple(tests), untouched_metrics(decided=True))
 
-    def _untouched(self, row: str) -> list[Measure]:
-        """Return what computes the metrics of untouched photos, the same beside each test set."""
-        if self._of_reals[0] != row:
-            found = self._means(row, REAL, untouched_metrics(decided=True))
-            self._of_reals = row, list(found)
-        return self._of_reals[1]
-
-    def _means(self, row: str, test: str, metrics: Sequence[Metric]) -> Iterator[Measure]:
+    def _means(
+        self, row: str, test: str, beside: tuple[str, ...], metrics: Sequence[Metric]
+    ) -> Iterator[Measure]:
         """Yield what computes the means over photos of those metrics that any photo has."""
         table = {entry.name: self.of_maps(row, test, entry.name) for entry in metrics}
-        counts = {name: count_photos(scores) for name, scores in table.items()}
-        names = tuple(name for name, count in counts.items() if count)
-        if names:
-            scored = means_of(np.stack([table[name] for name in names]))
-            yield Measure(names, tuple(counts[name] for name in names), scored)
+        counts = {name: count for name, found in table.items() if (count := count_photos(found))}
+        if counts:
+            scored = means_of(np.stack([table[name] for name in counts]))
+            names = tuple((beside, name) for name in counts)
+            yield Measure(names, tuple(counts.values()), scored)
 
-    def _of_images(self, row: str, test: str) -> Iterator[Measure]:
-        fakes, reals = self.of_images(row, test), self.of_images(row, REAL)
-        count = count_photos(fakes) + count_photos(reals)
-        thresholds = {"image_accuracy": [THRESHOLD] * len(fakes)}
+    def _of_images(self, row: str, tests: Sequence[str]) -> Iterator[Measure]:
+        fakes = np.stack([self.of_images(row, test) for test in tests])
+        reals = self.of_images(row, REAL)
+        thresholds = {"image_accuracy": [THRESHOLD] * len(reals)}
         if tuned := self._image_thresholds(row):
             thresholds["image_accuracy_tuned"] = tuned
-        names = ("image_ap", "image_auroc", *thresholds)
-        ranked = detection(fakes, reals, list(thresholds.values()))
-        yield Measure(names, (count,) * len(names), ranked)
-        yield Measure(("image_ece",), (count,), calibration_error(self.image_histograms(row, test)))
+        metrics = ("image_ap", "image_auroc", *thresholds)
+        counts = [count_photos(found) + count_photos(reals) for found in fakes]
+        yield Measure(
+            tuple(((test,), metric) for test in tests for metric in metrics),
+            tuple(count for count in counts for _ in metrics),
+            detection(fakes, reals, list(thresholds.values())),
+        )
+        for test, count in zip(tests, counts, strict=True):
+            error = calibration_error(self.image_histograms(row, test))
+            yield Measure((((test,), "image_ece"),), (count,), error)
 
     def _image_thresholds(self, row: str) -> list[float] | None:
         """Return the image thresholds of a row's seeds; None unless each has one."""

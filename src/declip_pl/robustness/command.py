@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from declip_pl.cross_eval.progress import Countdown
 from declip_pl.cross_eval.provenance import made
 from declip_pl.cross_eval.views.report import REPORT
 from declip_pl.data.datamodule import LocalizationDataModule
-from declip_pl.data.transforms import Changes
 from declip_pl.errors import UserError
 from declip_pl.jobs.where import Jobs, read_jobs
 from declip_pl.model.devices import find_device
@@ -78,8 +78,7 @@ def robustness(
     chosen = _chosen(read_degradations(degradations), only)
     options, places = choose_data_sets(options, None)
     recipe = None if models else choose_recipe(options, places[0].root)
-    read = partial(read_data_sets, options, recipe, places)
-    (photos,) = read(UNPERTURBED)
+    (photos,) = read_data_sets(options, recipe, places, UNPERTURBED)
     if where or jobs.dry_run:
         pieces = Pieces(command, recipe, models, photos, list(_steps(chosen)), name)
         pieces.do(where, jobs.dry_run, options.device)
@@ -90,7 +89,7 @@ def robustness(
         return
     described, failures = _models(models, recipe, photos, trains=not part)
     folder = folder_of(photos, recipe, described, name)
-    score = partial(_score_steps, described, read=read, folder=folder, device=device)
+    score = partial(_score_steps, described, photos=photos, folder=folder, device=device)
     if part and part.kind == "score":
         _score_one(part.model, list(_steps(chosen)), score)
     else:
@@ -190,7 +189,7 @@ def _steps(degradations: Sequence[Degradation]) -> Iterator[Step]:
 def _score_steps(
     models: Sequence[Method],
     steps: Sequence[Step],
-    read: Callable[[Changes], Sequence[LocalizationDataModule]],
+    photos: LocalizationDataModule,
     folder: Path,
     failures: list[Failure],
     device: torch.device,
@@ -201,7 +200,8 @@ def _score_steps(
     for step in steps:
         print(countdown.next(f"scoring {step}"), flush=True)
         own: list[Failure] = []
-        (data,) = read(step.changes)
+        data = copy(photos)  # all strengths have one index
+        data.perturbation = step.changes
         place = folder / step.degradation / step.value
         matrix = attempt(own, "all of it", partial(_scored, models, data, place, own, device))
         failures += failures_of(step, own)

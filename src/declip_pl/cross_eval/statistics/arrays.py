@@ -1,7 +1,9 @@
 """What statistics are made of: arrays by seed and photo, and how resamples are counted."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +14,35 @@ SEED = 0
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
-Statistic = Callable[[Array, Indices], Array]
+Counts = NDArray[Any]
+"""How often each photo was drawn; draws come as uint8."""
+Statistic = Callable[[Counts, Indices], Array]
 """Takes how often each photo was drawn, ``[..., P]``, and drawn seeds ``[..., S]``; returns K
 scores ``[..., K]``."""
 
-_BATCH = 2**20  # photos drawn at once: 8 MiB for each array made of them
+_BATCH = 2**20  # photos drawn at once
 _ROWS = 32  # at least, however many photos: products of fewer wait for memory, not for arithmetic
+_BLOCK = 2**17  # photos that are counted at once: their counts stay in a core's cache
+_CHUNK = 2**11  # photos of which the counts are fractions for a product at once
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """A statistic that is made of sums over photos, which :func:`joint` finds with those of others.
+
+    Attributes:
+        photos: Which photos have anything to add.
+        columns: What each of them adds to K sums, ``[K, photos]``.
+        scores: Takes sums ``[..., K]`` and drawn seeds ``[..., S]``; returns scores.
+    """
+
+    photos: Indices | slice
+    columns: Array
+    scores: Statistic
+
+    def __call__(self, counts: Counts, seeds: Indices) -> Array:
+        """Return the scores, as any :data:`Statistic` does."""
+        return self.scores(product(counts[..., self.photos], self.columns), seeds)
 
 
 def mean_of_defined(values: Array) -> Array:
@@ -31,18 +56,61 @@ def batch_size(photos: int) -> int:
     return max(_ROWS, _BATCH // photos)
 
 
-def times_drawn(photos: Indices) -> Array:
-    """Return how often each of P photos is among ``[R, P]`` drawn ones: ``[R, P]``."""
-    resamples, total = photos.shape
-    offsets = total * np.arange(resamples)[:, None]
-    counts = np.bincount((photos + offsets).ravel(), minlength=resamples * total)
-    return counts.reshape(resamples, total).astype(np.float64)
+def draw(rng: np.random.Generator, resamples: int, photos: int) -> Counts:
+    """Draw P of P photos for each of R resamples; return how often each was: ``[R, P]``."""
+    # A photo that is drawn 256 times of 256 or more does not occur: the odds are below 1e-500.
+    drawn = np.empty((resamples, photos), np.uint8)
+    size = max(1, _BLOCK // photos)
+    for start in range(0, resamples, size):
+        part = drawn[start : start + size]
+        # The same numbers as of 8 bytes, in half the time.
+        found = rng.integers(photos, size=part.shape, dtype=np.uint32).astype(np.intp)
+        found += photos * np.arange(len(part))[:, None]
+        part[:] = np.bincount(found.ravel(), minlength=part.size).reshape(part.shape)
+    return drawn
 
 
-def product(counts: Array, columns: Array) -> Array:
+def product(counts: Counts, columns: Array) -> Array:
     """Return the sums of K columns, ``[K, P]``, over ``[..., P]`` counts: ``[..., K]``."""
-    result: Array = torch.matmul(torch.from_numpy(counts), torch.from_numpy(columns).T).numpy()
-    return result
+    total = np.zeros((*counts.shape[:-1], len(columns)))
+    for start in range(0, counts.shape[-1], _CHUNK):
+        chosen = slice(start, start + _CHUNK)
+        part = torch.from_numpy(np.ascontiguousarray(counts[..., chosen], np.float64))
+        total += torch.matmul(part, torch.from_numpy(columns[:, chosen]).T).numpy()
+    return total
+
+
+def joint(statistics: Sequence[Statistic]) -> Callable[[Counts, Indices], list[Array]]:
+    """Return what computes several statistics at once.
+
+    Sums over the same photos are one product: on its own each would be too small for it to be
+    arithmetic, and not memory, that takes the time.
+    """
+    groups: dict[bytes | None, dict[int, Sums]] = {}
+    for place, statistic in enumerate(statistics):
+        if isinstance(statistic, Sums):
+            chosen = statistic.photos
+            key = None if isinstance(chosen, slice) else chosen.tobytes()
+            groups.setdefault(key, {})[place] = statistic
+    tables = [
+        (group, np.concatenate([found.columns for found in group.values()]))
+        for group in groups.values()
+    ]
+
+    def scores(counts: Counts, seeds: Indices) -> list[Array]:
+        found: dict[int, Array] = {}
+        for group, table in tables:
+            first = next(iter(group.values()))
+            summed, end = product(counts[..., first.photos], table), 0
+            for place, statistic in group.items():
+                start, end = end, end + len(statistic.columns)
+                found[place] = statistic.scores(summed[..., start:end], seeds)
+        return [
+            found[place] if place in found else statistic(counts, seeds)
+            for place, statistic in enumerate(statistics)
+        ]
+
+    return scores
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from math import nan, prod
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -13,15 +14,17 @@ from tqdm import tqdm
 from declip_pl.cross_eval.statistics.arrays import (
     SEED,
     Array,
+    Counts,
     Indices,
     Statistic,
+    Sums,
     batch_size,
+    draw,
+    joint,
     mean_over,
     occurring,
     one_thread,
-    product,
     ratio,
-    times_drawn,
 )
 
 T = TypeVar("T")
@@ -88,10 +91,7 @@ def sampled(
         photos: Length of their photo axis.
         seeds: Length of their seed axis.
     """
-
-    def scores(counts: Array, drawn: Indices) -> list[Array]:
-        return [statistic(counts, drawn) for statistic, _ in statistics]
-
+    scores = joint([statistic for statistic, _ in statistics])
     with one_thread() as threads:
         whole = scores(np.ones(photos), np.arange(seeds))
         draws = tqdm(_resamples(photos, seeds), "intervals", leave=False, disable=None)
@@ -118,7 +118,7 @@ def sampled_difference(
         n: How many photos they are made of.
     """
 
-    def difference(counts: Array, seeds_a: Indices, seeds_b: Indices) -> Array:
+    def difference(counts: Counts, seeds_a: Indices, seeds_b: Indices) -> Array:
         return (b(counts, seeds_b) - a(counts, seeds_a))[..., 0]
 
     with one_thread() as threads:
@@ -127,7 +127,7 @@ def sampled_difference(
     return Sampled(float(whole), np.concatenate(batches or [_NONE]), n)
 
 
-def mean_of_cells(scores: Array) -> Statistic:
+def mean_of_cells(scores: Array) -> Sums:
     """Return the mean over cells of each cell's mean over seeds of the mean over photos.
 
     A seed for which no photo is defined is left out of its cell's mean; without one of the cells
@@ -137,10 +137,12 @@ def mean_of_cells(scores: Array) -> Statistic:
         scores: ``[C, S, P]``.
     """
     means = means_of(scores)
-    return lambda counts, seeds: means(counts, seeds).mean(-1, keepdims=True)
+    return replace(
+        means, scores=lambda sums, seeds: means.scores(sums, seeds).mean(-1, keepdims=True)
+    )
 
 
-def means_of(scores: Array) -> Statistic:
+def means_of(scores: Array) -> Sums:
     """Return the mean over seeds of the mean over photos of each of K metrics (or cells).
 
     Args:
@@ -157,13 +159,12 @@ def means_of(scores: Array) -> Statistic:
     same = [first.index(columns.index(column)) for column in columns]
     table = np.concatenate([np.where(defined, values, 0.0), defined[first]])
 
-    def means(counts: Array, seeds: Indices) -> Array:
-        summed = product(counts[..., own], table)
-        by_seed = ratio(summed[..., : len(flat)], summed[..., len(flat) :][..., same])
-        by_seed = by_seed.reshape(*counts.shape[:-1], *shape)
+    def means(sums: Array, seeds: Indices) -> Array:
+        by_seed = ratio(sums[..., : len(flat)], sums[..., len(flat) :][..., same])
+        by_seed = by_seed.reshape(*sums.shape[:-1], *shape)
         return mean_over(by_seed, seeds[..., None, :])
 
-    return means
+    return Sums(own, table, means)
 
 
 def combined(scores: Sequence[Sampled], how: Literal["mean", "lowest", "highest"]) -> Sampled:
@@ -217,8 +218,9 @@ def _resamples(*sizes: int) -> Iterator[tuple[Any, ...]]:
         return
     for start in range(0, RESAMPLES, batch_size(photos)):
         rows = min(batch_size(photos), RESAMPLES - start)
-        drawn = [
+        drawn = draw(rng, rows, photos)
+        seeds = [
             rng.integers(size, size=(rows, size)) if size > 1 else np.zeros((rows, 1), np.intp)
-            for size in sizes
+            for size in sizes[1:]
         ]
-        yield times_drawn(drawn[0]), *drawn[1:]
+        yield drawn, *seeds

@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 from declip_pl.cross_eval.statistics.arrays import (
     Array,
     Indices,
-    Statistic,
+    Sums,
     mean_over,
     occurring,
-    product,
     ratio,
 )
 from declip_pl.metrics import CALIBRATION_BINS
@@ -19,7 +18,7 @@ from declip_pl.metrics import CALIBRATION_BINS
 BINS = CALIBRATION_BINS
 
 
-def calibration_error(histograms: Array) -> Statistic:
+def calibration_error(histograms: Array) -> Sums:
     """Return the expected calibration error in percent, mean over seeds.
 
     The mean distance between what was predicted and what was true in each of :data:`BINS` bins,
@@ -30,19 +29,19 @@ def calibration_error(histograms: Array) -> Statistic:
         histograms: ``[S, P, 3, BINS]``: count, sum of probabilities, count of fakes.
     """
     trained = len(histograms)
-    own = occurring(np.nan_to_num(histograms[:, :, 0]).sum(-1) > 0)
-    count, probability, fake = np.moveaxis(np.nan_to_num(histograms[:, own]), -2, 0)
+    sizes = np.nan_to_num(histograms[:, :, 0].sum(-1))
+    own = occurring(sizes > 0)
+    _, probability, fake = np.moveaxis(histograms[:, own], -2, 0)
     # Of each photo only what the error is made of: how far apart the two are in each bin, and size.
-    table = np.concatenate([fake - probability, count.sum(-1, keepdims=True)], -1).swapaxes(1, 2)
-    table = table.reshape(trained * (BINS + 1), -1)
+    gaps = np.nan_to_num(fake - probability).swapaxes(1, 2)
+    table = np.concatenate([gaps, sizes[:, None, own]], 1).reshape(trained * (BINS + 1), -1)
 
-    def statistic(counts: Array, seeds: Indices) -> Array:
-        drawn = counts[..., own]
-        summed = product(drawn, table).reshape(*drawn.shape[:-1], trained, BINS + 1)
+    def scores(sums: Array, seeds: Indices) -> Array:
+        summed = sums.reshape(*sums.shape[:-1], trained, BINS + 1)
         errors = 100 * ratio(abs(summed[..., :BINS]).sum(-1), summed[..., BINS])
         return mean_over(errors, seeds)[..., None]
 
-    return statistic
+    return Sums(own, table, scores)
 
 
 def image_histogram(scores: Array, labels: NDArray[Any]) -> Array:

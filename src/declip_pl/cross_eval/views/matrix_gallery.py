@@ -24,6 +24,9 @@ _NUMBERS = (
 )
 _SCORES = ("iou", "iou_decided", "untouched_area")
 
+_Seed = tuple[list[str], Array]
+"""A cell's photos, and their numbers ``[N, P]``."""
+
 
 def listing_of(
     matrix: Matrix, folder: Path, pictures: Mapping[str, Mapping[str, Sequence[Picture]]]
@@ -35,9 +38,11 @@ def listing_of(
         folder: Where its cells are.
         pictures: By row and test generator.
     """
-    cells: dict[tuple[str, str], list[Cell]] = {}
+    cells: dict[tuple[str, str], list[_Seed]] = {}
     for model, cell in finished_cells(folder, matrix):
-        cells.setdefault((model.row, cell.test), []).append(cell)
+        # The rest of a cell, most of all its histograms, is not kept.
+        seed = cell.photos, _numbers(cell, matrix.pooling)
+        cells.setdefault((model.row, cell.test), []).append(seed)
     if not cells:
         return None
     groups = [
@@ -48,13 +53,13 @@ def listing_of(
 
 
 def _group(
-    matrix: Matrix, row: str, test: str, seeds: Sequence[Cell], pictures: Sequence[Picture]
+    matrix: Matrix, row: str, test: str, seeds: Sequence[_Seed], pictures: Sequence[Picture]
 ) -> Group:
-    photos = sorted({photo for cell in seeds for photo in cell.photos})
+    photos = sorted({photo for names, _ in seeds for photo in names})
     place = {photo: index for index, photo in enumerate(photos)}
     numbers = np.full((len(seeds), len(_NUMBERS), len(photos)), np.nan)
-    for table, cell in zip(numbers, seeds, strict=True):
-        table[:, [place[photo] for photo in cell.photos]] = _numbers(cell, matrix.pooling)
+    for table, (names, found) in zip(numbers, seeds, strict=True):
+        table[:, [place[photo] for photo in names]] = found
     shown = {picture.photo: picture.id for picture in pictures if picture.source}
     means = mean_of_defined(np.moveaxis(numbers, 0, -1))
     return Group((row, test), matrix.is_in_domain(row, test), photos, means, shown)

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from declip_pl.cross_eval.domains import Domains, read_domains
 from declip_pl.cross_eval.matrix import UNPERTURBED, Matrix, Score, read_matrix
-from declip_pl.cross_eval.photos import finished_cells, write_photos
+from declip_pl.cross_eval.photos import write_photos
 from declip_pl.cross_eval.scored_model import ScoredModel
 from declip_pl.cross_eval.summary import answer_means, of_maps
 from declip_pl.cross_eval.views import citation, curves, heat_map, published_figures
@@ -85,7 +85,7 @@ def write_report(folder: Path) -> Path:
     pages = environment()
     pages.filters["network"] = _network
     matrix = read_matrix(folder)
-    write_photos(folder, finished_cells(folder, matrix))
+    write_photos(folder, matrix)
     domains = read_domains(folder, matrix)
     write_tables(folder, [*tables_of(matrix), *(domain_tables(domains) if domains else ())])
     write_text(folder / citation.FILE, citation.bibtex(matrix.made.git_commit))

@@ -51,7 +51,9 @@ def track(folder: Path, checkpoints: Mapping[str, Path]) -> list[str]:
     """
     matrix = read_matrix(folder)
     try:
-        return _log(folder, matrix, checkpoints, *photo_table(finished_cells(folder, matrix)))
+        return _log(
+            folder, matrix, checkpoints, *photo_table(lambda: finished_cells(folder, matrix))
+        )
     except Exception as error:  # whatever W&B stumbles over, the evaluation is done and on disk
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         return [f"W&B: this cross-evaluation was not logged ({reason}); its files are in {folder}"]
@@ -108,7 +110,7 @@ def _log(
     matrix: Matrix,
     checkpoints: Mapping[str, Path],
     columns: list[str],
-    rows: list[list[Any]],
+    rows: Iterable[list[Any]],
 ) -> list[str]:
     name, mode = f"{JOB_TYPE} {matrix.name}", wandb_mode()
     with wandb.init(
@@ -124,12 +126,13 @@ def _log(
     ) as run:
         if run.disabled:
             return []
+        photos = list(rows)
         # W&B would cut longer tables short.
-        wandb.Table.MAX_ROWS = max(wandb.Table.MAX_ROWS, len(rows))
+        wandb.Table.MAX_ROWS = max(wandb.Table.MAX_ROWS, len(photos))
         tables = {
             "matrix": wandb.Table(list(MATRIX_COLUMNS), matrix_rows(matrix)),
             "means": wandb.Table(list(MEAN_COLUMNS), mean_rows(matrix)),
-            "photos": wandb.Table([*columns], rows),
+            "photos": wandb.Table([*columns], photos),
         }
         logging.disable()  # it warns of pictures that differ in size, as photos do
         run.log(tables | _pictures(folder, matrix))
