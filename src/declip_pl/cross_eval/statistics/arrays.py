@@ -151,7 +151,7 @@ def mean_over(values: Array, seeds: Indices) -> Array:
     return mean_of_defined(drawn)
 
 
-def ratio(part: Array, whole: Array | NDArray[np.intp]) -> Array:
+def ratio(part: Array | NDArray[np.signedinteger[Any]], whole: Array | NDArray[np.intp]) -> Array:
     """Divide, with NaN for nothing of nothing."""
     with np.errstate(invalid="ignore"):
         return part / whole
