@@ -180,12 +180,12 @@ def test_a_wandb_run(passed_on, kind):
 def test_what_wandbs_own_variables_ask_for_is_sent(monkeypatch):
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
-    settings = private_settings()
+    settings = private_settings(None)
     assert {name: getattr(settings, name) for name in PRIVATE} == PRIVATE
     monkeypatch.setenv("WANDB_CONSOLE", "wrap")
     monkeypatch.setenv("WANDB__DISABLE_META", "false")
     monkeypatch.setenv("WANDB_HOST", "cluster")
-    asked = private_settings().model_fields_set
+    asked = private_settings(None).model_fields_set
     assert asked & PRIVATE.keys() == {"disable_git", "save_code", "x_save_requirements"}
 
 
