@@ -1,7 +1,6 @@
 """Baselines: answers that never look at the photo, scored as models are."""
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -16,7 +15,13 @@ from declip_pl.cross_eval.cell import FORMAT, Cell, CellKey, cell_path, read_cel
 from declip_pl.cross_eval.cells import intact
 from declip_pl.cross_eval.failures import attempt
 from declip_pl.cross_eval.heat_maps import TestSet
-from declip_pl.cross_eval.map_scores import Scored, image_tables, metric_identities, score_maps
+from declip_pl.cross_eval.map_scores import (
+    Rows,
+    Scored,
+    image_tables,
+    metric_identities,
+    score_maps,
+)
 from declip_pl.cross_eval.matrix import Failure
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.layout import REAL
@@ -122,16 +127,15 @@ def _scored(answer: Answer, test: TestSet, key: CellKey) -> Cell:
     start = time.monotonic()
     is_fake = test.name != REAL
     answers_map = answer.map[None, None]
-    tables: dict[str, list[Tensor]] = defaultdict(list)
+    rows = Rows(len(test.data))
     for masks in _masks(test):
         found = score_maps(answers_map.expand(len(masks), -1, -1, -1), masks, _THRESHOLDS, is_fake)
         # A logit is finite here, so that its mean is a number.
         logits = answers_map.logit(1e-6).expand(len(masks), -1, -1, -1)
         scores: dict[str, Tensor] = {pooling: image_score(logits, pooling) for pooling in POOLINGS}
-        for name, values in (found | image_tables(scores)).items():
-            tables[name].append(values)
+        rows.add(found | image_tables(scores))
     photos = [sample.name for sample in test.data.samples]
-    scored = Scored.of(photos, tables, is_fake)
+    scored = Scored.of(photos, rows.table(), is_fake)
     return Cell(
         key, answer.name, answer.seed, test.name, _THRESHOLDS, **vars(scored), panels={},
         seconds=round(time.monotonic() - start, 2),

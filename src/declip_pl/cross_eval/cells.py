@@ -1,7 +1,6 @@
 """Scoring: what each model makes of each test set, reused as long as nothing changed."""
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from declip_pl.cross_eval.cell import (
     FORMAT,
@@ -27,6 +25,7 @@ from declip_pl.cross_eval.drawing import draw_panels
 from declip_pl.cross_eval.heat_maps import HeatMaps, TestSet
 from declip_pl.cross_eval.map_scores import (
     SIZE,
+    Rows,
     Scored,
     image_tables,
     metric_identities,
@@ -149,19 +148,18 @@ class Cells:
         self, maps: HeatMaps, test: TestSet, thresholds: Thresholds
     ) -> tuple[Scored, list[int]]:
         """Score a set; return the places of the photos that were scored as well."""
-        columns: dict[str, list[Tensor]] = defaultdict(list)
+        rows = Rows(len(test.data))
         photos: list[str] = []
         places: list[int] = []
         is_fake = test.name != REAL
         for found in maps.of_photos(test):
             table = score_maps(found.probabilities, found.masks, thresholds, is_fake)
-            for name, values in (table | image_tables(found.scores)).items():
-                columns[name].append(values)
+            sizes = [test.data.photo_size(test.data.path(place)) for place in found.places]
+            table[SIZE] = torch.tensor(sizes, dtype=torch.float64)
+            rows.add(table | image_tables(found.scores))
             photos += found.names
             places += found.places
-            sizes = [test.data.photo_size(test.data.path(place)) for place in found.places]
-            columns[SIZE].append(torch.tensor(sizes, dtype=torch.float64))
-        return Scored.of(photos, columns, is_fake), places
+        return Scored.of(photos, rows.table(), is_fake), places
 
     @torch.inference_mode()
     def _draw(

@@ -43,18 +43,15 @@ class Scored:
     facts: dict[str, Column]
 
     @classmethod
-    def of(
-        cls, photos: list[str], tables: Mapping[str, Sequence[Tensor]], is_fake: bool
-    ) -> "Scored":
-        """Return what was scored batch by batch.
+    def of(cls, photos: list[str], table: Mapping[str, Tensor], is_fake: bool) -> "Scored":
+        """Return what was scored.
 
         Args:
             photos: Their names.
-            tables: The tables of :func:`score_maps` and :func:`image_tables`, each in batches.
+            table: The tables of :func:`score_maps` and :func:`image_tables`, a row for each photo.
                 :data:`SIZE` may be missing, and then there are no facts.
             is_fake: Whether the photos are fakes.
         """
-        table = {name: torch.cat(list(parts)).cpu() for name, parts in tables.items()}
         curves = {
             name: [_number(v) for v in values.double().mean(0).tolist()]
             for name, values in _group(table, "curve/")
@@ -72,6 +69,36 @@ class Scored:
             pixels=PixelCounts(*table["pixels"].sum(0).long().tolist()) if is_fake else None,
             facts=facts,
         )
+
+
+class Rows:
+    """The tables of a test set, filled batch by batch.
+
+    Each table is one block of memory. Batches that are kept one by one would lie where maps have
+    been freed, so that the next maps no longer fit there: a map's size is lost for each photo.
+
+    Args:
+        most: How many photos there are at most.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._filled = 0
+        self._blocks: dict[str, Tensor] = {}
+
+    def add(self, table: Mapping[str, Tensor]) -> None:
+        """Add the tables of some photos, all of the same names."""
+        count = len(next(iter(table.values())))
+        for name, values in table.items():
+            if name not in self._blocks:
+                shape = (self._most, *values.shape[1:])
+                self._blocks[name] = torch.empty(shape, dtype=values.dtype)
+            self._blocks[name][self._filled : self._filled + count] = values
+        self._filled += count
+
+    def table(self) -> dict[str, Tensor]:
+        """Return the tables of all photos that were added."""
+        return {name: block[: self._filled] for name, block in self._blocks.items()}
 
 
 def score_maps(

@@ -197,10 +197,11 @@ def _score_steps(
     """Cross-evaluate at every strength; add to the failures."""
     matrices = []
     countdown = Countdown(len(steps), "strength")
+    _ = photos.index  # opened once, as its copies have it as well
     for step in steps:
         print(countdown.next(f"scoring {step}"), flush=True)
         own: list[Failure] = []
-        data = copy(photos)  # all strengths have one index
+        data = copy(photos)
         data.perturbation = step.changes
         place = folder / step.degradation / step.value
         matrix = attempt(own, "all of it", partial(_scored, models, data, place, own, device))
