@@ -304,7 +304,10 @@ def test_data_check_knows_the_generators(tree, error_of, capsys):
     assert "80 files decoded\nnothing wrong\n" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
 def test_an_interrupted_run_says_how_to_continue_and_does(fit_arguments, tmp_path, sent, status):
     arguments = fit_arguments(
         **{"run.name": "x", "trainer.max_epochs": 500, "schedule.patience": 500}

@@ -212,6 +212,7 @@ def test_part_stands_on_a_page_word_for_word(path):
     assert path.read_text(encoding="utf-8") in shown
 
 
+@pytest.mark.slow  # builds the site
 def test_site_builds_and_loads_nothing_from_elsewhere(tmp_path):
     pytest.importorskip("material", reason="mkdocs-material is not installed (extra: dev)")
     done = run(sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path))

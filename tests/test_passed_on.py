@@ -192,6 +192,7 @@ def test_what_wandbs_own_variables_ask_for_is_sent(monkeypatch):
 NASTY = ["<img src=x onerror=alert(1)>", "a|b", "`x`", "[a](http://evil.example)", "![a](b)", "*a*"]
 
 
+@MADE
 @pytest.mark.parametrize("name", NASTY)
 def test_a_card_shows_names_as_they_are(passed_on, name):
     from dataclasses import replace
