@@ -106,6 +106,14 @@ def main(args: list[str] | None = None) -> None:
         if isinstance(stream, TextIOWrapper):  # names of files need not be UTF-8
             stream.reconfigure(errors="backslashreplace")
     try:
+        _answer(args)
+    except KeyboardInterrupt:  # a second one, while the first was answered
+        _interrupted(130, args)
+
+
+def _answer(args: list[str]) -> None:
+    """Do what the arguments ask for, and end in one line where the user can help."""
+    try:
         _dispatch(args)
     except UserError as error:
         sys.exit(f"error: {error}")
