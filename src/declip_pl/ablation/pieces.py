@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from declip_pl.cross_eval import estimate
@@ -10,7 +9,7 @@ from declip_pl.cross_eval.elsewhere import (
     encoding,
     missing_models,
     report,
-    run_or_tell,
+    run_stages,
     scoring,
     tell,
     training,
@@ -64,14 +63,15 @@ class Pieces:
         Raises:
             UserError: If a piece failed; all of them are named, with their logs.
         """
-        tell_plan = partial(self._tell, where, device)
-        stages = self._stages
-        run_or_tell(where, dry_run, tell_plan, stages, self.folder, "the ablation")
+        if dry_run or not where:
+            self._tell(where, device)
+            return
+        run_stages(where, self._stages, self.folder, "the ablation")
 
     def _tell(self, where: Local | Slurm | None, device: str | None) -> None:
         """Print what is left and what each variant takes, measured on a few photos."""
         print(f"plan: {len(self._unscored())} of {len(self.plans)} variants are left")
-        tell(self._stages(where))
+        tell(self._stages())
         for plan in self._unscored():
             choices = [choice for choice, _ in self._missing(plan)]
             scorings = self.seeds * len(plan.choices)
@@ -81,7 +81,7 @@ class Pieces:
             print(f"variant {plan.variant}:")
             print("\n".join(estimate.as_text(counts, measured, where)))
 
-    def _stages(self, _: Local | Slurm | None) -> list[Stage]:
+    def _stages(self) -> list[Stage]:
         left = self._unscored()
         missing = [(plan.recipe, *model) for plan in left for model in self._missing(plan)]
         return [

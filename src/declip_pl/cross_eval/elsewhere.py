@@ -81,33 +81,6 @@ def report(command: Sequence[str]) -> Stage:
     return Stage(_REPORT, (Piece(_REPORT, (*command, "--part=report")),))
 
 
-def run_or_tell(
-    where: Local | Slurm | None,
-    dry_run: bool,
-    tell_plan: Callable[[], None],
-    stages: Callable[[Local | Slurm], Sequence[Stage]],
-    folder: Path,
-    what: str,
-) -> None:
-    """Run what is left of a command, each piece where it is said; or say what that is.
-
-    Args:
-        where: Where the pieces run, if that is said.
-        dry_run: Run nothing.
-        tell_plan: Prints what is left and what it takes.
-        stages: Returns the pieces that are left.
-        folder: Of the results.
-        what: What the pieces are parts of.
-
-    Raises:
-        UserError: If a piece failed; all of them are named, with their logs.
-    """
-    if dry_run or not where:
-        tell_plan()
-    else:
-        run_stages(where, lambda: stages(where), folder, what)
-
-
 def run_stages(
     where: Local | Slurm, stages: Callable[[], Sequence[Stage]], folder: Path, what: str
 ) -> None:

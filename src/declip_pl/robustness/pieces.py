@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from declip_pl.cross_eval import estimate
@@ -11,7 +10,7 @@ from declip_pl.cross_eval.elsewhere import (
     missing_models,
     photos_in,
     report,
-    run_or_tell,
+    run_stages,
     scoring,
     shares_of,
     tell,
@@ -78,9 +77,10 @@ class Pieces:
         Raises:
             UserError: If a piece failed; all of them are named, with their logs.
         """
-        tell_plan = partial(self._tell, where, device)
-        stages = self._stages
-        run_or_tell(where, dry_run, tell_plan, stages, self._folder(), "the robustness run")
+        if dry_run or not where:
+            self._tell(where, device)
+            return
+        run_stages(where, lambda: self._stages(where), self._folder(), "the robustness run")
 
     def _tell(self, where: Local | Slurm | None, device: str | None) -> None:
         """Print what is left and what it takes, measured on a few photos."""

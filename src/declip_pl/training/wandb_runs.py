@@ -102,7 +102,7 @@ def private_settings(mode: str | None, **further: Any) -> wandb.Settings:
 
     Host, program, arguments, output, git's remote, code and installed packages stay here. What a
     variable of W&B asks for is sent all the same, such as ``WANDB_CONSOLE=wrap``. A run that is not
-    online says nothing at its start; what goes wrong W&B says all the same.
+    online says nothing at its start, some of W&B's warnings included; errors are raised.
 
     Args:
         mode: As of :func:`wandb_mode`.
