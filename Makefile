@@ -80,7 +80,7 @@ test-slow: $(VENV)/.installed-dev  ## run the tests that take long
 	$(BIN)/python -m pytest -m slow
 
 faults: $(VENV)/.installed-dev  ## kill, fill the disk, damage files on purpose: make faults COUNT=20 SEED=0
-	FAULTS_COUNT=$(or $(COUNT),20) FAULTS_SEED=$(or $(SEED),0) $(BIN)/python -m pytest -m faults
+	FAULTS_COUNT=$(or $(COUNT),20) FAULTS_SEED=$(or $(SEED),0) $(BIN)/python -m pytest -m faults --numprocesses 2 --dist worksteal
 
 fuzz: $(VENV)/.installed-dev  ## any bytes for the readers of photos, models and manifests: make fuzz SECONDS=60
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
