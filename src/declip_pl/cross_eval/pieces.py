@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from declip_pl.cross_eval import estimate
+from declip_pl.cross_eval.counts import count, photos_in
 from declip_pl.cross_eval.elsewhere import (
     encoding,
     missing_models,
-    photos_in,
     report,
     run_stages,
     scoring,
@@ -82,13 +82,15 @@ class Pieces:
             f"plan: {models} models on {tests} test sets; {len(trainings)} are to be trained, "
             f"{len(scorings)} to be scored"
         )
-        tell(self._stages(where or Local(1), trainings, scorings))
+        stages = self._stages(where or Local(1), trainings, scorings)
+        tell(stages)
         if scorings:
             choices = [choice for choice, _ in trainings]
-            counts = estimate.count(self.recipe, data, choices, len(scorings))
+            counts = count(self.recipe, data, choices, len(scorings))
             device = find_device(self.recipe.options.device)
             measured = estimate.measure(estimate.of_recipe(self.recipe), data, device)
-            print("\n".join(estimate.as_text(counts, measured, where)))
+            others = sum(len(stage.pieces) for stage in stages) - len(trainings)
+            print("\n".join(estimate.as_text(counts, measured, where, others)))
 
     def _stages(
         self,
