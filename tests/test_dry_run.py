@@ -82,6 +82,20 @@ def test_a_generator_may_lack_splits(place, without, capsys, name, splits):
     assert all(f"no {splits[0]} photo of lama" in line for line in told)
 
 
+@pytest.mark.parametrize(
+    ("splits", "encoded"),
+    # 16 photos of ldm and 8 real ones; of lama the test photos, or none, as it is not trained.
+    [(("train", "valid"), 28), (("test",), 24)],
+)
+def test_what_can_not_be_trained_is_not_encoded(
+    place, without, capsys, monkeypatch, tmp_path, splits, encoded
+):
+    monkeypatch.setenv("DECLIP_FEATURES", str(tmp_path / "features"))
+    command = ["cross-eval", f"--config={place}/tiny.yaml", "--part=encode:1/1"]
+    cli.main([*command, without(*splits)])
+    assert f"encoded {encoded} photos" in capsys.readouterr().out
+
+
 def test_pieces_elsewhere_are_told_as_well(place, without, capsys):
     command = ["cross-eval", f"--config={place}/tiny.yaml", "--on=local:2", "--dry-run"]
     cli.main([*command, without("train", "valid")])

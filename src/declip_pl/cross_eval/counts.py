@@ -115,6 +115,7 @@ def _seen(data: LocalizationDataModule) -> _Seen:
         return seen
     versions = range(data.forgeries.versions)
     sources = find_sources(data.layout, data.forgeries.photos, data.index)
+    data.index.save()  # the photos were hashed, and are known to the next variant
     of = {name: [source for source in sources if source.split == name] for name in SPLITS}
     further = {name: [s.photo for s in of[name] if s.further] for name in SPLITS}
     forged = {name: [(s.sha256, v) for s in of[name] for v in versions] for name in SPLITS}

@@ -143,8 +143,11 @@ def as_text(
     """
     started = counts.models + (others if where else 0)
     stages = {
-        "start": (started * measured.start, f"{started} processes"),
-        "encode": (counts.encoded * measured.encode, f"{counts.encoded} photos"),
+        "start": (started * measured.start, f"{started} process" + "es" * (started != 1)),
+        "encode": (
+            counts.encoded * measured.encode,
+            f"{counts.encoded} photos, if none are cached",
+        ),
         "train": (counts.trained * measured.train, f"{counts.models} models, all epochs"),
         "score": (counts.scored * measured.score, f"{counts.scored} maps, validation too"),
     }

@@ -1,6 +1,7 @@
 """A cross-evaluation in pieces: what is left of it, as command lines, stage by stage."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.feature_share import encode_share
 from declip_pl.data.layout import REAL
 from declip_pl.data.wanted import Wanted, distinct, evaluated
+from declip_pl.errors import UserError
 from declip_pl.jobs.pieces import Stage
 from declip_pl.jobs.where import Local, Part, Slurm
 from declip_pl.model.devices import find_device
@@ -160,14 +162,20 @@ def all_wanted(
 ) -> list[Wanted]:
     """Return what trainings, and the scoring of their models, look up in the feature cache.
 
+    What can't be trained, or scored, for lack of photos is left out: that is said where it is done.
+
     Args:
         recipe: Of the models.
         wanted: What they are trained on.
         places: What they are scored on.
     """
-    tested = []
+    found: list[Wanted] = []
+    for choice in wanted:
+        with suppress(UserError):
+            found += recipe.wanted(choice)
     for data in places:
-        names = [*data.generators, *([REAL] if data.has_reals else [])]
+        there = {sample.generator for sample in data.layout.samples("test")}
+        names = [name for name in (*data.generators, REAL) if name in there]
         sets = [data.evaluation_set(name, "test", name) for name in names]
-        tested.append(evaluated(data, sets))
-    return distinct([*(entry for choice in wanted for entry in recipe.wanted(choice)), *tested])
+        found.append(evaluated(data, sets))
+    return distinct(found)
