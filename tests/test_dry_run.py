@@ -105,27 +105,28 @@ def test_pieces_elsewhere_are_told_as_well(place, without, capsys):
 
 
 @pytest.mark.parametrize(
-    ("data", "encoded", "cached", "trained", "scored"),
+    ("data", "encoded", "cached", "trained", "scored", "drawn"),
     [
         # 16 training photos; 8 validation photos and 4 real ones, and as many for tests. An epoch
-        # sees 8 of training and scores 4 and the 4 real ones; a test 8; then both models all 12.
-        ({}, 40, 40, 32, 72),
-        ({"augmentation": "blur", "views": 3}, 24 + 3 * 16, 72, 32, 72),
-        ({"augmentation": "blur"}, 24 + 32, 24, 32, 72),
-        ({"cache": False}, 12 + 2 * (2 * 16 + 8), 12, 32, 72),
-        ({"train_photos": 4}, 32, 32, 16, 72),
+        # sees 8 of training, scores 4 and the 4 real ones, and draws the 4; a test scores 8; then
+        # both models all 12.
+        ({}, 40, 40, 32, 72, 16),
+        ({"augmentation": "blur", "views": 3}, 24 + 3 * 16, 72, 32, 72, 16),
+        ({"augmentation": "blur"}, 24 + 32, 24, 32, 72, 16),
+        ({"cache": False}, 12 + 2 * (2 * 16 + 8), 12, 32, 72, 16),
+        ({"train_photos": 4}, 32, 32, 16, 72, 16),
         # Beside the 8 training photos 8 real ones and one of the 2 versions of each of them are
         # seen, and all versions of the 4 real ones for validation.
-        ({"forgeries": {"versions": 2}}, 40 + 8 + 24, 72, 2 * 2 * 24, 72 + 2 * 2 * 8),
+        ({"forgeries": {"versions": 2}}, 40 + 8 + 24, 72, 2 * 2 * 24, 72 + 2 * 2 * 8, 16),
     ],
     ids=["as they are", "views", "new each time", "not cached", "fewer", "forgeries"],
 )
 def test_photos_are_counted_as_often_as_they_are_seen(
-    place, data, encoded, cached, trained, scored
+    place, data, encoded, cached, trained, scored, drawn
 ):
     of = recipe(place, "other.yaml", **data)
     everything = of.data_module("all")
     found = count(of, everything, ["lama", "ldm"], scorings=2)
-    assert found == (encoded, cached, trained, scored, 2, ())
+    assert found == (encoded, cached, trained, scored, drawn, 2, ())
     assert count(None, everything, [], 2, changed=3)[:4] == (12 + 36, 12, 0, 24)
     assert photos_in(everything) == (48 if "forgeries" in data else 40)

@@ -7,6 +7,7 @@ from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.forgeries.sources import find_sources
 from declip_pl.data.layout import SPLITS, Sample, Split, find_samples
 from declip_pl.errors import UserError
+from declip_pl.training.callbacks import DRAWN
 from declip_pl.training.recipe import Recipe
 
 
@@ -18,6 +19,7 @@ class Counts(NamedTuple):
         cached: Those of them whose features are kept.
         trained: In all epochs of all trainings together, at most.
         scored: In validation, tests and cells together, at most.
+        drawn: As panels, after all epochs that are the best so far.
         models: To be trained.
         refused: Why trainings can't begin, a line each; they are not counted.
     """
@@ -26,6 +28,7 @@ class Counts(NamedTuple):
     cached: int
     trained: int
     scored: int
+    drawn: int
     models: int
     refused: tuple[str, ...] = ()
 
@@ -54,7 +57,7 @@ def count(
     tests = _there(data, "test")
     kept: set[object] = {sample.image for sample in tests}
     thrown = changed * len(tests)
-    trained = scored = models = 0
+    trained = scored = drawn = models = 0
     refused: list[str] = []
     for choice in trainings:
         assert recipe is not None
@@ -68,6 +71,7 @@ def count(
         models += 1
         trained += epochs * seen.trained
         scored += epochs * len(seen.valid) + len(seen.test)
+        drawn += epochs * min(DRAWN, len(seen.drawn))
         if not own.cache:
             thrown += epochs * (seen.trained + len(seen.valid)) + len(seen.test)
             continue
@@ -79,7 +83,7 @@ def count(
         else:
             thrown += epochs * seen.trained
     return Counts(
-        len(kept) + thrown, len(kept), trained, scored + scorings * len(tests), models,
+        len(kept) + thrown, len(kept), trained, scored + scorings * len(tests), drawn, models,
         tuple(refused),
     )  # fmt: skip
 
@@ -91,12 +95,14 @@ class _Seen(NamedTuple):
         train: In training; all versions of forgeries, of which an epoch sees one.
         trained: How many of them in an epoch.
         valid: After each epoch.
+        drawn: The set of them of which some are drawn.
         test: At the end.
     """
 
     train: list[object]
     trained: int
     valid: list[object]
+    drawn: list[object]
     test: list[object]
 
 
@@ -110,7 +116,8 @@ def _seen(data: LocalizationDataModule) -> _Seen:
     splits: tuple[Split, ...] = ("valid", "test")
     valid, test = ([s.image for s in data.files(split, *data.names(split))] for split in splits)
     train: list[object] = [sample.image for sample in photos]
-    seen = _Seen(train, len(train), [*valid], [*test])
+    fakes = [sample.image for sample in data.files("valid", *data.trained_generators)]
+    seen = _Seen(train, len(train), [*valid], [*fakes], [*test])
     if data.forgeries is None:
         return seen
     versions = range(data.forgeries.versions)
@@ -123,6 +130,7 @@ def _seen(data: LocalizationDataModule) -> _Seen:
         [*train, *further["train"], *forged["train"]],
         len(train) + len(further["train"]) + len(of["train"]),
         [*valid, *further["valid"], *forged["valid"]],
+        seen.drawn or [*forged["valid"]],
         seen.test,
     )
 

@@ -3,7 +3,9 @@
 import shutil
 import time
 from dataclasses import dataclass
+from io import BytesIO
 
+import numpy as np
 import psutil
 import torch
 from torch import Tensor
@@ -24,6 +26,7 @@ from declip_pl.metrics import Thresholds
 from declip_pl.model.checkpoint import Checkpoint, load_network
 from declip_pl.model.features import OUTPUT_SIZE, Features
 from declip_pl.model.network import DeCLIP
+from declip_pl.panels import panel
 from declip_pl.training.recipe import Recipe
 from declip_pl.training.task import LocalizationTask
 
@@ -40,7 +43,7 @@ _ADAM = 3
 """Numbers that a checkpoint holds for each weight: its value and AdamW's two moments."""
 _KEPT = 2
 """Checkpoints that a run keeps: the best and the last."""
-_LEFT_OUT = "forging photos, what Lightning takes of a step, and the report"
+_LEFT_OUT = "forging photos, what Lightning takes of a step, checkpoints and the report"
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Measured:
         feature_bytes: Of a photo's features.
         train: A photo in training.
         score: A photo's map and all metrics of it.
+        draw: A photo's panel.
         model_bytes: Of a run's checkpoints.
         gpu_bytes: Most memory of a GPU that was in use; None without one.
         photos: How many were looked at.
@@ -66,6 +70,7 @@ class Measured:
     feature_bytes: int
     train: float
     score: float
+    draw: float
     model_bytes: int
     gpu_bytes: int | None
     photos: int
@@ -122,10 +127,11 @@ def measure(of: Measurable, data: LocalizationDataModule, device: torch.device) 
     encode, batch, bytes_each = _encoding(network, photos, device)
     train = _training(of.task, batch, of.batch_size) if of.task else 0.0
     score = _scoring(network, batch, device)
+    draw = _drawing(photos, batch)
     weights = sum(parameter.numel() for parameter in network.decoder.parameters())
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     return Measured(
-        str(device), STARTED + of.seconds, encode, bytes_each, train, score,
+        str(device), STARTED + of.seconds, encode, bytes_each, train, score, draw,
         weights * 4 * _ADAM * _KEPT, memory, len(photos), time.monotonic() - start,
     )  # fmt: skip
 
@@ -148,7 +154,10 @@ def as_text(
             counts.encoded * measured.encode,
             f"{counts.encoded} photos, if none are cached",
         ),
-        "train": (counts.trained * measured.train, f"{counts.models} models, all epochs"),
+        "train": (
+            counts.trained * measured.train + counts.drawn * measured.draw,
+            f"{counts.models} models, all epochs",
+        ),
         "score": (counts.scored * measured.score, f"{counts.scored} maps, validation too"),
     }
     total = sum(seconds for seconds, _ in stages.values())
@@ -238,6 +247,16 @@ def _scoring(network: DeCLIP, batch: Batch, device: torch.device) -> float:
         _finish(device)
         took = time.monotonic() - start
     return took / len(batch["path"])
+
+
+def _drawing(photos: LocalizationDataset, batch: Batch) -> float:
+    """Return seconds for a photo's panel."""
+    mask, start = batch["mask"][0].cpu().numpy(), 0.0
+    for _ in range(2):  # the first takes longer
+        start = time.monotonic()
+        picture = panel(photos.shown(batch["path"][0]), mask, mask.astype(np.float32))
+        picture.save(BytesIO(), "PNG", compress_level=1)
+    return time.monotonic() - start
 
 
 def _squared(mask: Tensor) -> Tensor:
