@@ -90,7 +90,7 @@ fuzz: $(VENV)/.installed-dev  ## any bytes for the readers of photos, models and
 audit:  ## known weaknesses of constraints.txt's versions, asked of the package index's advisories
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/python -m pip install --quiet 'pip-audit >= 2.7, < 3'
-	build/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+	build/audit/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
 
 hashes: $(VENV)/.installed  ## constraints.txt with the SHA-256 of each file, as build/constraints-hashed.txt
 	@mkdir -p build
