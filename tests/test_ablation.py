@@ -123,14 +123,14 @@ def test_numbers_in_names():
     assert {name: number_in(name) for name in names} == names
 
 
-LEVERS = Path(__file__).parents[1] / "benchmarks/levers.yaml"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-@pytest.mark.parametrize("name", [*shipped(), str(LEVERS)])
+@pytest.mark.parametrize("name", [*shipped(), *map(str, sorted(BENCHMARKS.glob("*.yaml")))])
 def test_every_shipped_question_is_read_and_every_variant_is_a_configuration(
     name, tmp_path, monkeypatch
 ):
-    monkeypatch.setenv("DECLIP_PARTS", str(LEVERS.with_suffix(".py")))
+    monkeypatch.setenv("DECLIP_PARTS", str(BENCHMARKS / "levers.py"))
     parsed = []
 
     def stop(self):
