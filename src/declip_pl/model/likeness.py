@@ -148,7 +148,7 @@ def read_likeness(said: Any, path: Path | str) -> Likeness | None:
                 f"{path}: its likeness is damaged: {name} of shape {list(found[name].shape)} is "
                 "not what is fitted to photos"
             )
-    return Likeness(**{name: tensor.clone() for name, tensor in found.items()})
+    return Likeness(**{name: tensor.detach().clone() for name, tensor in found.items()})
 
 
 def _fit(rows: NDArray[np.float64], keep: int) -> tuple[NDArray[np.float64], ...]:
