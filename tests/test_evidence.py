@@ -117,8 +117,8 @@ class TestWords:
     @pytest.mark.parametrize(
         ("quality", "expected"),
         [
-            (90, "In size and JPEG quality it is like the training photos; camera and subject"),
-            (None, "In size it is like the training photos; compression (it is no JPEG), camera"),
+            (90, "In size and JPEG quality it is like the photos of the training; camera and"),
+            (None, "In size it is like the photos of the training; compression (it is no"),
         ],
     )
     def test_what_was_not_compared_is_said_of_a_photo_like_them(
