@@ -257,9 +257,9 @@ class TestWords:
         found, said = self.said(checkpoint, 0.001)
         assert found.compared == ("size", "JPEG quality", "features") and found.unlike == ()
         assert said == (
-            "In size, JPEG quality and features (what the encoder sees of camera, processing and "
-            "subject) it is like the photos of the training; untouched photos of other kinds may "
-            "score higher."
+            "Nothing in size, JPEG quality or features (what the encoder sees of camera, "
+            "processing and subject) sets it apart from the photos of the training; that does not "
+            "make it one of them, and untouched photos of other kinds may score higher."
         )
 
     def test_a_photo_unlike_them(self, checkpoint, fitted):
@@ -349,6 +349,7 @@ def test_training_stores_it_and_predict_says_it(fit_arguments, many, tmp_path, c
     part = options | {"run.name": "part", "data.cache": "false"}
     cli.main(fit_arguments(**part, **{"trainer.max_epochs": 1}))
     before = read_checkpoint("outputs/part/checkpoints/last.ckpt").likeness
+    (tmp_path / "outputs/part/test_metrics.json").unlink()  # of a run that is over
     cli.main(fit_arguments(**part, **{"run.resume": "true"}))
     assert same(read_checkpoint("outputs/part/checkpoints/last.ckpt").likeness, before)
     assert before.mean.numpy() == pytest.approx(best.mean.numpy(), abs=1e-3)

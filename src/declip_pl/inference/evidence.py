@@ -151,8 +151,10 @@ def _likeness(evidence: Evidence) -> str:
     left += ["compression (it is no JPEG)"] if {SIZE} == {*evidence.compared} - {FEATURES} else []
     left += [] if FEATURES in evidence.compared else ["camera", "subject"]
     were = "was" if len(left) == 1 else "were"
-    also = f"{listed(left)} {were} not compared, and " if left else ""
-    return f"In {listed(compared)} it is like the photos of the training; {also}{others}"
+    # With a training of many kinds nearly nothing is set apart: it must not sound like a promise.
+    also = f"{listed(left)} {were} not compared" if left else "that does not make it one of them"
+    apart = f"Nothing in {listed(compared, 'or')} sets it apart from the photos of the training"
+    return f"{apart}; {also}, and {others}"
 
 
 def listed(words: Sequence[str], last: str = "and") -> str:
