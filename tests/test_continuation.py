@@ -348,6 +348,25 @@ def test_a_callback_of_ones_own_that_watches_the_same_figure_goes_on_as_well(
     assert mine == ["mine.ckpt"] and best_epoch(folder) == 1 and len(scores(folder)) == 3
 
 
+def test_averages_of_weights_go_on_as_if_there_had_been_no_interruption(fit_arguments, tmp_path):
+    average = (
+        "--trainer.callbacks=[{class_path: lightning.pytorch.callbacks.EMAWeightAveraging, "
+        "init_args: {decay: 0.9}}]"
+    )
+    cli.main([*fit_arguments(**{"run.name": "whole", "trainer.max_epochs": 3}), average])
+    cli.main([*fit_arguments(**{"run.name": "parts"}), average])
+    (tmp_path / "outputs/parts/test_metrics.json").unlink()
+    longer = {"run.name": "parts", "run.resume": "true", "trainer.max_epochs": 3}
+    cli.main([*fit_arguments(**longer), average])
+    for name in ("best", "last"):
+        whole, parts = (
+            load_lightning(tmp_path / f"outputs/{run}/checkpoints/{name}.ckpt")["state_dict"]
+            for run in ("whole", "parts")
+        )
+        assert whole.keys() == parts.keys()
+        assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
 def test_a_checkpoint_is_not_deleted_by_the_run_that_goes_on_from_it(refusal, unfinished):
     last = unfinished / "checkpoints/last.ckpt"
     changes = {"run.resume": "false", "run.overwrite": "true", "ckpt_path": last}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import find, make_clip, make_photo, make_tree
-from lightning.pytorch.callbacks import ModelSummary
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelSummary
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -183,3 +183,33 @@ def test_a_module_without_an_encoder_gets_pixels_without_any_switch(tree, callba
     trainer.test(module, data, verbose=False)
     assert module.seen == {(3, 224, 224)} and module.weight != 0
     assert sum(map(len, trainer.predict(module, data))) == 8
+
+
+class Steps(Callback):
+    """The decoder's weights after each step."""
+
+    def __init__(self) -> None:
+        self.weights: list[torch.Tensor] = []
+
+    def on_train_batch_end(self, trainer, pl_module, *args) -> None:
+        self.weights.append(pl_module.network.decoder.fc[0].weight.detach().clone())
+
+
+@pytest.mark.parametrize("cache", [True, False], ids=["encoded before", "encoded meanwhile"])
+def test_lightnings_averages_of_weights(clip, tree, cache):
+    """They hold a copy of the encoder, which is no part of the average."""
+    steps, made = Steps(), task(clip)
+    trainer = L.Trainer(
+        **QUIET,
+        max_epochs=2,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        callbacks=[EMAWeightAveraging(decay=0.5), steps],
+    )
+    trainer.fit(made, data_of(tree, cache=cache))
+    average = steps.weights[0]
+    for weight in steps.weights[1:]:
+        average = (average + weight) / 2
+    found = made.network.decoder.fc[0].weight
+    assert torch.allclose(found, average, atol=1e-6) and not torch.equal(found, steps.weights[-1])
+    assert torch.equal(made.network.encoder(PIXELS).grid, task(clip).network.encoder(PIXELS).grid)

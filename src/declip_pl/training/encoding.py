@@ -5,7 +5,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.dataset import LocalizationDataset
@@ -49,9 +49,14 @@ class EncodePhotos(Callback):
             data.preload(device)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Offload an encoder that training does not need; Lightning has counted its weights."""
+        """Offload an encoder that training does not need; Lightning has counted its weights.
+
+        Averages of weights have a copy of the encoder, with which they exchange its weights.
+        """
         data, encoder = getattr(trainer, "datamodule", None), encoder_of(pl_module)
-        if encoder and isinstance(data, LocalizationDataModule) and data.train_views:
+        averaged = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        unneeded = isinstance(data, LocalizationDataModule) and data.train_views and not averaged
+        if encoder and unneeded:
             encoder.offload()
 
 
