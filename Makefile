@@ -80,7 +80,7 @@ test-slow: $(VENV)/.installed-dev  ## run the tests that take long
 	$(BIN)/python -m pytest -m slow
 
 faults: $(VENV)/.installed-dev  ## kill, fill the disk, damage files on purpose: make faults COUNT=20 SEED=0
-	FAULTS_COUNT=$(or $(COUNT),20) FAULTS_SEED=$(or $(SEED),0) $(BIN)/python -m pytest -m faults
+	FAULTS_COUNT=$(or $(COUNT),20) FAULTS_SEED=$(or $(SEED),0) $(BIN)/python -m pytest -m faults --numprocesses 2 --dist worksteal
 
 fuzz: $(VENV)/.installed-dev  ## any bytes for the readers of photos, models and manifests: make fuzz SECONDS=60
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
@@ -90,7 +90,7 @@ fuzz: $(VENV)/.installed-dev  ## any bytes for the readers of photos, models and
 audit:  ## known weaknesses of constraints.txt's versions, asked of the package index's advisories
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/python -m pip install --quiet 'pip-audit >= 2.7, < 3'
-	build/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+	build/audit/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
 
 hashes: $(VENV)/.installed  ## constraints.txt with the SHA-256 of each file, as build/constraints-hashed.txt
 	@mkdir -p build

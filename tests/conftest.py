@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from subprocess import Popen
 
@@ -296,8 +297,20 @@ def faults(tmp_path_factory):
     return Home(tmp_path_factory.mktemp("faults"))
 
 
+def pytest_runtest_teardown(item) -> None:
+    """Have what faults were tried travel with the test's report, whatever process it ran in."""
+    tried = sys.modules.get("fault_trials")
+    if tried:
+        item.user_properties += [("fault", asdict(row)) for row in tried.ROWS]
+        tried.ROWS.clear()
+
+
 def pytest_terminal_summary(terminalreporter) -> None:
     """Print the table of faults where any were tried."""
-    tried = sys.modules.get("fault_trials")
-    if tried and tried.ROWS:
-        terminalreporter.write_line(tried.table())
+    reports = [report for kind in terminalreporter.stats.values() for report in kind]
+    ended = [report for report in reports if getattr(report, "when", "") == "teardown"]
+    found = [value for report in ended for name, value in report.user_properties if name == "fault"]
+    if found:
+        from fault_trials import Row, table
+
+        terminalreporter.write_line(table(Row(**row) for row in found))

@@ -1,8 +1,8 @@
 """Faults on purpose: a command runs in a process that something happens to, and then again.
 
 Each trial works in the same new folder, so that paths in results are the same. The process is a
-fork of the tests', which has imported everything: what happens falls into the work, not into
-Python's start.
+fork of the tests', which has imported everything, and so are the trainings that it starts: what
+happens falls into the work, not into Python's start.
 """
 
 import csv
@@ -12,21 +12,26 @@ import random
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from errno import EROFS
+from functools import partial
 from pathlib import Path
 from threading import Thread
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import NamedTuple, NoReturn
 
 import torch
 from conftest import PATIENCE, blank_plot
 from matplotlib.figure import Figure
 
+from declip_pl import cli
+from declip_pl.cross_eval import models
 from declip_pl.cross_eval.columns import read_columns
 from declip_pl.errors import UserError
 
@@ -132,17 +137,29 @@ def row(command: str, fault: str) -> Row:
 
 
 ROWS: list[Row] = []
-"""The table, which is printed at the end of the tests."""
+"""Lines of the test that runs; at its end they go to the table, which is printed at the end."""
 
 
-def table() -> str:
-    """Return all that was tried, as text."""
-    lines = [f"{'command':<12} {'fault':<44} {'n':>3} {'equal':>6} {'in one line':>12} failed"]
-    lines += [
-        f"{r.command:<12} {r.fault:<44} {r.tries:>3} {r.equal:>6} {r.refused:>12} {len(r.failed)}"
-        for r in ROWS
-    ]
-    return "\n".join([*lines, f"moments drawn with FAULTS_SEED={SEED}"])
+def table(rows: Iterable[Row]) -> str:
+    """Return all that was tried as a table in Markdown: a line for each fault."""
+    found = {(row.fault, row.command): row for row in rows}
+    faults, commands = (sorted(set(names)) for names in zip(*found, strict=True))
+    lines = [["fault", *commands], ["---"] * (len(commands) + 1)]
+    lines += [[fault, *(_in_short(found.get((fault, c))) for c in commands)] for fault in faults]
+    return "\n".join(
+        [
+            *(f"| {' | '.join(line)} |" for line in lines),
+            "",
+            "Of the tries, how many ended as they should; in brackets, how many were refused in a",
+            f"line. Moments drawn with FAULTS_SEED={SEED}.",
+        ]
+    )
+
+
+def _in_short(row: Row | None) -> str:
+    if row is None:
+        return ""
+    return f"{row.equal}/{row.tries}" + (f" ({row.refused})" if row.refused else "")
 
 
 class Place:
@@ -241,8 +258,8 @@ class Place:
 
     def _become(self, command: Command, fault: Callable[[], object], output: int) -> None:
         """Be the process that a trial is about, to its end."""
-        status = 1
-        try:
+
+        def run() -> None:
             os.setsid()
             os.dup2(output, 1)
             os.dup2(output, 2)
@@ -250,25 +267,68 @@ class Place:
             sys.stdout, sys.stderr = (os.fdopen(number, "w", 1) for number in (1, 2))
             signal.signal(signal.SIGINT, signal.default_int_handler)
             Figure.savefig = blank_plot
+            models.subprocess = Trainings
             torch.set_num_threads(1)  # anew, as its pool of threads is not forked
             os.chdir(self.here)
             os.environ["DECLIP_FEATURES"] = str(self.here / "features")
             os.environ["DECLIP_CACHE"] = str(self.here / "cache")
             fault()
             command.run()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-            if isinstance(stop.code, str):
-                print(stop.code, file=sys.stderr)
-        except UserError as error:  # of what is no command, and which the command line would print
-            print(f"error: {error}", file=sys.stderr)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
-            os._exit(status)
+
+        _end_after(run)
+
+
+class Training:
+    """A training as a cross-evaluation starts it, but a fork: it has imported everything.
+
+    Args:
+        command: The words of its command line.
+        preexec_fn: What the process calls first.
+    """
+
+    def __init__(self, command: Sequence[str], preexec_fn: Callable[[], object]) -> None:
+        sys.stdout.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            preexec_fn()
+            _end_after(partial(cli.main, list(command[3:])))  # without python -m declip_pl
+
+    def wait(self, timeout: float = PATIENCE) -> int:
+        """Return its status, negative for a signal."""
+        end = time.monotonic() + timeout
+        while not (found := os.waitpid(self.pid, os.WNOHANG))[0]:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired("train", timeout)
+            time.sleep(0.02)
+        return os.waitstatus_to_exitcode(found[1])
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
+
+
+Trainings = SimpleNamespace(Popen=Training, TimeoutExpired=subprocess.TimeoutExpired)
+"""Stands where a cross-evaluation has the module ``subprocess``."""
+
+
+def _end_after(run: Callable[[], object]) -> NoReturn:
+    """Do something and end this process, with the status that Python would end with."""
+    status = 1
+    try:
+        run()
+        status = 0
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+    except UserError as error:  # of what is no command, and which the command line would print
+        print(f"error: {error}", file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(status)
 
 
 class Watch:
@@ -321,8 +381,20 @@ def moments(command: Command, fault: str) -> random.Random:
 
 
 def kill_at(number: int, folder: Path) -> Callable[[], None]:
-    """Return what has a process killed before it does something to a file for the n-th time."""
-    return Watch(folder, lambda n, _: n == number and os.kill(os.getpid(), signal.SIGKILL)).begin
+    """Return what has a process killed before it does something to a file for the n-th time.
+
+    Its forks are not; they end with it.
+    """
+
+    def begin() -> None:
+        pid = os.getpid()
+        Watch(folder, lambda n, _: n == number and os.getpid() == pid and _kill(pid)).begin()
+
+    return begin
+
+
+def _kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
 
 
 def fill_at(number: int, folder: Path) -> Callable[[], None]:

@@ -314,7 +314,7 @@ def left_over(folder):
     [
         ("second", signal.SIGKILL, 1, "process 1 of 2 was ended by SIGKILL"),
         ("first", signal.SIGKILL, -signal.SIGKILL, "the first process of this run is gone"),
-        ("first", signal.SIGTERM, 143, "interrupted; finished epochs are kept"),
+        ("first", signal.SIGTERM, 143, "ended by SIGTERM; finished epochs are kept"),
     ],
     ids=["kill the second", "kill the first", "end the first"],
 )
@@ -332,7 +332,8 @@ def test_a_process_that_is_killed_ends_the_other(
         assert first.wait(PATIENCE) == status
         second.wait(PATIENCE)
     lines = (tmp_path / "err").read_text().splitlines()
-    found = [line for line in lines if re.match(r"error:|interrupted|this is a fault|Trace", line)]
+    said = re.compile(r"error:|interrupted|ended by|this is a fault|Trace")
+    found = [line for line in lines if said.match(line)]
     assert len(found) == 1 and told in found[0]
 
 

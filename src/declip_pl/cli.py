@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, NoReturn, get_type_hints
 from declip_pl import __version__, one_line
 from declip_pl.errors import UserError
 from declip_pl.files import expanded
+from declip_pl.processes import Terminated, raise_on_sigterm
 
 KEPT_RUN = "finished epochs are kept: declip-pl train --resume (RESUME=1) continues the run"
 REPORT = "this is a fault of declip-pl: please report it with the lines above"
@@ -107,8 +108,8 @@ def main(args: list[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         _answer(args)
-    except KeyboardInterrupt:  # a second one, while the first was answered
-        _interrupted(130, args)
+    except KeyboardInterrupt as stop:  # a second one, while the first was answered
+        _interrupted(stop, args)
 
 
 def _answer(args: list[str]) -> None:
@@ -120,14 +121,14 @@ def _answer(args: list[str]) -> None:
     except ArgumentError as error:
         print(f"error: {one_line.of_parser(error)} ({_help(args)})", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        _interrupted(130, args)
+    except KeyboardInterrupt as stop:
+        _interrupted(stop, args)
     except SystemExit as stop:
         # Lightning turns both signals into an exit of its own, status 1 and 0.
         if isinstance(stop.__context__, KeyboardInterrupt):
-            _interrupted(130, args)
+            _interrupted(stop.__context__, args)
         if type(stop).__name__ == "SIGTERMException":
-            _interrupted(143, args)
+            _interrupted(Terminated(), args)
         raise
     except BrokenPipeError:  # whoever read the output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -234,6 +235,8 @@ def _command_name(args: list[str]) -> tuple[str, list[str]]:
 
 def _call(name: str, args: list[str]) -> None:
     command = COMMANDS[name]
+    if command.kept and command.kept != KEPT_RUN:  # to trainings Lightning listens
+        raise_on_sigterm()
     if command.instead and args and not args[0].startswith("-"):
         raise UserError(f"{name} takes no {args[0]!r}; {command.instead} {join(args)}")
     parser = parser_of(name)
@@ -288,9 +291,12 @@ def _help(args: list[str]) -> str:
     return f"declip-pl {_command_name(args)[0]} --help"
 
 
-def _interrupted(status: int, args: list[str]) -> NoReturn:
+def _interrupted(stop: KeyboardInterrupt, args: list[str]) -> NoReturn:
+    why, status = "interrupted", 130
+    if isinstance(stop, Terminated):
+        why, status = "ended by SIGTERM", 143
     kept = ""
     if args and not args[0].startswith("-"):
         kept = COMMANDS[_command_name(args)[0]].kept
-    print(f"interrupted{'; ' if kept else ''}{kept}", file=sys.stderr)
+    print(f"{why}{'; ' if kept else ''}{kept}", file=sys.stderr)
     sys.exit(status)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from declip_pl.cross_eval import estimate
+from declip_pl.cross_eval.counts import count
 from declip_pl.cross_eval.elsewhere import (
     encoding,
     missing_models,
@@ -75,11 +76,11 @@ class Pieces:
         for plan in self._unscored():
             choices = [choice for choice, _ in self._missing(plan)]
             scorings = self.seeds * len(plan.choices)
-            counts = estimate.count(plan.recipe, self.photos, choices, scorings)
+            counts = count(plan.recipe, self.photos, choices, scorings)
             measurable = estimate.of_recipe(plan.recipe)
             measured = estimate.measure(measurable, self.photos, find_device(device))
             print(f"variant {plan.variant}:")
-            print("\n".join(estimate.as_text(counts, measured, where)))
+            print("\n".join(estimate.as_text(counts, measured, where, others=1)))
 
     def _stages(self) -> list[Stage]:
         left = self._unscored()

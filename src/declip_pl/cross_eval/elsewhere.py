@@ -6,9 +6,7 @@ from pathlib import Path
 from declip_pl.cross_eval.failures import as_error
 from declip_pl.cross_eval.matrix import Failure
 from declip_pl.cross_eval.models import is_trained, planned
-from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.feature_cache import SHARD
-from declip_pl.data.layout import SPLITS
 from declip_pl.jobs import run as jobs
 from declip_pl.jobs.pieces import Piece, Stage, named
 from declip_pl.jobs.where import Local, Slurm
@@ -39,11 +37,6 @@ def missing_models(recipe: Recipe, wanted: Sequence[str], seeds: int) -> list[tu
     """
     plan = planned(recipe, wanted, seeds)
     return [model for model in plan if not is_trained(recipe, *model)]
-
-
-def photos_in(data: LocalizationDataModule) -> int:
-    """Return how many photos a data set has in all splits."""
-    return sum(len(data.files(split, *data.names(split))) for split in SPLITS)
 
 
 def tell(stages: Iterable[Stage]) -> None:

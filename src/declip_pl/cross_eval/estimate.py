@@ -2,30 +2,36 @@
 
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from io import BytesIO
 
+import numpy as np
+import psutil
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from declip_pl.cross_eval.elsewhere import photos_in
+from declip_pl.cross_eval.counts import Counts
 from declip_pl.cross_eval.map_scores import score_maps
 from declip_pl.cross_eval.progress import duration
 from declip_pl.data.cache_folders import GIB, features_folder
 from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.dataset import Batch, LocalizationDataset, collate
 from declip_pl.data.feature_cache import tokens_of
+from declip_pl.data.layout import find_samples
 from declip_pl.errors import UserError
 from declip_pl.files import existing
 from declip_pl.jobs.where import Local, Slurm
 from declip_pl.metrics import Thresholds
-from declip_pl.model.checkpoint import Checkpoint
+from declip_pl.model.checkpoint import Checkpoint, load_network
 from declip_pl.model.features import OUTPUT_SIZE, Features
+from declip_pl.model.network import DeCLIP
+from declip_pl.panels import panel
 from declip_pl.training.recipe import Recipe
 from declip_pl.training.task import LocalizationTask
 
+STARTED = time.time() - psutil.Process().create_time()
+"""Seconds that this process took to start, for the most part to import torch and Lightning."""
 PHOTOS = 16
 """Photos that are encoded and scored to measure it; of training one batch."""
 STEPS = 2
@@ -37,22 +43,7 @@ _ADAM = 3
 """Numbers that a checkpoint holds for each weight: its value and AdamW's two moments."""
 _KEPT = 2
 """Checkpoints that a run keeps: the best and the last."""
-
-
-class Counts(NamedTuple):
-    """Photos that the pieces look at, each as often as it is looked at.
-
-    Attributes:
-        encoded: Photos to be encoded, if none is in the cache yet.
-        trained: In all epochs of all trainings together, at most.
-        scored: In validation, tests and cells together, at most.
-        models: To be trained.
-    """
-
-    encoded: int
-    trained: int
-    scored: int
-    models: int
+_LEFT_OUT = "forging photos, what Lightning takes of a step, checkpoints and the report"
 
 
 @dataclass(frozen=True)
@@ -61,10 +52,12 @@ class Measured:
 
     Attributes:
         device: Where it was measured.
+        start: Starting a process and making the localizer, no photo yet.
         encode: Reading, decoding and encoding a photo.
         feature_bytes: Of a photo's features.
         train: A photo in training.
         score: A photo's map and all metrics of it.
+        draw: A photo's panel.
         model_bytes: Of a run's checkpoints.
         gpu_bytes: Most memory of a GPU that was in use; None without one.
         photos: How many were looked at.
@@ -72,10 +65,12 @@ class Measured:
     """
 
     device: str
+    start: float
     encode: float
     feature_bytes: int
     train: float
     score: float
+    draw: float
     model_bytes: int
     gpu_bytes: int | None
     photos: int
@@ -87,23 +82,29 @@ class Measurable:
     """A localizer that is measured.
 
     Attributes:
-        parts: The options of its task that say what it is made of.
+        network: Encoder and decoder.
+        task: How it is trained; None for one that is trained already.
         batch_size: Photos in a batch of its training.
+        seconds: What it took to make it.
     """
 
-    parts: dict[str, Any]
-    batch_size: int = 64
+    network: DeCLIP
+    task: LocalizationTask | None
+    batch_size: int
+    seconds: float
 
 
 def of_recipe(recipe: Recipe) -> Measurable:
     """Return the localizer that a recipe trains."""
-    said = recipe.entries
-    return Measurable({name: said[f"model.{name}"] for name in _PARTS}, said["data.batch_size"])
+    start, said = time.monotonic(), recipe.entries
+    task = LocalizationTask(**{name: said[f"model.{name}"] for name in _PARTS})
+    return Measurable(task.network, task, said["data.batch_size"], time.monotonic() - start)
 
 
 def of_checkpoint(checkpoint: Checkpoint) -> Measurable:
     """Return a localizer that is trained already."""
-    return Measurable({name: getattr(checkpoint, name) for name in _PARTS})
+    start = time.monotonic()
+    return Measurable(load_network(checkpoint), None, 0, time.monotonic() - start)
 
 
 def measure(of: Measurable, data: LocalizationDataModule, device: torch.device) -> Measured:
@@ -120,75 +121,57 @@ def measure(of: Measurable, data: LocalizationDataModule, device: torch.device) 
     start = time.monotonic()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    task = LocalizationTask(**of.parts).to(device)
-    data.preprocessing = task.network.encoder.preprocessing
+    network = of.network.to(device)
+    data.preprocessing = network.encoder.preprocessing
     photos = _few(data)
-    encode, batch, bytes_each = _encoding(task, photos)
-    train = _training(task, batch, of.batch_size)
-    score = _scoring(task, batch)
-    weights = sum(parameter.numel() for parameter in task.network.decoder.parameters())
+    encode, batch, bytes_each = _encoding(network, photos, device)
+    train = _training(of.task, batch, of.batch_size) if of.task else 0.0
+    score = _scoring(network, batch, device)
+    draw = _drawing(photos, batch)
+    weights = sum(parameter.numel() for parameter in network.decoder.parameters())
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     return Measured(
-        str(device), encode, bytes_each, train, score, weights * 4 * _ADAM * _KEPT, memory,
-        len(photos), time.monotonic() - start,
+        str(device), STARTED + of.seconds, encode, bytes_each, train, score, draw,
+        weights * 4 * _ADAM * _KEPT, memory, len(photos), time.monotonic() - start,
     )  # fmt: skip
 
 
-def count(
-    recipe: Recipe | None,
-    data: LocalizationDataModule,
-    trainings: Sequence[str],
-    scorings: int,
-    changed: int = 0,
-) -> Counts:
-    """Return how many photos the pieces look at; forgeries, which may not be made yet, are not in.
-
-    Args:
-        recipe: Of models that are trained.
-        data: The data set.
-        trainings: The generators of each model that is missing.
-        scorings: How often all test photos are scored, by whatever model.
-        changed: How often they are changed, and encoded once more.
-    """
-    tests = len(data.files("test", *data.names("test")))
-    encoded = changed * tests + (photos_in(data) if recipe else tests)
-    trained = scored = 0
-    for choice in trainings:
-        assert recipe is not None
-        epochs = recipe.entries["trainer.max_epochs"] or 1000  # Lightning's own
-        own = recipe.data_module(choice)
-        trained += epochs * len(own.training_photos())
-        scored += epochs * len(own.files("valid", *own.names("valid")))
-        scored += len(own.files("test", *own.names("test")))
-    return Counts(encoded, trained, scored + scorings * tests, len(trainings))
-
-
-def as_text(counts: Counts, measured: Measured, where: Local | Slurm | None) -> list[str]:
+def as_text(
+    counts: Counts, measured: Measured, where: Local | Slurm | None, others: int
+) -> list[str]:
     """Return what it takes, in lines.
 
     Args:
         counts: Photos that the pieces look at.
         measured: What one of them takes.
         where: Where the pieces run; None stands for this process.
+        others: Pieces beside the trainings; here they need no process of their own.
     """
+    started = counts.models + (others if where else 0)
     stages = {
-        "encode": (counts.encoded * measured.encode, f"{counts.encoded} photos"),
-        "train": (counts.trained * measured.train, f"{counts.models} models, all epochs"),
+        "start": (started * measured.start, f"{started} process" + "es" * (started != 1)),
+        "encode": (
+            counts.encoded * measured.encode,
+            f"{counts.encoded} photos, if none are cached",
+        ),
+        "train": (
+            counts.trained * measured.train + counts.drawn * measured.draw,
+            f"{counts.models} models, all epochs",
+        ),
         "score": (counts.scored * measured.score, f"{counts.scored} maps, validation too"),
     }
     total = sum(seconds for seconds, _ in stages.values())
-    lines = [f"  {name}: up to about {_hours(took)} ({of})" for name, (took, of) in stages.items()]
+    lines = [f"  can't be trained, and is not counted: {line}" for line in counts.refused]
+    lines += [f"  {name}: up to about {_hours(took)} ({of})" for name, (took, of) in stages.items()]
     shared = ""
     if isinstance(where, Local):
         shared = f", {_hours(total / where.processes)} with {where.processes} at once"
-    lines.append(
-        f"  together: up to about {_hours(total)}{shared}; starting and the report not counted"
-    )
+    lines.append(f"  together: up to about {_hours(total)}{shared}; {_LEFT_OUT} not counted")
     memory = "not measured, as there is no GPU here"
     if measured.gpu_bytes is not None:
         memory = f"{measured.gpu_bytes / GIB:.1f} GiB at most, when this was measured"
     lines.append(f"  GPU memory: {memory}")
-    features, models = counts.encoded * measured.feature_bytes, counts.models * measured.model_bytes
+    features, models = counts.cached * measured.feature_bytes, counts.models * measured.model_bytes
     place = existing(features_folder())
     free = shutil.disk_usage(place).free
     lines.append(
@@ -205,25 +188,27 @@ def as_text(counts: Counts, measured: Measured, where: Local | Slurm | None) -> 
 def _few(data: LocalizationDataModule) -> LocalizationDataset:
     """Return a few test photos of one generator, evenly spread."""
     for name in data.generators:
-        found = data.evaluation_set(name, "test", name)
-        if found.samples:
+        if find_samples(data.layout, "test", name)[0]:
+            found = data.evaluation_set(name, "test", name)
             return found.every(-(-len(found.samples) // PHOTOS), 0)
     raise UserError(f"{data.root} has no test photos to measure on")
 
 
 @torch.no_grad()
-def _encoding(task: LocalizationTask, photos: LocalizationDataset) -> tuple[float, Batch, int]:
+def _encoding(
+    network: DeCLIP, photos: LocalizationDataset, device: torch.device
+) -> tuple[float, Batch, int]:
     """Return seconds for a photo, the photos' features and masks, and the bytes of each."""
-    encoder = task.network.encoder
-    encoder(collate([photos[0]])["image"].to(task.device))  # the first takes longer
+    encoder = network.encoder
+    encoder(collate([photos[0]])["image"].to(device))  # the first takes longer
     start = time.monotonic()
     batch = collate([photos[place] for place in range(len(photos))])
-    features = encoder(batch["image"].to(task.device))
+    features = encoder(batch["image"].to(device))
     tokens = tokens_of(features)  # the processor has them: nothing is still at work
     took = (time.monotonic() - start) / len(photos)
     batch["image"] = features
-    batch["mask"] = [mask.to(task.device) for mask in batch["mask"]]
-    batch["label"] = batch["label"].to(task.device)
+    batch["mask"] = [mask.to(device) for mask in batch["mask"]]
+    batch["label"] = batch["label"].to(device)
     return took, batch, tokens[0].nbytes
 
 
@@ -252,16 +237,26 @@ def _training(task: LocalizationTask, batch: Batch, size: int) -> float:
 
 
 @torch.inference_mode()
-def _scoring(task: LocalizationTask, batch: Batch) -> float:
+def _scoring(network: DeCLIP, batch: Batch, device: torch.device) -> float:
     """Return seconds for a photo's map and its metrics."""
     took = 0.0
     for _ in range(2):  # the first takes longer
         start = time.monotonic()
-        logits = task(batch["image"])
+        logits = network(batch["image"])
         score_maps(logits.sigmoid(), batch["mask"], Thresholds(0.5, {}, 0.5), is_fake=True)
-        _finish(task.device)
+        _finish(device)
         took = time.monotonic() - start
     return took / len(batch["path"])
+
+
+def _drawing(photos: LocalizationDataset, batch: Batch) -> float:
+    """Return seconds for a photo's panel."""
+    mask, start = batch["mask"][0].cpu().numpy(), 0.0
+    for _ in range(2):  # the first takes longer
+        start = time.monotonic()
+        picture = panel(photos.shown(batch["path"][0]), mask, mask.astype(np.float32))
+        picture.save(BytesIO(), "PNG", compress_level=1)
+    return time.monotonic() - start
 
 
 def _squared(mask: Tensor) -> Tensor:

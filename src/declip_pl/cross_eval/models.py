@@ -24,7 +24,7 @@ from declip_pl.model.checkpoint import Checkpoint, read_checkpoint
 from declip_pl.model.network import Pooling
 from declip_pl.names import check_name
 from declip_pl.privacy import without_folders
-from declip_pl.processes import die_with_parent
+from declip_pl.processes import Terminated, die_with_parent
 from declip_pl.training.recipe import Recipe
 from declip_pl.training.run_folder import RESULTS
 
@@ -276,11 +276,19 @@ def _model(path: str | Path, columns: Sequence[str]) -> Model:
 
 
 def _run(command: list[str]) -> int:
-    """Run a command to its end, also through Ctrl-C."""
+    """Run a command to its end, also through Ctrl-C and SIGTERM."""
     # Two would train one model, if this one were killed and started again.
     child = subprocess.Popen(command, preexec_fn=die_with_parent)  # noqa: PLW1509 - no threads yet
     try:
         return child.wait()
+    except Terminated:
+        child.send_signal(signal.SIGTERM)
+        try:
+            child.wait(timeout=10)  # a cluster may give 30 seconds, then it kills both
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+        raise
     except KeyboardInterrupt:
         try:
             child.wait(timeout=10)  # a terminal's Ctrl-C reaches it, too

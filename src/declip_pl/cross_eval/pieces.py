@@ -1,16 +1,17 @@
 """A cross-evaluation in pieces: what is left of it, as command lines, stage by stage."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from declip_pl.cross_eval import estimate
+from declip_pl.cross_eval.counts import count, photos_in
 from declip_pl.cross_eval.elsewhere import (
     encoding,
     missing_models,
-    photos_in,
     report,
     run_stages,
     scoring,
@@ -25,6 +26,7 @@ from declip_pl.data.datamodule import LocalizationDataModule
 from declip_pl.data.feature_share import encode_share
 from declip_pl.data.layout import REAL
 from declip_pl.data.wanted import Wanted, distinct, evaluated
+from declip_pl.errors import UserError
 from declip_pl.jobs.pieces import Stage
 from declip_pl.jobs.where import Local, Part, Slurm
 from declip_pl.model.devices import find_device
@@ -82,13 +84,15 @@ class Pieces:
             f"plan: {models} models on {tests} test sets; {len(trainings)} are to be trained, "
             f"{len(scorings)} to be scored"
         )
-        tell(self._stages(where or Local(1), trainings, scorings))
+        stages = self._stages(where or Local(1), trainings, scorings)
+        tell(stages)
         if scorings:
             choices = [choice for choice, _ in trainings]
-            counts = estimate.count(self.recipe, data, choices, len(scorings))
+            counts = count(self.recipe, data, choices, len(scorings))
             device = find_device(self.recipe.options.device)
             measured = estimate.measure(estimate.of_recipe(self.recipe), data, device)
-            print("\n".join(estimate.as_text(counts, measured, where)))
+            others = sum(len(stage.pieces) for stage in stages) - len(trainings)
+            print("\n".join(estimate.as_text(counts, measured, where, others)))
 
     def _stages(
         self,
@@ -158,14 +162,20 @@ def all_wanted(
 ) -> list[Wanted]:
     """Return what trainings, and the scoring of their models, look up in the feature cache.
 
+    What can't be trained, or scored, for lack of photos is left out: that is said where it is done.
+
     Args:
         recipe: Of the models.
         wanted: What they are trained on.
         places: What they are scored on.
     """
-    tested = []
+    found: list[Wanted] = []
+    for choice in wanted:
+        with suppress(UserError):
+            found += recipe.wanted(choice)
     for data in places:
-        names = [*data.generators, *([REAL] if data.has_reals else [])]
+        there = {sample.generator for sample in data.layout.samples("test")}
+        names = [name for name in (*data.generators, REAL) if name in there]
         sets = [data.evaluation_set(name, "test", name) for name in names]
-        tested.append(evaluated(data, sets))
-    return distinct([*(entry for choice in wanted for entry in recipe.wanted(choice)), *tested])
+        found.append(evaluated(data, sets))
+    return distinct(found)

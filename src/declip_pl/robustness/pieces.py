@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from declip_pl.cross_eval import estimate
+from declip_pl.cross_eval.counts import count, photos_in
 from declip_pl.cross_eval.elsewhere import (
     encoding,
     missing_models,
-    photos_in,
     report,
     run_stages,
     scoring,
@@ -86,14 +86,16 @@ class Pieces:
         """Print what is left and what it takes, measured on a few photos."""
         trainings, steps = self._missing()
         print(f"plan: {len(trainings)} models are to be trained, {len(steps)} strengths scored")
-        tell(self._stages(where or Local(1)))
+        stages = self._stages(where or Local(1))
+        tell(stages)
         if steps:
             choices = [choice for choice, _ in trainings]
             models = len(self.models or self.photos.generators)
             times = (len(steps) * models, len(steps))
-            counts = estimate.count(self.recipe, self.photos, choices, *times)
+            counts = count(self.recipe, self.photos, choices, *times)
             measured = estimate.measure(self._measurable(), self.photos, find_device(device))
-            print("\n".join(estimate.as_text(counts, measured, where)))
+            others = sum(len(stage.pieces) for stage in stages) - len(trainings)
+            print("\n".join(estimate.as_text(counts, measured, where, others)))
 
     def _measurable(self) -> estimate.Measurable:
         if self.recipe:

@@ -77,6 +77,10 @@ class History(Callback):
         self.rows = list(state_dict["rows"])
 
 
+DRAWN = 8
+"""Validation photos that are drawn, by default."""
+
+
 class Panels(Callback):
     """Draw the same few validation photos whenever an epoch is the best so far.
 
@@ -90,7 +94,7 @@ class Panels(Callback):
 
     def __init__(
         self,
-        count: Annotated[int, Interval(ge=1, le=1000)] = 8,
+        count: Annotated[int, Interval(ge=1, le=1000)] = DRAWN,
         monitor: str = "val/score",
         mode: str = "max",
     ) -> None:

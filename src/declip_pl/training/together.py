@@ -219,7 +219,8 @@ class _Terminated(L.Callback):
     on_sanity_check_start = on_validation_start = on_test_start = on_train_start
 
 
-def _terminate(*_: object) -> None:
+def _terminate(number: int, _: object) -> None:
+    signal.signal(number, signal.SIG_IGN)  # a cluster may send it to every process of a job
     raise SIGTERMException
 
 
