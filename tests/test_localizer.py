@@ -227,7 +227,7 @@ def test_tiles_see_what_the_whole_photo_loses(model):
 
 def test_no_more_tiles_than_fit_are_held(model, monkeypatch):
     seen = []
-    hook = model.network.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    hook = model.network.encoder.register_forward_pre_hook(lambda _, a: seen.append(len(a[0])))
     try:
         model(LARGE, tiles=True)
         assert sum(seen) == 8 and max(seen) <= localizer.TOGETHER

@@ -12,12 +12,15 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
 import torch.distributed as dist
 from conftest import PATIENCE, make_tree, wait_until
 from conftest import run_apart as run_in
 
 from declip_pl import cli
 from declip_pl.errors import UserError
+from declip_pl.model.checkpoint import read_checkpoint
+from declip_pl.model.likeness import LEAST
 from declip_pl.training import together
 from declip_pl.training.bounds import check_lightning, check_processes
 from declip_pl.training.together import Together
@@ -239,8 +242,8 @@ def errors(text):
 
 @pytest.fixture(scope="module")
 def uneven(tmp_path_factory):
-    """66 photos to train on, more than a shard; 3 for validation, 5 for the test: uneven shares."""
-    counts = {"train": 66, "valid": 3, "test": 5}
+    """66 photos to train on, more than a shard; 21 for validation, 5 to test: uneven shares."""
+    counts = {"train": 66, "valid": LEAST + 1, "test": 5}
     return make_tree(tmp_path_factory.mktemp("uneven") / "dolos", counts=counts)
 
 
@@ -260,6 +263,9 @@ def test_two_processes_train_validate_and_test_as_one(
     one, two = tmp_path / "outputs/one", tmp_path / "outputs/two"
     for ours, theirs in zip(rows_of(two), rows_of(one), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-3)
+    ours, theirs = (read_checkpoint(run).likeness.as_tensors() for run in (two, one))
+    assert theirs["photos"] == LEAST + 1
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
     # One model, to the last digit: batches of one photo are the same whatever the devices.
     words = ["test", str(one), "--data.batch_size=1"]

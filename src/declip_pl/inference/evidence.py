@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from declip_pl.data.file_kinds import Picture
 from declip_pl.model.checkpoint import Checkpoint
 from declip_pl.model.description import SeenPhotos
+from declip_pl.model.likeness import WITHIN, Likeness
 
 NO_PROOF = (
     "No proof: a high score does not show that a photo was manipulated, and a low one does not "
@@ -16,6 +17,11 @@ _TILED = (
     "With tiles it is the highest of theirs, so neither the model's cut-off nor the scores of "
     "untouched photos, which were looked at as a whole, say anything about it."
 )
+
+SIZE, QUALITY, FEATURES = "size", "JPEG quality", "features"
+"""In what photos are compared."""
+
+_SHOWN = "(what the encoder sees of camera, processing and subject)"
 
 MOST_DIGITS = 6
 """Decimals of two numbers that are shown side by side, where fewer don't tell them apart."""
@@ -31,8 +37,9 @@ class Evidence:
         photos: How many untouched photos were scored; None likewise.
         higher: How many of these scored higher than the photo; None likewise.
         where: What they are, in words: ``test photos of mini``.
-        compared: In what the photo was compared with the training photos: ``size``, and of a JPEG
-            ``JPEG quality``. Empty where it is not on record of what kind those were.
+        compared: In what the photo was compared with those of the training: ``size``, of a JPEG
+            ``JPEG quality``, and ``features``, what the encoder sees of camera, processing and
+            subject. Empty where it is not on record of what kind those were.
         unlike: In what of these it is unlike them.
         tiled: Whether the photo was looked at in tiles.
     """
@@ -46,7 +53,13 @@ class Evidence:
     tiled: bool = False
 
 
-def weigh(checkpoint: Checkpoint, score: float, picture: Picture, tiled: bool) -> Evidence:
+def weigh(
+    checkpoint: Checkpoint,
+    score: float,
+    picture: Picture,
+    tiled: bool,
+    distance: float | None = None,
+) -> Evidence:
     """Return what a score is held against.
 
     Args:
@@ -54,10 +67,16 @@ def weigh(checkpoint: Checkpoint, score: float, picture: Picture, tiled: bool) -
         score: Of the photo, in [0, 1].
         picture: The photo.
         tiled: Whether it was looked at in tiles: scores of whole photos are then no measure.
+        distance: Of its features, as of :meth:`declip_pl.model.likeness.Likeness.distances`; None
+            where it was not measured.
     """
     seen = checkpoint.trained_on.photos if checkpoint.trained_on else None
-    compared = ("size", "JPEG quality")[: 1 if picture.quality is None else 2] if seen else ()
-    unlike = differences(seen, picture) if seen else ()
+    compared = (SIZE, QUALITY)[: 1 if picture.quality is None else 2] if seen else ()
+    found = differences(seen, picture) if seen else {}
+    if checkpoint.likeness and distance is not None:
+        compared = (*compared, FEATURES)
+        found |= further(checkpoint.likeness, distance)
+    unlike = tuple(found.values())
     if tiled:
         return Evidence(compared=compared, unlike=unlike, tiled=True)
     chosen, tested = checkpoint.thresholds, checkpoint.tested_on
@@ -70,18 +89,28 @@ def weigh(checkpoint: Checkpoint, score: float, picture: Picture, tiled: bool) -
     return Evidence(threshold, len(tested.untouched), higher, where, compared, unlike)
 
 
-def differences(seen: SeenPhotos, picture: Picture) -> tuple[str, ...]:
-    """Return in words in what a photo is outside the training photos' ranges."""
-    found = []
+def differences(seen: SeenPhotos, picture: Picture) -> dict[str, str]:
+    """Return in what a photo is outside the training photos' ranges, and how, in words."""
+    found = {}
     side = max(picture.pixels.shape[:2])
     if not seen.sides[0] <= side <= seen.sides[1]:
-        found.append(f"{side} px on its longer side (theirs {_range(seen.sides)})")
+        found[SIZE] = f"{side} px on its longer side (theirs {_range(seen.sides)})"
     quality = picture.quality
     if quality is not None and seen.qualities is None:
-        found.append(f"JPEG of quality {quality:.0f} (theirs were no JPEGs)")
+        found[QUALITY] = f"JPEG of quality {quality:.0f} (theirs were no JPEGs)"
     elif quality is not None and seen.qualities and not _within(quality, seen.qualities):
-        found.append(f"JPEG of quality {quality:.0f} (theirs {_range(seen.qualities)})")
-    return tuple(found)
+        found[QUALITY] = f"JPEG of quality {quality:.0f} (theirs {_range(seen.qualities)})"
+    return found
+
+
+def further(likeness: Likeness, distance: float) -> dict[str, str]:
+    """Return in words how far a photo's features are from theirs, if beyond the cut-off."""
+    cutoff = likeness.cutoff.item()
+    if distance <= cutoff:
+        return {}
+    ours, theirs = _apart(distance, cutoff)
+    of_theirs = f"{WITHIN:.0%} of {likeness.photos} validation photos: at most {theirs}"
+    return {FEATURES: f"features at a distance of {ours} from theirs ({of_theirs})"}
 
 
 def described(seen: SeenPhotos) -> str:
@@ -117,11 +146,20 @@ def _likeness(evidence: Evidence) -> str:
     others = "untouched photos of other kinds may score higher."
     if not evidence.compared:
         return f"Of what kind the training photos were is not on record; {others}"
-    also = "" if "JPEG quality" in evidence.compared else "compression (it is no JPEG), "
-    return (
-        f"In {' and '.join(evidence.compared)} it is like the training photos; {also}camera and "
-        f"subject were not compared, and {others}"
-    )
+    compared = [f"{what} {_SHOWN}" if what == FEATURES else what for what in evidence.compared]
+    left = [] if SIZE in evidence.compared else ["size", "compression"]
+    left += ["compression (it is no JPEG)"] if {SIZE} == {*evidence.compared} - {FEATURES} else []
+    left += [] if FEATURES in evidence.compared else ["camera", "subject"]
+    were = "was" if len(left) == 1 else "were"
+    # With a training of many kinds nearly nothing is set apart: it must not sound like a promise.
+    also = f"{listed(left)} {were} not compared" if left else "that does not make it one of them"
+    apart = f"Nothing in {listed(compared, 'or')} sets it apart from the photos of the training"
+    return f"{apart}; {also}, and {others}"
+
+
+def listed(words: Sequence[str], last: str = "and") -> str:
+    """Return words with commas, and another word before the last."""
+    return f" {last} ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def _verdict(score: float, evidence: Evidence) -> str:

@@ -2,10 +2,10 @@
 
 import hashlib
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 import torch
 from safetensors.torch import save
@@ -42,6 +42,22 @@ TOGETHER = 8
 __all__ = ["TOGETHER", "Localization", "Localizer", "Region"]
 
 _PATIENCE = 2  # seconds before a progress bar appears
+
+
+class _Found(NamedTuple):
+    """What the network says of a photo.
+
+    Attributes:
+        heatmap: At the photo's own size.
+        score: In [0, 1].
+        distance: Of its features from those of the training's photos; None where that is not to be
+            had.
+    """
+
+    heatmap: Heatmap
+    score: float
+    distance: float | None = None
+
 
 Steps = Generator[tuple[int, int], None, Localization]
 """Yields how many tiles of how many were looked at, and returns what was found."""
@@ -195,7 +211,7 @@ class Localizer:
             found = yield from self._tiled(picture.pixels)
         else:
             found = next(self._whole([picture.pixels]))
-        return self._found(picture, *found, tiles, threshold)
+        return self._found(picture, found, tiles, threshold)
 
     @torch.inference_mode()
     def _localize(
@@ -205,21 +221,18 @@ class Localizer:
         photos = [picture.pixels for picture in pictures]
         found = map(self._tiled_with_bar, photos) if tiles else self._whole(photos)
         return [
-            self._found(picture, heatmap, score, tiles, threshold)
-            for picture, (heatmap, score) in zip(pictures, found, strict=True)
+            self._found(picture, one, tiles, threshold)
+            for picture, one in zip(pictures, found, strict=True)
         ]
 
     def _found(
-        self,
-        picture: Picture,
-        heatmap: Heatmap,
-        score: float,
-        tiles: bool,
-        threshold: float | None,
+        self, picture: Picture, found: _Found, tiles: bool, threshold: float | None
     ) -> Localization:
         """Cut a photo's heat map, and hold its score against what is on record."""
+        heatmap, score, distance = found
         decided = self._decide(heatmap, threshold)
-        evidence = weigh(self.checkpoint, score, picture, tiles and _cut(picture.pixels))
+        tiled = tiles and _cut(picture.pixels)
+        evidence = weigh(self.checkpoint, score, picture, tiled, distance)
         return localization(picture.pixels, heatmap, score, *decided, evidence)
 
     def _decide(self, heatmap: Heatmap, threshold: float | None) -> tuple[float, Decision]:
@@ -229,12 +242,12 @@ class Localizer:
             return own.item(), "expected-iou"
         return THRESHOLD if threshold is None else threshold, "fixed"
 
-    def _whole(self, photos: list[Pixels]) -> Iterator[tuple[Heatmap, float]]:
-        probabilities, scores = self._look(photos)
-        for photo, one, score in zip(photos, probabilities, scores, strict=True):
-            yield resize_to(one[None], torch.Size(photo.shape[:2]))[0, 0].cpu().numpy(), score
+    def _whole(self, photos: list[Pixels]) -> Iterator[_Found]:
+        for photo, one, score, distance in zip(photos, *self._look(photos), strict=True):
+            heatmap = resize_to(one[None], torch.Size(photo.shape[:2]))[0, 0].cpu().numpy()
+            yield _Found(heatmap, score, distance)
 
-    def _tiled(self, photo: Pixels) -> Generator[tuple[int, int], None, tuple[Heatmap, float]]:
+    def _tiled(self, photo: Pixels) -> Generator[tuple[int, int], None, _Found]:
         height, width = photo.shape[:2]
         if not _cut(photo):
             return next(self._whole([photo]))
@@ -243,26 +256,29 @@ class Localizer:
         for start in range(0, len(cuts), TOGETHER):
             batch = cuts[start : start + TOGETHER]
             tiles = [photo[window] for window in batch]
-            for window, (heatmap, score) in zip(batch, self._whole(tiles), strict=True):
-                blend.add(window, heatmap)
-                best = max(best, score)
+            for window, found in zip(batch, self._whole(tiles), strict=True):
+                blend.add(window, found.heatmap)
+                best = max(best, found.score)
             yield start + len(batch), len(cuts)
-        return blend.heatmap(), best
+        return _Found(blend.heatmap(), best)
 
-    def _tiled_with_bar(self, photo: Pixels) -> tuple[Heatmap, float]:
+    def _tiled_with_bar(self, photo: Pixels) -> _Found:
         with tqdm(desc="tiles", delay=_PATIENCE, leave=False, disable=None) as bar:
             return _result(self._tiled(photo), bar)
 
-    def _look(self, photos: list[Pixels]) -> tuple[Tensor, list[float]]:
-        """Return ``[B, 1, 256, 256]`` probabilities and the score of each photo."""
+    def _look(self, photos: list[Pixels]) -> tuple[Tensor, list[float], Sequence[float | None]]:
+        """Return ``[B, 1, 256, 256]`` probabilities, and of each photo its score and distance."""
         pixels = torch.stack([self._transform(image=photo)["image"] for photo in photos])
-        logits = self.network(pixels.to(self.device)).float()
+        features = self.network.encode(pixels.to(self.device))
+        logits = self.network(features).float()
         if logits.isnan().any():
             raise UserError(
                 f"{self.name} answers with NaN, which is no probability: its weights, or those of "
                 "its encoder, are not what was trained"
             )
-        return logits.sigmoid(), image_score(logits, self.checkpoint.pooling).tolist()
+        measure = self.checkpoint.likeness
+        distances = measure.distances(features) if measure else [None] * len(photos)
+        return logits.sigmoid(), image_score(logits, self.checkpoint.pooling).tolist(), distances
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the decoder's weights, ``config.json`` and a model card into a folder.

@@ -19,6 +19,7 @@ from declip_pl.model.checkpoint import Checkpoint
 from declip_pl.model.decoder import DECODERS
 from declip_pl.model.description import OF_WHOLE, ForgedPhotos, TrainedOn
 from declip_pl.model.encoder import ENCODERS
+from declip_pl.model.likeness import WITHIN
 from declip_pl.model.mirror import MIRROR_ADVICE, MIRROR_SOURCE
 from declip_pl.names import markdown, markdown_code
 from declip_pl.parts import VARIABLE, as_text, read_spec
@@ -144,6 +145,12 @@ def _evidence(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
         )
     if checkpoint.trained_on and (seen := checkpoint.trained_on.photos):
         yield "its training photos", described(seen)
+    if likeness := checkpoint.likeness:
+        yield (
+            "features of photos like them",
+            f"at a distance of at most {likeness.cutoff:.2f}: {WITHIN:.0%} of {likeness.photos} "
+            f"validation photos, off the plane of {len(likeness.components)} components",
+        )
 
 
 def outside(checkpoint: Checkpoint) -> dict[str, None]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from declip_pl.errors import UserError
-from declip_pl.inference.evidence import NO_PROOF
+from declip_pl.inference.evidence import FEATURES, NO_PROOF, QUALITY, SIZE, listed
 from declip_pl.inference.prediction_folder import RECORDS, TABLE, Record
 
 
@@ -50,11 +50,15 @@ def _print_found(records: Sequence[Record], failed: int) -> None:
     if above:
         cut = records[0]["image_threshold"]
         print(f"scores:   {sum(above)} of {len(above)} above the model's cut-off of {cut:.2f}")
-    if any(record.get("compared") for record in records):
+    if compared := {what for record in records for what in record.get("compared", ())}:
         unlike = sum(bool(record["unlike"]) for record in records)
+        known = [what for what in (SIZE, QUALITY, FEATURES) if what in compared]
+        left = sum(FEATURES not in record.get("compared", ()) for record in records)
+        whose = "" if left == len(records) else f" of {left}"
+        also = f"; camera and subject{whose} were not compared" if left else ""
         print(
-            f"unlike:   {unlike} of {len(records)} are unlike the training photos in size or JPEG "
-            "quality; camera and subject were not compared"
+            f"unlike:   {unlike} of {len(records)} are unlike the photos of the training in "
+            f"{listed(known, 'or')}{also}"
         )
     print(f"          {NO_PROOF}")
     found = sum(record["area"] > 0 for record in records)

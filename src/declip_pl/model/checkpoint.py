@@ -25,6 +25,7 @@ from declip_pl.model.decoder import build_decoder
 from declip_pl.model.description import Description, describe
 from declip_pl.model.encoder import Encoder
 from declip_pl.model.find_encoder import find_encoder
+from declip_pl.model.likeness import Likeness, read_likeness
 from declip_pl.model.network import DeCLIP
 from declip_pl.model.safe_load import check_weights, load_file
 from declip_pl.model.weights import is_download, snapshot
@@ -46,6 +47,9 @@ WEIGHTS_SHA256, SCORES = "weights_sha256", "results"
 
 KEY = "declip_pl"
 """Where a Lightning checkpoint keeps the description."""
+LIKENESS = "declip_pl.likeness"
+"""Where it keeps what a photo's likeness is measured by; a saved folder's weights have it under
+names that begin so."""
 
 ENCODER_PREFIX, DECODER_PREFIX = "network.encoder.", "network.decoder."
 """Of the weights' names in a Lightning checkpoint."""
@@ -59,11 +63,14 @@ class Checkpoint(Description):
         name: What it is called: its run, its folder, or its hub id.
         path: Where it was read: a ``.ckpt`` file or a saved folder.
         weights: The decoder's.
+        likeness: What a photo's likeness to the photos of the training is measured by; None where
+            it is not on record.
     """
 
     name: str = ""
     path: Path = Path()
     weights: Mapping[str, Tensor] = None  # type: ignore[assignment]
+    likeness: Likeness | None = None
 
     @cached_property
     def sha256(self) -> str:
@@ -88,16 +95,19 @@ def read_checkpoint(model: str | Path) -> Checkpoint:
     if found.is_file():
         content = load_lightning(found)
         description = describe_lightning(content, found)
-        state = {
-            name.removeprefix(DECODER_PREFIX): weight
-            for name, weight in content["state_dict"].items()
-            if str(name).startswith(DECODER_PREFIX)
-        }
+        state, measure = _below(content["state_dict"], DECODER_PREFIX), content.get(LIKENESS)
     else:
-        description, state = _read_saved(found)
-    weights = check_weights(state, found)
+        description, tensors = _read_saved(found)
+        measure = _below(tensors, f"{LIKENESS}.")
+        state = {name: w for name, w in tensors.items() if not name.startswith(f"{LIKENESS}.")}
     parts = {f.name: getattr(description, f.name) for f in fields(description)}
-    return Checkpoint(**parts, name=name_of(model), path=found.absolute(), weights=weights)
+    return Checkpoint(
+        **parts,
+        name=name_of(model),
+        path=found.absolute(),
+        weights=check_weights(state, found),
+        likeness=read_likeness(measure, found),
+    )
 
 
 def find(model: str | Path) -> Path:
@@ -161,6 +171,9 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
         if (folder / file).exists():
             raise UserError(f"a {file} stands in {folder}; name another folder")
     weights = {name: weight.contiguous() for name, weight in checkpoint.weights.items()}
+    if checkpoint.likeness:
+        measure = checkpoint.likeness.as_tensors().items()
+        weights |= {f"{LIKENESS}.{name}": tensor.contiguous() for name, tensor in measure}
     with atomic_path(folder / WEIGHTS_FILE) as temporary:
         save_file(weights, temporary, {"format": "pt"})
     said = checkpoint.description().as_dict() | {WEIGHTS_SHA256: sha256(folder / WEIGHTS_FILE)}
@@ -219,9 +232,12 @@ def load_network(checkpoint: Checkpoint, encoder: Spec | None = None) -> DeCLIP:
         encoder: Where the user says that the encoder is; see :func:`load_encoder`.
 
     Raises:
-        UserError: If the encoder is not to be had here, or the decoder's weights do not fit.
+        UserError: If the encoder is not to be had here, or the decoder's weights or what
+            likeness is measured by do not fit.
     """
     frozen = load_encoder(checkpoint, encoder)
+    if checkpoint.likeness:
+        checkpoint.likeness.check(frozen.shape.channels, checkpoint.path)
     try:
         return DeCLIP(frozen, load_decoder(checkpoint, frozen))
     except UserError as error:
@@ -255,6 +271,15 @@ def load_lightning(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict) or not isinstance(found.get("state_dict"), dict):
         raise UserError(f"{path}: no checkpoint of declip-pl: it does not name its encoder")
     return found
+
+
+def _below(tensors: Mapping[Any, Any], prefix: str) -> dict[str, Any]:
+    """Return the entries whose names begin with a prefix, without it."""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if isinstance(name, str) and name.startswith(prefix)
+    }
 
 
 def _read_saved(folder: Path) -> tuple[Description, dict[str, Tensor]]:

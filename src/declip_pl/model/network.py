@@ -47,6 +47,13 @@ class DeCLIP(nn.Module):
         frozen = build_encoder(encoder, layer, image_size)
         return cls(frozen, build_decoder(decoder, frozen.shape))
 
+    def encode(self, image: Tensor | Features) -> Features:
+        """Return what the encoder makes of ``[B, 3, S, S]`` pixels, in fp32 if it did so before."""
+        if isinstance(image, Features):
+            return image.float()
+        features: Features = self.encoder(image)
+        return features
+
     def forward(self, image: Tensor | Features) -> Tensor:
         """Localize.
 
@@ -60,8 +67,7 @@ class DeCLIP(nn.Module):
         Raises:
             UserError: If the decoder (of a user's own) returns anything else.
         """
-        features = image.float() if isinstance(image, Features) else self.encoder(image)
-        logits: Tensor = self.decoder(features)
+        logits: Tensor = self.decoder(self.encode(image))
         if tuple(logits.shape[1:]) != (1, OUTPUT_SIZE, OUTPUT_SIZE):
             raise UserError(
                 f"a decoder returns [B, 1, {OUTPUT_SIZE}, {OUTPUT_SIZE}] logits; "

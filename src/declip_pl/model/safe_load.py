@@ -42,8 +42,15 @@ def load_file(path: Path) -> Any:
     )
 
 
-def check_weights(weights: Any, path: Path) -> dict[str, Tensor]:
+def check_weights(
+    weights: Any, path: Path | str, whose: str = "the decoder's"
+) -> dict[str, Tensor]:
     """Return a state dict that may be anything, once it has proved to be names and numbers.
+
+    Args:
+        weights: The state dict.
+        path: The file that it was read from, for errors.
+        whose: Weights they are, likewise.
 
     Raises:
         UserError: If it holds anything else, or NaN or infinite numbers.
@@ -55,7 +62,7 @@ def check_weights(weights: Any, path: Path) -> dict[str, Tensor]:
         if not (isinstance(name, str) and dense) or weight.is_quantized or weight.is_complex():
             raise UserError(f"{path}: {name!r} among the weights is no tensor of real numbers")
         if not weight.float().isfinite().all():  # as the decoder takes it, in fp32
-            raise UserError(f"{path}: NaN or infinite numbers in the decoder's {name}")
+            raise UserError(f"{path}: NaN or infinite numbers in {whose} {name}")
     return dict(weights)
 
 

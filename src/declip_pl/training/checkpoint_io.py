@@ -1,4 +1,4 @@
-"""How checkpoints of runs are written: whole, or not at all."""
+"""How checkpoints of runs are written: whole or not at all, and without the encoder."""
 
 import os
 from dataclasses import replace
@@ -10,7 +10,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from declip_pl.files import atomic_path
-from declip_pl.model.checkpoint import KEY, describe_lightning, load_lightning
+from declip_pl.model.checkpoint import ENCODER_PREFIX, KEY, describe_lightning, load_lightning
 from declip_pl.model.description import TestedOn
 
 
@@ -49,3 +49,21 @@ def write_whole_checkpoints(trainer: L.Trainer) -> None:
     """Have all checkpoints of a trainer written whole, unless it has a writer of the user's own."""
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = WholeCheckpoints()
+
+
+def keep_encoder_out(task: L.LightningModule) -> None:
+    """Keep the frozen encoder out of a task's state: it never changes, and may be offloaded.
+
+    A state without them can be loaded strictly; one with them does not change the encoder.
+    """
+    task.register_state_dict_post_hook(_leave_out_encoder)  # type: ignore[no-untyped-call]
+    task.register_load_state_dict_pre_hook(_put_encoder_back)  # type: ignore[no-untyped-call]
+
+
+def _leave_out_encoder(task: Any, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    for name in [name for name in state if name.startswith(prefix + ENCODER_PREFIX)]:
+        del state[name]
+
+
+def _put_encoder_back(task: Any, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+    state |= task.network.encoder.state_dict(prefix=prefix + ENCODER_PREFIX)

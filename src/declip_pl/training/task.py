@@ -17,18 +17,20 @@ from declip_pl.data.dataset import Batch
 from declip_pl.data.layout import FORGERIES, REAL
 from declip_pl.errors import UserError
 from declip_pl.metrics import Thresholds
-from declip_pl.model.checkpoint import ENCODER_PREFIX, KEY, Checkpoint, describe_lightning
+from declip_pl.model.checkpoint import KEY, LIKENESS, Checkpoint, describe_lightning
 from declip_pl.model.description import Description, Seed, Supervision, TestedOn, TrainedOn
 from declip_pl.model.features import MAX_SIDE, Features
 from declip_pl.model.find_encoder import find_encoder
+from declip_pl.model.likeness import Likeness, read_likeness
 from declip_pl.model.network import DeCLIP, Pooling, image_logit, image_score
 from declip_pl.parts import Spec
-from declip_pl.training.checkpoint_io import write_whole_checkpoints
+from declip_pl.training.checkpoint_io import keep_encoder_out, write_whole_checkpoints
 from declip_pl.training.draws import drawing
 from declip_pl.training.encoding import EncodePhotos
 from declip_pl.training.loss import build_loss
 from declip_pl.training.same_data import check_same_data
 from declip_pl.training.scoring import NO_THRESHOLDS, Scoring
+from declip_pl.training.validation_photos import ValidationPhotos
 from declip_pl.training.wandb_runs import summarised
 
 REAL_TEST, FORGED_VALID = f"test/{REAL}", f"valid/{FORGERIES}"
@@ -109,12 +111,14 @@ class LocalizationTask(L.LightningModule):
         """Chosen by the last validation of training, or read from a checkpoint."""
         self.tested_on: TestedOn | None = None
         """What it was tested on last, or validated on in training, or read from a checkpoint."""
+        self.likeness: Likeness | None = None
+        """Fitted by the first validation of training, or read from a checkpoint."""
+        self._photos: ValidationPhotos | None = None
         self.results: dict[str, dict[str, float]] = {}
         """Scores of the last test, by generator."""
         self.scoring: Scoring
         """Of the sets that are being evaluated."""
-        self.register_state_dict_post_hook(_leave_out_encoder)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_pre_hook(_put_encoder_back)  # type: ignore[no-untyped-call]
+        keep_encoder_out(self)
 
     def forward(self, image: Tensor | Features) -> Tensor:
         """Localize: ``[B, 3, S, S]`` pixels or their features to ``[B, 1, 256, 256]`` logits."""
@@ -130,6 +134,8 @@ class LocalizationTask(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Have every checkpoint written whole, whatever trainer this is used with."""
         write_whole_checkpoints(self.trainer)
+        if stage == "fit":  # perhaps on other photos than before; a checkpoint is read after this
+            self.likeness = None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the paper's optimiser over the decoder."""
@@ -167,7 +173,9 @@ class LocalizationTask(L.LightningModule):
             UserError: If it is not finite; the photos of the batch are named.
         """
         if self.supervision == "weak":
-            loss = self.criterion(*_as_maps(image_logit(logits), batch["label"]))
+            of_one_pixel = (-1, 1, 1, 1)  # every loss takes maps
+            labels = batch["label"].view(of_one_pixel).to(logits.dtype)
+            loss = self.criterion(image_logit(logits).view(of_one_pixel), labels)
         else:
             target = torch.stack(batch["mask"]).unsqueeze(1).to(logits.dtype)
             loss = self.criterion(logits, target)
@@ -176,11 +184,14 @@ class LocalizationTask(L.LightningModule):
         return loss  # type: ignore[no-any-return]
 
     def on_validation_start(self) -> None:
-        """Prepare the scoring of the validation sets, and the choice of thresholds."""
+        """Prepare the scoring of the validation sets, and what is chosen and measured by them."""
         # They are chosen in training alone, on photos as they are.
         perturbed = getattr(self._datamodule, "perturbation", "none") != "none"
         choose = self.trainer.state.fn == TrainerFn.FITTING and not perturbed
         self._prepare(self.trainer.val_dataloaders, choose=choose)
+        # The encoder is frozen: once is enough.
+        once = choose and self.likeness is None and not self.trainer.sanity_checking
+        self._photos = ValidationPhotos() if once else None
 
     def on_test_start(self) -> None:
         """Prepare the scoring of the test sets."""
@@ -188,7 +199,10 @@ class LocalizationTask(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Score a batch and return its ``[B, 1, 256, 256]`` probabilities."""
-        logits: Tensor = self(batch["image"]).float()
+        features = self.network.encode(batch["image"])
+        if self._photos:
+            self._photos.add(features, batch)
+        logits: Tensor = self(features).float()
         return self.scoring.add(dataloader_idx, logits, batch)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
@@ -212,6 +226,8 @@ class LocalizationTask(L.LightningModule):
         where generators' photos and forgeries are trained on.
         """
         self.thresholds = self.scoring.thresholds() or self.thresholds
+        if self._photos:
+            self.likeness, self._photos = self._photos.likeness(), None
         if self.trainer.state.fn == TrainerFn.FITTING:
             self.tested_on = self._tested("valid")
         decisive = "image_ap" if self.supervision == "weak" else "iou"
@@ -248,9 +264,11 @@ class LocalizationTask(L.LightningModule):
         said = replace(self.description, trained_on=self._data())
         said = replace(said, thresholds=self.thresholds, tested_on=self.tested_on)
         checkpoint[KEY] = said.as_dict()
+        if self.likeness:
+            checkpoint[LIKENESS] = self.likeness.as_tensors()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the thresholds, and check that the checkpoint fits.
+        """Take the thresholds and the likeness, and check that the checkpoint fits.
 
         Raises:
             UserError: If the checkpoint was trained on another encoder or layer, has another
@@ -261,6 +279,7 @@ class LocalizationTask(L.LightningModule):
         if self._trainer and self.trainer.state.fn == TrainerFn.FITTING:
             check_same_data(theirs.trained_on, self._data())
         self.thresholds, self.tested_on = theirs.thresholds, theirs.tested_on
+        self.likeness = read_likeness(checkpoint.get(LIKENESS), "the checkpoint")
 
     def load_weights(self, checkpoint: Checkpoint) -> None:
         """Take a trained decoder's weights and thresholds.
@@ -275,6 +294,7 @@ class LocalizationTask(L.LightningModule):
         except RuntimeError as error:
             raise UserError(f"{checkpoint.path}: {' '.join(str(error).split())}") from error
         self.thresholds, self.tested_on = checkpoint.thresholds, checkpoint.tested_on
+        self.likeness = checkpoint.likeness
 
     def take_encoder(self, theirs: Description) -> None:
         """Take the encoder that a checkpoint was trained on, from wherever its weights are found.
@@ -317,10 +337,7 @@ class LocalizationTask(L.LightningModule):
         return getattr(self.trainer, "datamodule", None)
 
     def _prepare(
-        self,
-        loaders: Any,
-        thresholds: Thresholds = NO_THRESHOLDS,
-        choose: bool = False,
+        self, loaders: Any, thresholds: Thresholds = NO_THRESHOLDS, choose: bool = False
     ) -> None:
         loaders = loaders if isinstance(loaders, list) else [loaders]
         names = [loader.dataset.name for loader in loaders]
@@ -331,19 +348,3 @@ class LocalizationTask(L.LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             logits: Tensor = self(batch["image"]).float()
         return logits
-
-
-def _leave_out_encoder(task: Any, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    """Keep the frozen encoder out of a state: its weights may be offloaded, and never change."""
-    for name in [name for name in state if name.startswith(prefix + ENCODER_PREFIX)]:
-        del state[name]
-
-
-def _put_encoder_back(task: Any, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-    """Let a state without the frozen encoder be loaded strictly; one with it does not change it."""
-    state |= task.network.encoder.state_dict(prefix=prefix + ENCODER_PREFIX)
-
-
-def _as_maps(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``[B]`` numbers as maps of one pixel, which every loss takes."""
-    return logits[:, None, None, None], labels[:, None, None, None].to(logits.dtype)
