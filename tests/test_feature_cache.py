@@ -474,7 +474,9 @@ def test_real_tree_has_distinct_photos(tmp_path):
 def encode(data, encoder, stage="fit", fast_dev_run=False):
     """Run the callback as the trainer does before a stage."""
     strategy = SimpleNamespace(root_device=CPU)
-    trainer = SimpleNamespace(datamodule=data, fast_dev_run=fast_dev_run, strategy=strategy)
+    trainer = SimpleNamespace(
+        datamodule=data, fast_dev_run=fast_dev_run, strategy=strategy, callbacks=[]
+    )
     module, callback = SimpleNamespace(network=SimpleNamespace(encoder=encoder)), EncodePhotos()
     callback.setup(trainer, module, stage)
     if stage == "fit":

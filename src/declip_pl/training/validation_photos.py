@@ -2,6 +2,7 @@
 
 from hashlib import sha256
 from heapq import nsmallest
+from os import fsencode
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ class ValidationPhotos:
         known = zip(batch["name"], batch["path"], batch["label"].tolist(), means, strict=True)
         for name, path, label, mean in known:
             kept = self._manipulated if label else self._untouched
-            key = sha256(name.encode()).hexdigest()
+            key = sha256(fsencode(name)).hexdigest()
             if key not in kept or path < kept[key][0]:
                 kept[key] = path, mean.clone()  # not the whole batch
         for kept in (self._untouched, self._manipulated):
