@@ -1,8 +1,9 @@
-"""How processes end: those that this one starts with it, and this one when it is asked to."""
+"""What is asked of the system: how processes end, and that freed memory goes back."""
 
 import ctypes
 import signal
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 
@@ -20,6 +21,18 @@ def die_with_parent() -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1  # linux/prctl.h
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def return_large_blocks() -> None:
+    """Have glibc give freed blocks of 1 MiB and more back to the system.
+
+    By default the limit grows to the largest block that was freed. Batches of maps then lie on the
+    heap, and the small objects that are kept of each batch hold on to much of it.
+    """
+    if sys.platform == "linux":
+        m_mmap_threshold = -3  # malloc.h
+        with suppress(AttributeError):  # another libc
+            ctypes.CDLL(None).mallopt(m_mmap_threshold, 2**20)
 
 
 def _terminate(number: int, _: object) -> NoReturn:

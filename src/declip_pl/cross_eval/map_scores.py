@@ -25,6 +25,7 @@ from declip_pl.metrics import (
     untouched_scores,
 )
 from declip_pl.parts import code_of
+from declip_pl.processes import return_large_blocks
 
 SIZE = "size"
 """Table of :class:`Scored` that holds the photos' widths and heights, ``[B, 2]``."""
@@ -82,6 +83,7 @@ class Rows:
     """
 
     def __init__(self, most: int) -> None:
+        return_large_blocks()
         self._most = most
         self._filled = 0
         self._blocks: dict[str, Tensor] = {}
