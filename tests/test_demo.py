@@ -370,6 +370,7 @@ def test_keys_alone_are_enough(tab, site):
 def test_those_who_do_not_see_it_are_told(tab, site):
     tab.locator("#samples button").nth(2).click()
     tab.get_by_text("Done: ").wait_for()
+    tab.get_by_role("img", name="Heat map of 2.png").wait_for()
     session = tab.context.new_cdp_session(tab)
     nodes = session.send("Accessibility.getFullAXTree")["nodes"]
     found = [

@@ -546,6 +546,12 @@ def test_calibration_histogram_has_all_bins_and_counts_exactly():
     assert low.shape == (1, 3, m.CALIBRATION_BINS) and low.dtype == torch.float64
 
 
+def test_certain_pixels_lie_in_the_last_level():
+    masks = torch.tensor([[[False, True, True]]])
+    real, fake = m.level_counts(torch.tensor([[[0.0, 0.5, 1.0]]]), masks, 4)[0]
+    assert real.tolist() == [1, 0, 0, 0] and fake.tolist() == [0, 0, 1, 1]
+
+
 def test_calibration_histogram_by_hand():
     probabilities = torch.tensor([[[0.0, 0.05, 0.5, 1.0]]])
     masks = torch.tensor([[[False, True, True, True]]])

@@ -295,6 +295,20 @@ def test_batches_do_not_matter(fakes, size):
     assert found[0].pixel is not None or not any(fakes)
 
 
+def test_a_floor_is_of_all_untouched_photos_whatever_the_batch():
+    """Of 40, three have a mark of 2 %: as many photos may have one."""
+    maps = torch.full((40, 1, 20, 20), 0.001)
+    maps[::14, :, 3, :8] = 0.45
+    floors = set()
+    for step in (1, 16, 40):
+        choice = ThresholdChoice([])
+        for batch in maps.split(step):
+            masks = list(torch.zeros(len(batch), 20, 20, dtype=torch.bool))
+            choice.update(batch, masks, {}, torch.zeros(len(batch)))
+        floors.add(choice.choose().floor)
+    assert floors == {0.01}  # the lowest that leaves the others unmarked
+
+
 def test_a_curve_of_other_thresholds_is_refused():
     with pytest.raises(ValueError, match="an IoU for each of THRESHOLDS"):
         choose_thresholds(torch.rand(3), {}, torch.ones(0))
