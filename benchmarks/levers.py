@@ -4,8 +4,8 @@ docs/generalisation.md has the figures; they come of
 
     python -m benchmarks.left_out objects migan left-out
     export DECLIP_PARTS=benchmarks/levers.py
-    declip-pl ablate benchmarks/levers.yaml --data left-out  # when the recipe had more parts
-    declip-pl ablate benchmarks/levers_of_the_recipe.yaml --data left-out  # as it is
+    declip-pl ablate benchmarks/levers.yaml --data left-out  # of a recipe with more parts
+    declip-pl ablate benchmarks/levers_of_the_recipe.yaml --data left-out  # of general.yaml
 """
 
 import torch
