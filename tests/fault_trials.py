@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import torch
 from conftest import PATIENCE, blank_plot
@@ -200,11 +200,7 @@ class Place:
     ) -> tuple[int, list[str], Thread]:
         """Start a command; :meth:`await_` takes what is returned."""
         reading, writing = os.pipe()
-        sys.stdout.flush()
-        pid = os.fork()
-        if pid == 0:
-            os.close(reading)
-            self._become(command, fault, writing)
+        pid = _fork(partial(self._become, command, fault, reading, writing))
         os.close(writing)
         said: list[str] = []
         thread = Thread(target=lambda: said.append(_read(reading)), daemon=True)
@@ -256,26 +252,25 @@ class Place:
         seconds = time.monotonic() - start
         return Reference(self.content(command), *json.loads(self.seen.read_text()), seconds)
 
-    def _become(self, command: Command, fault: Callable[[], object], output: int) -> None:
-        """Be the process that a trial is about, to its end."""
-
-        def run() -> None:
-            os.setsid()
-            os.dup2(output, 1)
-            os.dup2(output, 2)
-            os.close(output)
-            sys.stdout, sys.stderr = (os.fdopen(number, "w", 1) for number in (1, 2))
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            Figure.savefig = blank_plot
-            models.subprocess = Trainings
-            torch.set_num_threads(1)  # anew, as its pool of threads is not forked
-            os.chdir(self.here)
-            os.environ["DECLIP_FEATURES"] = str(self.here / "features")
-            os.environ["DECLIP_CACHE"] = str(self.here / "cache")
-            fault()
-            command.run()
-
-        _end_after(run)
+    def _become(
+        self, command: Command, fault: Callable[[], object], reading: int, writing: int
+    ) -> None:
+        """Do what a process does that a trial is about."""
+        os.setsid()
+        os.close(reading)
+        os.dup2(writing, 1)
+        os.dup2(writing, 2)
+        os.close(writing)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", 1) for number in (1, 2))
+        Figure.savefig = blank_plot
+        models.subprocess = Trainings
+        torch.set_num_threads(1)  # anew, as its pool of threads is not forked
+        os.chdir(self.here)
+        os.environ["DECLIP_FEATURES"] = str(self.here / "features")
+        os.environ["DECLIP_CACHE"] = str(self.here / "cache")
+        fault()
+        _answer_ctrl_c()
+        command.run()
 
 
 class Training:
@@ -287,11 +282,12 @@ class Training:
     """
 
     def __init__(self, command: Sequence[str], preexec_fn: Callable[[], object]) -> None:
-        sys.stdout.flush()
-        self.pid = os.fork()
-        if self.pid == 0:
-            preexec_fn()
-            _end_after(partial(cli.main, list(command[3:])))  # without python -m declip_pl
+        self.pid = _fork(partial(self._become, list(command[3:]), preexec_fn))
+
+    def _become(self, words: list[str], preexec_fn: Callable[[], object]) -> None:
+        preexec_fn()
+        _answer_ctrl_c()
+        cli.main(words)  # without python -m declip_pl
 
     def wait(self, timeout: float = PATIENCE) -> int:
         """Return its status, negative for a signal."""
@@ -311,8 +307,35 @@ Trainings = SimpleNamespace(Popen=Training, TimeoutExpired=subprocess.TimeoutExp
 """Stands where a cross-evaluation has the module ``subprocess``."""
 
 
-def _end_after(run: Callable[[], object]) -> NoReturn:
-    """Do something and end this process, with the status that Python would end with."""
+def _fork(run: Callable[[], object]) -> int:
+    """Have a fork of this process do something, then end as Python would; return its id.
+
+    Ctrl-C waits in it until it calls :func:`_answer_ctrl_c`, and never gets it back into the tests.
+    """
+    sys.stdout.flush()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            status = _status_of(run)
+        finally:
+            os._exit(status)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return pid
+
+
+def _answer_ctrl_c() -> None:
+    """Have Ctrl-C interrupt this process; one that came already ends it."""
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+def _status_of(run: Callable[[], object]) -> int:
+    """Do something and return the status that Python would end with, having said why."""
     status = 1
     try:
         run()
@@ -325,10 +348,9 @@ def _end_after(run: Callable[[], object]) -> NoReturn:
         print(f"error: {error}", file=sys.stderr)
     except BaseException:
         traceback.print_exc()
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(status)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    return status
 
 
 class Watch:
@@ -439,19 +461,27 @@ def _read(pipe: int) -> str:
 def _content(path: Path) -> object:
     if path.suffix == ".ckpt":
         return _plain(torch.load(path, weights_only=True))
+    # Photos that are looked at once more come in other batches, and differ in the last digits.
     if path.suffix == ".jsonl":  # a line that comes later replaces one of the same name
         records = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-        # Photos that are looked at once more come in other batches, and differ in the last digits.
         return {record["name"]: _plain(record, digits=5) for record in records}
     if path.suffix == ".json":
         return _plain(json.loads(path.read_text(encoding="utf-8")))
     if path.suffix == ".csv":
         with path.open(encoding="utf-8", newline="") as file:
-            return sorted(str(_plain(row)) for row in csv.DictReader(file))
+            rows = [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
+            return sorted(str(_plain(row, digits=5)) for row in rows)
     with suppress(ValueError, OSError):  # it holds no columns
         about, columns = read_columns(path)
         return _plain(about), {name: column.tobytes() for name, column in columns.items()}
     return None if path.suffix in (".html", ".pdf") else path.read_bytes()
+
+
+def _number(text: str) -> str | float:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _plain(value: object, digits: int | None = None) -> object:

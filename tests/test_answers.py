@@ -1,5 +1,7 @@
 """Baselines of a cross-evaluation: the scores of answers that never look at the photo."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,12 @@ from conftest import GENERATORS, make_tree
 
 from declip_pl.cross_eval.answers import answers, score_answers
 from declip_pl.cross_eval.heat_maps import TestSet as Photos
+from declip_pl.cross_eval.plan import read_data_sets
 from declip_pl.data.datamodule import LocalizationDataModule
+from declip_pl.data.place import read_place
+from declip_pl.errors import UserError
 from declip_pl.training.baselines import baselines
+from declip_pl.training.recipe import Options
 
 
 def sets(data):
@@ -61,3 +67,27 @@ def test_the_mean_mask_depends_on_the_training_masks(data, tmp_path):
     assert first["all fake"].key == second["all fake"].key
     assert first["mean train mask"].key != second["mean train mask"].key
     assert not torch.equal(first["mean train mask"].map, second["mean train mask"].map)
+
+
+@pytest.mark.parametrize("kind", ["images", "masks"])
+def test_a_training_file_that_goes_is_named_and_leaves_its_answer_out(tmp_path, monkeypatch, kind):
+    root = make_tree(tmp_path / "dolos")
+    data = LocalizationDataModule(str(root), "all")
+    tests, gone = sets(data), root / f"fake/ldm/{kind}/train/3.png"
+    _ = data.stamps
+    hashed = data.index.hashes
+    monkeypatch.setattr(data.index, "hashes", lambda files: (hashed(files), gone.unlink())[0])
+    failures = []
+    cells = score_answers(tmp_path / "out", data, tests, failures)
+    assert {name for name, _ in cells} == {"all fake", "all real"}
+    (failure,) = failures
+    assert failure.what == "baseline mean train mask" and str(gone) in failure.why
+
+
+def test_data_sets_are_listed_before_anything_is_compared_with_them(tmp_path):
+    root = make_tree(tmp_path / "dolos")
+    (data,) = read_data_sets(Options(str(root)), None, [read_place(str(root))], "none")
+    gone = root / "fake/ldm/images/train/3.png"
+    gone.unlink()
+    with pytest.raises(UserError, match=re.escape(str(gone))):
+        list(data.train_masks())

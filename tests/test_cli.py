@@ -562,6 +562,24 @@ def test_ctrl_c_tells_what_is_kept_of_this_command(tmp_path, monkeypatch, capsys
     assert kept or printed == "interrupted\n"
 
 
+def test_a_lock_that_ctrl_c_broke_is_an_interruption(monkeypatch, capsys):
+    """So do Python's own where a thread is being started."""
+
+    def fail():
+        try:
+            raise KeyboardInterrupt
+        finally:
+            try:
+                raise ValueError
+            finally:
+                raise RuntimeError("release unlocked lock")
+
+    monkeypatch.setattr(parts, "load_named", fail)
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["export"])
+    assert exit_.value.code == 130 and capsys.readouterr().err == "interrupted\n"
+
+
 def test_faults_keep_their_traceback_and_say_where_to_report_them(monkeypatch, capsys):
     def fail():
         raise ZeroDivisionError

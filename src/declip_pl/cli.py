@@ -125,8 +125,8 @@ def _answer(args: list[str]) -> None:
         _interrupted(stop, args)
     except SystemExit as stop:
         # Lightning turns both signals into an exit of its own, status 1 and 0.
-        if isinstance(stop.__context__, KeyboardInterrupt):
-            _interrupted(stop.__context__, args)
+        if signalled := _signalled(stop):
+            _interrupted(signalled, args)
         if type(stop).__name__ == "SIGTERMException":
             _interrupted(Terminated(), args)
         raise
@@ -134,6 +134,8 @@ def _answer(args: list[str]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
+        if signalled := _signalled(error):
+            _interrupted(signalled, args)
         reason = one_line.of_any(error)
         if reason is None:
             print(REPORT, file=sys.stderr)
@@ -289,6 +291,14 @@ def _first_line(command: Command) -> str:
 
 def _help(args: list[str]) -> str:
     return f"declip-pl {_command_name(args)[0]} --help"
+
+
+def _signalled(error: BaseException) -> KeyboardInterrupt | None:
+    """Return the interruption that an exception came of: threads' locks may fail under one."""
+    cause = error.__context__
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__context__
+    return cause
 
 
 def _interrupted(stop: KeyboardInterrupt, args: list[str]) -> NoReturn:

@@ -103,27 +103,33 @@ def score_answers(
     """
     cells = {}
     for answer in attempt(failures, "baselines", partial(answers, data)) or []:
+        kept = {test.name: _kept(folder, answer, test) for test in tests}
+        if not all(kept.values()) and _map_of(answer, failures) is None:
+            continue
         for test in tests:
-            # What can't be read here can't be read for any model, and is named there.
-            cell = attempt([], "", partial(_cell, folder, answer, test))
+            # A mask that can't be read here can't be read for any model, and is named there.
+            cell = kept[test.name] or attempt([], "", partial(_scored, folder, answer, test))
             if cell:
                 cells[answer.name, test.name] = cell
     return cells
 
 
-def _cell(folder: Path, answer: Answer, test: TestSet) -> Cell:
-    path = cell_path(folder, answer.name, test.name, FOLDER)
+def _map_of(answer: Answer, failures: list[Failure]) -> Tensor | None:
+    return attempt(failures, f"baseline {answer.name}", lambda: answer.map)
+
+
+def _key(answer: Answer, test: TestSet) -> CellKey:
     names = metric_identities(_THRESHOLDS)
     floor, changes = _THRESHOLDS.floor, test.perturbation  # masks follow a crop
-    key = CellKey(FORMAT, answer.key, test.sha256, changes, None, names, floor)
-    kept = intact(read_cell, path)
-    if not kept or kept.key != key:
-        kept = _scored(answer, test, key)
-        write_cell(path, kept)
-    return kept
+    return CellKey(FORMAT, answer.key, test.sha256, changes, None, names, floor)
 
 
-def _scored(answer: Answer, test: TestSet, key: CellKey) -> Cell:
+def _kept(folder: Path, answer: Answer, test: TestSet) -> Cell | None:
+    cell = intact(read_cell, cell_path(folder, answer.name, test.name, FOLDER))
+    return cell if cell and cell.key == _key(answer, test) else None
+
+
+def _scored(folder: Path, answer: Answer, test: TestSet) -> Cell:
     start = time.monotonic()
     is_fake = test.name != REAL
     answers_map = answer.map[None, None]
@@ -136,10 +142,12 @@ def _scored(answer: Answer, test: TestSet, key: CellKey) -> Cell:
         rows.add(found | image_tables(scores))
     photos = [sample.name for sample in test.data.samples]
     scored = Scored.of(photos, rows.table(), is_fake)
-    return Cell(
-        key, answer.name, answer.seed, test.name, _THRESHOLDS, **vars(scored), panels={},
-        seconds=round(time.monotonic() - start, 2),
+    cell = Cell(
+        _key(answer, test), answer.name, answer.seed, test.name, _THRESHOLDS, **vars(scored),
+        panels={}, seconds=round(time.monotonic() - start, 2),
     )  # fmt: skip
+    write_cell(cell_path(folder, answer.name, test.name, FOLDER), cell)
+    return cell
 
 
 def _masks(test: TestSet) -> Iterator[list[Tensor]]:

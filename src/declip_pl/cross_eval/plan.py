@@ -68,6 +68,7 @@ def read_data_sets(
         own = place.layout or layout
         said = polarity if own == layout else None
         data = LocalizationDataModule(str(place.root), generator, own, said, perturbation=changes)
+        _ = data.stamps  # listed before runs are compared with it, so that what goes later is named
         if found.setdefault(there := data.root.resolve(), data) is not data:
             raise UserError(
                 f"{place} is {there}, which is scored on already; name it once (--also; make: "
