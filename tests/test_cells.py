@@ -14,6 +14,7 @@ from declip_pl.cross_eval.cell import FORMAT, CellKey, cell_path, read_cell, rea
 from declip_pl.cross_eval.cells import Cells
 from declip_pl.cross_eval.drawing import PANELS, SAMPLES, chosen
 from declip_pl.cross_eval.heat_maps import DecodedMaps, TestSet
+from declip_pl.cross_eval.map_scores import Rows
 from declip_pl.cross_eval.measured import LEVELS, Panel
 from declip_pl.data.dataset import Item
 from declip_pl.files import sha256
@@ -190,6 +191,16 @@ def test_a_cell_says_what_its_photos_are_like(cells, model):
     assert sum(cell.pixels.fake) == 3 * 64 and sum(cell.pixels.real) == 13 * 64
     assert cell.pixels.fake[LEVELS // 2 - 1] + cell.pixels.fake[LEVELS // 2] == 3 * 64
     assert cells.score(model, ENLARGED, reals(), CHOSEN).facts == {}
+
+
+def test_pixels_are_summed_over_batches_and_the_rest_has_a_row_for_each_photo():
+    rows = Rows(6)
+    counts = torch.randint(0, 2**20, (5, 2, LEVELS)).double()
+    for batch in (slice(0, 3), slice(3, 5)):
+        rows.add({"pixels": counts[batch], "size": counts[batch, :, 0]})
+    table = rows.table()
+    assert torch.equal(table["pixels"], counts.sum(0, keepdim=True))
+    assert torch.equal(table["size"], counts[:, :, 0])
 
 
 def test_reals_have_image_scores_and_pixels_alone(cells, model):

@@ -30,6 +30,9 @@ from declip_pl.processes import return_large_blocks
 SIZE = "size"
 """Table of :class:`Scored` that holds the photos' widths and heights, ``[B, 2]``."""
 
+PIXELS = "pixels"
+"""Table that counts pixels, ``[B, 2, LEVELS]``; of a test set it is the sum, ``[1, 2, LEVELS]``."""
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -49,7 +52,7 @@ class Scored:
 
         Args:
             photos: Their names.
-            table: The tables of :func:`score_maps` and :func:`image_tables`, a row for each photo.
+            table: The tables of :func:`score_maps` and :func:`image_tables`, as of :class:`Rows`.
                 :data:`SIZE` may be missing, and then there are no facts.
             is_fake: Whether the photos are fakes.
         """
@@ -67,7 +70,7 @@ class Scored:
             image_scores={k: values.double().numpy() for k, values in _group(table, "image/")},
             histogram=table["histogram"].double().numpy(),
             curve=Curve(list(THRESHOLDS), **curves),
-            pixels=PixelCounts(*table["pixels"].sum(0).long().tolist()) if is_fake else None,
+            pixels=PixelCounts(*table[PIXELS][0].long().tolist()) if is_fake else None,
             facts=facts,
         )
 
@@ -87,11 +90,15 @@ class Rows:
         self._most = most
         self._filled = 0
         self._blocks: dict[str, Tensor] = {}
+        self._pixels = torch.zeros(1, 2, LEVELS, dtype=torch.float64)
 
     def add(self, table: Mapping[str, Tensor]) -> None:
         """Add the tables of some photos, all of the same names."""
         count = len(next(iter(table.values())))
         for name, values in table.items():
+            if name == PIXELS:  # whole numbers in float64, whose sum is exact
+                self._pixels = self._pixels + values.sum(0, keepdim=True)
+                continue
             if name not in self._blocks:
                 shape = (self._most, *values.shape[1:])
                 self._blocks[name] = torch.empty(shape, dtype=values.dtype)
@@ -99,8 +106,9 @@ class Rows:
         self._filled += count
 
     def table(self) -> dict[str, Tensor]:
-        """Return the tables of all photos that were added."""
-        return {name: block[: self._filled] for name, block in self._blocks.items()}
+        """Return the tables of all photos that were added: a row for each, and of PIXELS one."""
+        found = {name: block[: self._filled] for name, block in self._blocks.items()}
+        return {**found, PIXELS: self._pixels}
 
 
 def score_maps(
@@ -123,7 +131,7 @@ def score_maps(
         parts = {f"scores/{name}": values for name, values in scores.items()}
         parts |= {f"curve/{k}": v for k, v in threshold_curves(maps, truth).items()}
         parts["histogram"] = calibration_histogram(maps, truth)
-        parts["pixels"] = level_counts(maps, truth, LEVELS)
+        parts[PIXELS] = level_counts(maps, truth, LEVELS)
         parts["regions"] = count_regions(truth)
         for name, values in parts.items():
             empty = values.new_empty(len(masks), *values.shape[1:])
