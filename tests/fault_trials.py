@@ -21,6 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from errno import EROFS
 from functools import partial
+from multiprocessing import active_children
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
@@ -320,6 +321,8 @@ def _fork(run: Callable[[], object]) -> int:
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             status = _status_of(run)
+            for process in active_children():  # loaders' workers, as Python's exit does
+                process.terminate()
         finally:
             os._exit(status)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
