@@ -8,7 +8,9 @@ from conftest import make_clip, make_tree
 from localizer_example import checkpoint_of
 
 from declip_pl import cli
+from declip_pl.cross_eval import elsewhere
 from declip_pl.cross_eval.counts import count, photos_in
+from declip_pl.data import feature_share
 from declip_pl.inference import saved_folder
 from declip_pl.training.recipe import Options, Recipe
 from declip_pl.training.task import LocalizationTask
@@ -102,6 +104,33 @@ def test_pieces_elsewhere_are_told_as_well(place, without, capsys):
     printed = capsys.readouterr().out
     # Of two models one is trained; one share is encoded, two models are scored, one report.
     assert "start: " in printed and "(5 processes)" in printed and "with 2 at once" in printed
+
+
+def test_an_ablation_encodes_in_shares_unless_a_photo_passes_for_several_layers(
+    place, without, capsys, monkeypatch
+):
+    monkeypatch.setattr(elsewhere, "SHARD", 8)
+    (place / "layers.yaml").write_text(
+        QUESTION.replace("trainer.max_epochs: [1, 2]", "model.layer: [layer1, layer2]")
+    )
+    data = without()
+    for name, pieces in (("each", "2 pieces"), ("layers", "1 piece")):
+        cli.main(["ablate", f"{place}/{name}.yaml", data, "--on=local:2", "--dry-run"])
+        assert f"  encode: {pieces}\n" in capsys.readouterr().out
+
+
+def test_shares_of_an_ablation_are_all_of_it(place, without, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("DECLIP_FEATURES", str(tmp_path / "features"))
+    monkeypatch.setattr(feature_share, "SHARD", 8)
+    data = without()
+    encoded = []
+    for part in ("1/2", "2/2", "1/1"):
+        cli.main(["ablate", f"{place}/each.yaml", data, f"--part=encode:{part}"])
+        lines = capsys.readouterr().out.splitlines()
+        encoded += [int(line.split()[1]) for line in lines if line.startswith("encoded ")]
+    assert min(encoded[0], encoded[2]) > 0 and encoded[0] + encoded[2] == 40
+    assert encoded[1] == encoded[3] == 0  # the second variant finds them
+    assert encoded[4:] == [0, 0]
 
 
 @pytest.mark.parametrize(

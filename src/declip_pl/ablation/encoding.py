@@ -40,18 +40,26 @@ def encode_together(
     Raises:
         UserError: If a photo can't be decoded, or the disk is too small.
     """
+    for variants in of_several_layers(recipes):
+        first = recipes[variants[0]].entries
+        wanted = [w for v in variants for w in all_wanted(recipes[v], choices[v], [tested])]
+        photos = [p for w in wanted if w.changes == UNCHANGED for p in w.photos]
+        layers = _layers(recipes, variants)
+        _fill(first["model.encoder"], first["model.image_size"], layers, photos, device)
+
+
+def of_several_layers(recipes: Mapping[str, Recipe]) -> list[list[str]]:
+    """Return the variants that have one encoder at several layers, together."""
     groups: dict[tuple[str, int | None], list[str]] = defaultdict(list)
     for variant, recipe in recipes.items():
         said = recipe.entries
         if said["data.cache"] and said["model.layer"] != NO_LAYER:
             groups[as_text(said["model.encoder"]), said["model.image_size"]].append(variant)
-    for variants in groups.values():
-        layers = list(dict.fromkeys(recipes[v].entries["model.layer"] for v in variants))
-        if len(layers) > 1:
-            first = recipes[variants[0]].entries
-            wanted = [w for v in variants for w in all_wanted(recipes[v], choices[v], [tested])]
-            photos = [p for w in wanted if w.changes == UNCHANGED for p in w.photos]
-            _fill(first["model.encoder"], first["model.image_size"], layers, photos, device)
+    return [variants for variants in groups.values() if len(_layers(recipes, variants)) > 1]
+
+
+def _layers(recipes: Mapping[str, Recipe], variants: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(recipes[variant].entries["model.layer"] for variant in variants))
 
 
 def _fill(

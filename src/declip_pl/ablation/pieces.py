@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from declip_pl.ablation.encoding import of_several_layers
 from declip_pl.cross_eval import estimate
-from declip_pl.cross_eval.counts import count
+from declip_pl.cross_eval.counts import count, photos_in
 from declip_pl.cross_eval.elsewhere import (
     encoding,
     missing_models,
     report,
     run_stages,
     scoring,
+    shares_of,
     tell,
     training,
 )
@@ -67,12 +69,12 @@ class Pieces:
         if dry_run or not where:
             self._tell(where, device)
             return
-        run_stages(where, self._stages, self.folder, "the ablation")
+        run_stages(where, lambda: self._stages(where), self.folder, "the ablation")
 
     def _tell(self, where: Local | Slurm | None, device: str | None) -> None:
         """Print what is left and what each variant takes, measured on a few photos."""
         print(f"plan: {len(self._unscored())} of {len(self.plans)} variants are left")
-        tell(self._stages())
+        tell(self._stages(where or Local(1)))
         for plan in self._unscored():
             choices = [choice for choice, _ in self._missing(plan)]
             scorings = self.seeds * len(plan.choices)
@@ -82,16 +84,21 @@ class Pieces:
             print(f"variant {plan.variant}:")
             print("\n".join(estimate.as_text(counts, measured, where, others=1)))
 
-    def _stages(self) -> list[Stage]:
+    def _stages(self, where: Local | Slurm) -> list[Stage]:
         left = self._unscored()
         missing = [(plan.recipe, *model) for plan in left for model in self._missing(plan)]
         return [
-            # One piece, as a photo passes the encoder once for variants that differ in the layer.
-            encoding(self.command, 1 if missing else 0),
+            encoding(self.command, self._shares(where) if missing else 0),
             training(missing),
             scoring(self.command, (plan.variant for plan in left)),
             report(self.command),
         ]
+
+    def _shares(self, where: Local | Slurm) -> int:
+        """Return in how many shares photos are encoded: in one for several layers at a time."""
+        if of_several_layers({plan.variant: plan.recipe for plan in self.plans}):
+            return 1
+        return shares_of(where, photos_in(self.photos))
 
     def _unscored(self) -> list[Plan]:
         """Return the variants of which a model is not trained, or that are not scored."""
