@@ -14,7 +14,7 @@ from declip_pl.data.feature_cache import FeatureCache
 from declip_pl.data.feature_share import encode_share
 from declip_pl.data.shards import inspect, shard_files
 from declip_pl.errors import UserError
-from declip_pl.files import all_sha256
+from declip_pl.files import all_sha256, relative
 from declip_pl.jobs import slurm
 from declip_pl.jobs.outcome import Told
 from declip_pl.jobs.pieces import Piece, Stage
@@ -173,6 +173,7 @@ def test_a_piece_that_fails_is_named_with_its_log_and_the_others_go_on(tmp_path,
     assert "seen" in told.logs["after"].read_text()
     assert (tmp_path / "good").read_text().isdecimal()
     out = capsys.readouterr().out
+    assert f"bad: started, log {relative(failed.log)}\n" in out
     assert "bad: failed (" in out and "after: done (3 of 3)" in out
     assert {log.parent for log in told.logs.values()} == {tmp_path / "jobs/1"}
 

@@ -26,7 +26,7 @@ def run(stages: Sequence[Stage], processes: int, folder: Path, told: Told) -> No
         stages: In their order.
         processes: How many work at once.
         folder: For logs.
-        told: Is told what became of each piece.
+        told: Is told when each piece begins, and what becomes of it.
     """
     places = deque(_environments(processes))
     running: dict[Any, tuple[Piece, dict[str, str]]] = {}
@@ -36,7 +36,9 @@ def run(stages: Sequence[Stage], processes: int, folder: Path, told: Told) -> No
             while left or running:
                 while left and places:
                     piece, place = left.popleft(), places.popleft()
-                    running[_started(piece, place, folder)] = (piece, place)
+                    job = _started(piece, place, folder)
+                    running[job] = (piece, place)
+                    told.started(piece, job)
                 for job in [job for job in running if job.done()]:
                     piece, place = running.pop(job)
                     places.append(place)

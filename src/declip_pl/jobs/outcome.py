@@ -1,4 +1,4 @@
-"""What became of pieces: told as they end, and named with their logs at the end."""
+"""What becomes of pieces: told as they begin and end, and named with their logs at the end."""
 
 import time
 from pathlib import Path
@@ -12,7 +12,7 @@ _SHARED = 15
 
 
 class Told:
-    """Notes and prints how pieces end.
+    """Notes and prints how pieces begin and end.
 
     Args:
         total: How many pieces there are.
@@ -26,6 +26,10 @@ class Told:
         self.total = total
         self.failed: list[Failed] = []
         self.logs: dict[str, Path] = {}
+
+    def started(self, piece: Piece, job: Any) -> None:
+        """Say where what a piece prints can be read meanwhile: how far it is."""
+        print(f"{piece.name}: started, log {relative(Path(job.paths.stdout))}", flush=True)
 
     def ended(self, piece: Piece, job: Any, patience: float = 0) -> None:
         """Note that the job of a piece is over.
