@@ -563,7 +563,7 @@ def test_ctrl_c_tells_what_is_kept_of_this_command(tmp_path, monkeypatch, capsys
 
 
 def test_a_lock_that_ctrl_c_broke_is_an_interruption(monkeypatch, capsys):
-    """So do Python's own where a thread is being started."""
+    """Python's own lock breaks where Ctrl-C meets a thread that is being started."""
 
     def fail():
         try:

@@ -294,7 +294,7 @@ def _help(args: list[str]) -> str:
 
 
 def _signalled(error: BaseException) -> KeyboardInterrupt | None:
-    """Return the interruption that an exception came of: threads' locks may fail under one."""
+    """Return the Ctrl-C or SIGTERM that an exception came of, as a broken lock of Python's may."""
     cause = error.__context__
     while cause is not None and not isinstance(cause, KeyboardInterrupt):
         cause = cause.__context__
