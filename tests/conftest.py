@@ -42,7 +42,8 @@ os.environ["DECLIP_CACHE"] = tempfile.mkdtemp(prefix="declip-cache-")
 if MIRROR.is_dir():
     mirror_folder().symlink_to(MIRROR.resolve())
 
-atexit.register(shutil.rmtree, os.environ["DECLIP_FEATURES"], ignore_errors=True)
+for kept in ("DECLIP_FEATURES", "DECLIP_CACHE"):
+    atexit.register(shutil.rmtree, os.environ[kept], ignore_errors=True)
 torch.set_num_threads(1)  # tests run in parallel processes
 # tqdm's own lock is shared by forks: one that is killed while it holds it stops all later ones.
 tqdm.set_lock(threading.RLock())
