@@ -2,10 +2,12 @@
 
 Training photos are linked from a data set in Dolos' layout, as is half of the validation photos.
 The "test" split is the other half: as the generator made them, and forged by operations that
-training is then told to leave out (``LEFT_OUT``, for ``data.forgeries.without``)::
+training is then told to leave out (``LEFT_OUT``, for ``data.forgeries.without``). Those of
+``whole`` are those of ``autoencoders``, sent through one more as a whole, as a latent generator
+does with its photos::
 
     python -m benchmarks.left_out SET GENERATOR OUTPUT
-    declip-pl ablate levers --data OUTPUT
+    declip-pl ablate benchmarks/levers.yaml --data OUTPUT
 
 What helps on operations that training never met is kept, and the benchmark's test photos are seen
 once, by what was kept.
@@ -17,6 +19,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from declip_pl.data.forgeries.autoencoders import UPSAMPLERS
@@ -27,10 +30,12 @@ from declip_pl.data.forgeries.sources import Forgeries
 from declip_pl.data.layout import build_layout
 from declip_pl.files import short_hash
 
+AUTOENCODERS = ["autoencoder-transposed-*", "autoencoder-bilinear-*"]
 LEFT_OUT = {
-    "autoencoders": ["autoencoder-transposed-*", "autoencoder-bilinear-*"],
+    "autoencoders": AUTOENCODERS,
     "filters": ["shift", "median", "sharpen", "noise"],
     "others": ["other"],
+    "whole": AUTOENCODERS,
 }
 """Test generators, and the operations (or places that pixels come from) they are made with."""
 
@@ -66,6 +71,17 @@ def link_splits(root: Path, output: Path) -> None:
     link(kept[True], output / "test")
 
 
+def through_another(folder: ForgeryFolder, name: str) -> Image.Image:
+    """Return a forgery as one of the autoencoders that training leaves out reproduces it."""
+    models = [
+        model
+        for key, model in sorted(folder.autoencoders.items())
+        if any(fnmatch(key, pattern) for pattern in AUTOENCODERS)
+    ]
+    model = models[int(name, 16) % len(models)]
+    return Image.fromarray(model.apply_to(np.asarray(Image.open(folder.image(name)))))
+
+
 def main(root: Path, generator: str, output: Path) -> None:
     """Write the data set."""
     for place in ("real", f"fake/{generator}/images", f"fake/{generator}/masks"):
@@ -78,7 +94,11 @@ def main(root: Path, generator: str, output: Path) -> None:
         made = [forged for forged in folder.manifest.forgeries if forged.split == "valid"]
         names = [f.name for f in made if f.about.mask_sha256 and is_for_test(Path(f.photo))]
         for name in names:
-            shutil.copyfile(folder.image(name), images / f"{name}.png")
+            image = images / f"{name}.png"
+            if group == "whole":
+                through_another(folder, name).save(image)
+            else:
+                shutil.copyfile(folder.image(name), image)
             mask = Image.open(folder.mask(name)).convert("L")
             ImageOps.invert(mask).save(masks / f"{name}.png")
         print(f"{group}: {len(names)} photos")

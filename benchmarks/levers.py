@@ -1,11 +1,11 @@
 """What was tried on the general recipe and stayed out of the package, as parts of one's own.
 
-docs/generalisation.md has the figures; they come of
+docs/generalisation.md has the figures; they come of::
 
     python -m benchmarks.left_out objects migan left-out
     export DECLIP_PARTS=benchmarks/levers.py
-    declip-pl ablate benchmarks/levers.yaml --data left-out  # of a recipe with more parts
-    declip-pl ablate benchmarks/levers_of_the_recipe.yaml --data left-out  # of general.yaml
+    declip-pl ablate benchmarks/levers.yaml --data left-out
+    declip-pl ablate benchmarks/levers_of_the_recipe.yaml --data left-out
 """
 
 import torch
@@ -26,6 +26,7 @@ class RelativeDecoder(LightDecoder):
     Args:
         shape: Of the features.
         layers: How many layers the channels are of.
+        relative: Whether the mean is subtracted.
         channel_dropout: Share of the channels that training leaves out.
         layer_dropout: Probability that training leaves out all channels of a layer. One layer of
             each photo stays; with a single layer nothing is left out.
@@ -35,17 +36,19 @@ class RelativeDecoder(LightDecoder):
         self,
         shape: FeatureShape,
         layers: int = 3,
+        relative: bool = True,
         channel_dropout: float = 0.3,
         layer_dropout: float = 0.3,
     ) -> None:
         super().__init__(shape)
-        self.layers, self.channel_dropout = layers, channel_dropout
-        self.layer_dropout = layer_dropout
+        self.layers, self.relative = layers, relative
+        self.channel_dropout, self.layer_dropout = channel_dropout, layer_dropout
 
     def forward(self, features: Features) -> Tensor:
         """Decode ``[B, C, h, w]`` features into ``[B, 1, 256, 256]`` logits."""
         grid = features.grid.float()  # means of bf16 would be rounded
-        grid = grid - grid.mean(dim=(2, 3), keepdim=True)
+        if self.relative:
+            grid = grid - grid.mean(dim=(2, 3), keepdim=True)
         if self.training:
             grid = F.dropout2d(grid, self.channel_dropout)
             grid = _drop_layers(grid, self.layers, self.layer_dropout)

@@ -9,15 +9,20 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from benchmarks import bench, costs, decoders, growth, matrix, quality, report, starts
+from benchmarks import bench, costs, decoders, growth, left_out, matrix, quality, report, starts
 from benchmarks.networks import Network
 from benchmarks.ours import Ours
 from benchmarks.published import StandIn
 from benchmarks.settings import Settings, write_photos
+from conftest import make_tree
+from forgery_example import quick
+from PIL import Image
 
 from declip_pl.cross_eval.matrix import Data, Made, Matrix, Score, Summary, write_matrix
 from declip_pl.cross_eval.scored_model import ChosenThresholds, ScoredModel
 from declip_pl.data import datamodule
+from declip_pl.data.forgeries import kept_autoencoders
+from declip_pl.data.forgeries.autoencoders import KINDS
 from declip_pl.data.layout import build_layout, samples
 from declip_pl.errors import UserError
 from declip_pl.model.encoder import build_encoder
@@ -207,3 +212,26 @@ def test_starts_measures_two_starts_on_the_same_files(tmp_path, monkeypatch, cap
     assert [len(row) for row in rows] == [3, 3] and all(row[2] > 0 for row in rows)
     (index,) = (tmp_path / "index").glob("data-*.jsonl")
     assert len(index.read_text().splitlines()) == 2 + 22  # training sees no untouched photos
+
+
+def test_forgeries_to_choose_a_recipe_on(tmp_path, monkeypatch):
+    """No photo for testing is any other's; those of ``whole`` went through one autoencoder more."""
+    quick(monkeypatch, tmp_path / "cache")
+    monkeypatch.setattr(kept_autoencoders, "KINDS", KINDS)
+    root = make_tree(tmp_path / "dolos", counts={"train": 4, "valid": 8, "test": 2})
+    left_out.main(root, "ldm", tmp_path / "made")
+    fakes = tmp_path / "made/fake"
+    groups = {folder.name: pictures(folder / "images/test") for folder in fakes.iterdir()}
+    masks = {name: pictures(fakes / name / "masks/test") for name in left_out.LEFT_OUT}
+    assert groups.keys() == {"ldm", *left_out.LEFT_OUT} and all(groups.values())
+    theirs = {split: pictures(root / "fake/ldm/images" / split) for split in ("train", "valid")}
+    tested, kept = groups["ldm"], pictures(fakes / "ldm/images/valid")
+    assert tested | kept == theirs["valid"] and not tested.keys() & kept.keys()
+    assert pictures(fakes / "ldm/images/train") == theirs["train"]
+    assert all(groups[name].keys() == masks[name].keys() for name in masks)
+    assert masks["whole"] == masks["autoencoders"]
+    assert all(groups["whole"][name] != groups["autoencoders"][name] for name in masks["whole"])
+
+
+def pictures(folder: Path) -> dict[str, bytes]:
+    return {path.name: Image.open(path).tobytes() for path in folder.iterdir()}
