@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from declip_pl.model.decoder import LightDecoder
 from declip_pl.model.features import OUTPUT_SIZE, Features, FeatureShape
 
+LAYERS = 3
+"""Blocks that the recipe takes its features from."""
+
 
 class RelativeDecoder(LightDecoder):
     """Light on features relative to their photo, of which training leaves some out.
@@ -25,23 +28,21 @@ class RelativeDecoder(LightDecoder):
 
     Args:
         shape: Of the features.
-        layers: How many layers the channels are of.
         relative: Whether the mean is subtracted.
         channel_dropout: Share of the channels that training leaves out.
         layer_dropout: Probability that training leaves out all channels of a layer. One layer of
-            each photo stays; with a single layer nothing is left out.
+            each photo stays.
     """
 
     def __init__(
         self,
         shape: FeatureShape,
-        layers: int = 3,
         relative: bool = True,
         channel_dropout: float = 0.3,
         layer_dropout: float = 0.3,
     ) -> None:
         super().__init__(shape)
-        self.layers, self.relative = layers, relative
+        self.relative = relative
         self.channel_dropout, self.layer_dropout = channel_dropout, layer_dropout
 
     def forward(self, features: Features) -> Tensor:
@@ -51,18 +52,18 @@ class RelativeDecoder(LightDecoder):
             grid = grid - grid.mean(dim=(2, 3), keepdim=True)
         if self.training:
             grid = F.dropout2d(grid, self.channel_dropout)
-            grid = _drop_layers(grid, self.layers, self.layer_dropout)
+            grid = _drop_layers(grid, self.layer_dropout)
         return super().forward(Features(grid, features.cls))
 
 
-def _drop_layers(grid: Tensor, layers: int, share: float) -> Tensor:
+def _drop_layers(grid: Tensor, share: float) -> Tensor:
     """Set whole layers of each photo in ``[B, C, h, w]`` to zero, never all; scale up the rest."""
     photos, device = len(grid), grid.device
-    kept = torch.rand(photos, layers, device=device) >= share
-    spared = F.one_hot(torch.randint(layers, (photos,), device=device), layers) > 0
+    kept = torch.rand(photos, LAYERS, device=device) >= share
+    spared = F.one_hot(torch.randint(LAYERS, (photos,), device=device), LAYERS) > 0
     kept = torch.where(kept.any(dim=1, keepdim=True), kept, spared)
-    scale = kept * (layers / kept.sum(dim=1, keepdim=True))
-    return grid * scale.repeat_interleave(grid.shape[1] // layers, dim=1)[:, :, None, None]
+    scale = kept * (LAYERS / kept.sum(dim=1, keepdim=True))
+    return grid * scale.repeat_interleave(grid.shape[1] // LAYERS, dim=1)[:, :, None, None]
 
 
 class NonNegativeDecoder(LightDecoder):
